@@ -1,0 +1,3 @@
+//! The `ringress` command.
+
+fn main() {}

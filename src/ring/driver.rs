@@ -1,0 +1,131 @@
+//! The seam to the kernel. Two implementations: [`crate::ring::uring`] (an io_uring) and
+//! [`crate::ring::sim`] (a simulated kernel with its own clock and a seed). Nothing above `ring/`
+//! may assume which of them it runs on.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use super::op::{Completion, Fd, Op, Token};
+use crate::address::Address;
+use crate::time::Instant;
+
+/// What the kernel under a driver can do; a missing one has a slower way round it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capabilities {
+    /// Multishot receive (without: one op per buffer).
+    pub multishot_recv: bool,
+    /// A byte budget for multishot receive, Linux 6.17 (without: one op per buffer).
+    pub recv_budget: bool,
+    /// Multishot accept (without: one op per connection).
+    pub multishot_accept: bool,
+}
+
+/// What a stream socket is set to before it is used. TCP_NODELAY is always on.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SocketOptions<'a> {
+    /// Idle time before keepalive probes; `None` = off.
+    pub keepalive: Option<Duration>,
+    /// Unacknowledged data for this long is an error; `None` = the system's.
+    pub user_timeout: Option<Duration>,
+    /// Congestion control algorithm; `None` = the system's (or, accepted, the listener's).
+    pub congestion: Option<&'a str>,
+}
+
+/// Which direction of a socket ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shutdown {
+    /// Sends FIN; receiving goes on.
+    Write,
+    /// Ends a pending receive with 0; nothing is sent.
+    Read,
+    /// Both.
+    Both,
+}
+
+/// A kernel, as one worker sees it: ops that complete, buffers it may fill, and the few system
+/// calls that are better made directly. Not shared between threads.
+pub trait Driver {
+    /// What this kernel can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The time now. Never goes back.
+    fn now(&mut self) -> Instant;
+
+    /// Queues `op`; it reaches the kernel at the latest with the next [`Driver::turn`]. When the
+    /// queue is full it is handed over at once.
+    ///
+    /// # Safety
+    /// All memory that `op` points to stays valid and where it is until the last completion
+    /// (`more` = false) with `token` was returned by `turn`, or until the driver is dropped.
+    unsafe fn push(&mut self, op: Op, token: Token);
+
+    /// Submits what is queued, waits until there is a completion or `wait` is over (`None` = for
+    /// ever, zero = not at all), and appends at most `max` completions to `out`. What is left over
+    /// comes with the next turn. Being interrupted is not an error.
+    ///
+    /// # Errors
+    /// The ring can't be used any more.
+    fn turn(
+        &mut self,
+        wait: Option<Duration>,
+        max: usize,
+        out: &mut Vec<Completion>,
+    ) -> io::Result<()>;
+
+    /// Gives the kernel a buffer to receive into. It comes back in a completion's `buffer`.
+    ///
+    /// # Safety
+    /// `start..start + len` is valid for writes and used by nobody else until the buffer comes
+    /// back, or until the driver is dropped.
+    unsafe fn provide(&mut self, buffer: u16, start: NonNull<u8>, len: u32);
+
+    /// A stream socket for `to`, non-blocking, close-on-exec, bound to `source` when given (with the port
+    /// chosen at connect).
+    ///
+    /// # Errors
+    /// As socket(2), bind(2) and setsockopt(2).
+    fn open(
+        &mut self,
+        to: &Address,
+        source: Option<IpAddr>,
+        options: &SocketOptions<'_>,
+    ) -> io::Result<Fd>;
+
+    /// Sets the options of an accepted socket.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
+    fn configure(&mut self, fd: Fd, options: &SocketOptions<'_>) -> io::Result<()>;
+
+    /// Connects a unix socket, without waiting.
+    ///
+    /// # Errors
+    /// As connect(2); EAGAIN when the backend's accept queue is full.
+    fn connect_unix(&mut self, fd: Fd, address: &Address) -> io::Result<()>;
+
+    /// One connection of a listening socket's queue, without waiting.
+    ///
+    /// # Errors
+    /// As accept4(2); EAGAIN when the queue is empty.
+    fn accept_now(&mut self, fd: Fd) -> io::Result<Fd>;
+
+    /// The other end of an accepted or connected socket; `None` for unix sockets.
+    ///
+    /// # Errors
+    /// As getpeername(2).
+    fn peer(&mut self, fd: Fd) -> io::Result<Option<SocketAddr>>;
+
+    /// Ends one or both directions. An error is of no consequence: the socket is gone already.
+    fn shutdown(&mut self, fd: Fd, how: Shutdown);
+
+    /// From now on closing sends RST and forgets unsent data (SO_LINGER with 0 s).
+    fn linger_zero(&mut self, fd: Fd);
+
+    /// Bytes sent that the other end has not acknowledged (SIOCOUTQ); 0 when that can't be told.
+    fn unacknowledged(&mut self, fd: Fd) -> u32;
+
+    /// Closes the descriptor. No op is pending on it.
+    fn close(&mut self, fd: Fd);
+}

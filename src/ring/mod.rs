@@ -1,0 +1,7 @@
+//! The runtime.
+
+mod driver;
+mod op;
+
+pub use driver::{Capabilities, Driver, Shutdown, SocketOptions};
+pub use op::{Completion, Fd, Lane, Op, Token};
