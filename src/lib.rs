@@ -2,9 +2,13 @@
 
 pub mod address;
 pub mod config;
+pub mod policy;
+pub mod proxy;
 #[allow(
     unsafe_code,
     reason = "the only module that speaks to the kernel by pointers; every block says why it holds"
 )]
 pub mod ring;
+pub mod telemetry;
 pub mod time;
+pub mod upstream;

@@ -22,15 +22,14 @@ pub struct Capabilities {
     pub multishot_accept: bool,
 }
 
-/// What a stream socket is set to before it is used. TCP_NODELAY is always on.
+/// What a stream socket to a backend is set to before it is used. TCP_NODELAY is always on. (An
+/// accepted socket inherits the options of its listener.)
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct SocketOptions<'a> {
+pub struct SocketOptions {
     /// Idle time before keepalive probes; `None` = off.
     pub keepalive: Option<Duration>,
     /// Unacknowledged data for this long is an error; `None` = the system's.
     pub user_timeout: Option<Duration>,
-    /// Congestion control algorithm; `None` = the system's (or, accepted, the listener's).
-    pub congestion: Option<&'a str>,
 }
 
 /// Which direction of a socket ends.
@@ -90,14 +89,8 @@ pub trait Driver {
         &mut self,
         to: &Address,
         source: Option<IpAddr>,
-        options: &SocketOptions<'_>,
+        options: &SocketOptions,
     ) -> io::Result<Fd>;
-
-    /// Sets the options of an accepted socket.
-    ///
-    /// # Errors
-    /// As setsockopt(2).
-    fn configure(&mut self, fd: Fd, options: &SocketOptions<'_>) -> io::Result<()>;
 
     /// Connects a unix socket, without waiting.
     ///
@@ -125,6 +118,9 @@ pub trait Driver {
 
     /// Bytes sent that the other end has not acknowledged (SIOCOUTQ); 0 when that can't be told.
     fn unacknowledged(&mut self, fd: Fd) -> u32;
+
+    /// A number that changes whenever the other end acknowledges bytes (TCP_INFO).
+    fn progress(&mut self, fd: Fd) -> u64;
 
     /// Closes the descriptor. No op is pending on it.
     fn close(&mut self, fd: Fd);

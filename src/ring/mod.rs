@@ -1,7 +1,39 @@
-//! The runtime.
+//! The runtime of a worker: one io_uring, slots that own what the kernel may touch, receive
+//! buffers, timers, and a small local executor. The only module with `unsafe`, and the only one
+//! that talks to the kernel about sockets.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `driver` | the seam: what a kernel must be able to do |
+//! | `uring`, `net` | the real kernel |
+//! | `sim` | a simulated kernel with its own clock and a seed |
+//! | `op` | what is asked and answered |
+//! | `slots`, `buffers`, `timers`, `executor` | one table each |
+//! | `core` | what a completion does to those tables |
+//! | `runtime`, `socket` | what tasks hold: [`Ring`], [`Socket`], [`Listener`], [`Event`], [`Timer`] |
+//!
+//! The contract: memory that the kernel may touch belongs to a slot until the last completion of
+//! its op; a dropped handle cancels, waits and closes without its owner; no task runs while
+//! completions are booked; a turn is bounded.
 
+mod buffers;
+mod core;
 mod driver;
+mod executor;
+mod mailbox;
+pub mod net;
 mod op;
+mod runtime;
+mod slots;
+mod socket;
+mod timers;
+mod uring;
 
+pub use buffers::BUFFER_BYTES;
 pub use driver::{Capabilities, Driver, Shutdown, SocketOptions};
+pub use mailbox::{Mailbox, Receiver};
 pub use op::{Completion, Fd, Lane, Op, Token};
+pub use runtime::{Ring, Timer, Usage};
+pub use slots::End;
+pub use socket::{Event, Flow, Listener, Relayed, Socket};
+pub use uring::{Setup, Uring, Without};

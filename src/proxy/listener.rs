@@ -1,0 +1,86 @@
+//! Accepting: one task per listening socket and worker.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::tcp::{self, Admission};
+use super::worker::{Busy, WorkerState};
+use crate::ring::{Listener, Ring, Socket};
+use crate::telemetry::Reason;
+
+/// How long accepting pauses when the system has no descriptor or memory: long enough not to spin,
+/// short enough that a client in the queue hardly notices.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until the worker drains; then serves what is queued and closes the socket.
+pub(super) async fn accept_loop(
+    ring: Ring,
+    worker: Rc<WorkerState>,
+    listener: usize,
+    socket: Listener,
+    _busy: Busy,
+) {
+    while let Some(accepted) = next(&worker, &socket).await {
+        match accepted {
+            Ok(client) => begin(&ring, &worker, listener, client),
+            Err(error) => rest(&ring, &worker, listener, &error).await,
+        }
+    }
+    for client in socket.stop().await {
+        begin(&ring, &worker, listener, client);
+    }
+}
+
+async fn next(worker: &WorkerState, socket: &Listener) -> Option<io::Result<Socket>> {
+    poll_fn(|_| {
+        if worker.draining.get() {
+            return Poll::Ready(None);
+        }
+        socket.poll_accept().map(Some)
+    })
+    .await
+}
+
+/// Waits where trying again at once would fail again.
+async fn rest(ring: &Ring, worker: &WorkerState, listener: usize, error: &io::Error) {
+    let Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =
+        error.raw_os_error()
+    else {
+        // ECONNABORTED and the like are about one connection that is gone.
+        return;
+    };
+    worker.counters(listener).accept_pauses.add(1);
+    let now = ring.now();
+    worker
+        .shared
+        .events
+        .accept_paused(now, &worker.listener(listener).name, errno);
+    let until = now + PAUSE;
+    let timer = ring.timer();
+    timer.set(until);
+    poll_fn(|_| {
+        if worker.draining.get() || ring.now() >= until {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+/// Admits the client and starts its session, or refuses it with RST.
+fn begin(ring: &Ring, worker: &Rc<WorkerState>, listener: usize, client: Socket) {
+    worker.counters(listener).accepted.add(1);
+    match Admission::new(worker, listener) {
+        Ok(admission) => ring.spawn(tcp::session(ring.clone(), admission, client)),
+        Err(reason) => refuse(worker, listener, client, reason),
+    }
+}
+
+fn refuse(worker: &WorkerState, listener: usize, client: Socket, reason: Reason) {
+    client.abort();
+    worker.counters(listener).close(reason);
+}

@@ -1,0 +1,305 @@
+//! Both directions of a session, until both have ended or one side broke.
+//!
+//! ```text
+//!   Relaying ──both sides sent FIN and everything was handed on──▶ end: in order
+//!      │ └──no byte for `idle` (or `half_close` after a FIN)─────▶ end: idle, half-close
+//!      │ one side broke: it was reset, or can't be reached
+//!      ▼
+//!   Flushing ──the other side has acknowledged every byte that the broken one had sent,
+//!              or broke too, or `half_close` is over─────────────▶ end: the other side is reset
+//! ```
+//!
+//! An end that one side can't see as the end (a reset, a timeout in mid-stream, a drain) reaches
+//! the other side as RST, never as a FIN that would pass a truncation off as complete.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::config::Timeouts;
+use crate::ring::{End, Flow, Ring, Socket, Timer};
+use crate::telemetry::Reason;
+use crate::time::Instant;
+
+/// Bytes held of one direction at most, one buffer more at the end.
+pub(super) const WINDOW: u32 = 64 * 1024;
+
+/// How a relay ended.
+pub(super) struct Relayed {
+    pub(super) reason: Reason,
+    /// From the client, handed to the backend's kernel.
+    pub(super) bytes_received: u64,
+    /// From the backend, handed to the client's kernel.
+    pub(super) bytes_sent: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Backend,
+}
+
+/// Two connected sockets and what is known of their traffic.
+pub(super) struct Relay {
+    client: Socket,
+    backend: Socket,
+    ring: Ring,
+    timer: Timer,
+    timeouts: Timeouts,
+    /// When the last byte moved.
+    active: Instant,
+    /// When to look for idleness next.
+    check_at: Instant,
+    /// What both sides had acknowledged when that was last looked at.
+    progress: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
+    state: State,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    /// `first_fin`: the side that sent FIN, once one has; `both`: the other one has, too.
+    Relaying { first_fin: Option<Side>, both: bool },
+    /// `broken` takes no more; the other side is reset after the bytes from before.
+    Flushing {
+        broken: Side,
+        reason: Reason,
+        until: Instant,
+        pause: Duration,
+    },
+}
+
+/// How a relay ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ending {
+    reason: Reason,
+    /// RST instead of FIN.
+    reset: bool,
+}
+
+impl Relay {
+    pub(super) fn new(ring: &Ring, client: Socket, backend: Socket, timeouts: Timeouts) -> Self {
+        let now = ring.now();
+        let relay = Self {
+            client,
+            backend,
+            ring: ring.clone(),
+            timer: ring.timer(),
+            timeouts,
+            active: now,
+            check_at: now + timeouts.idle / 2,
+            progress: 0,
+            bytes_received: 0,
+            bytes_sent: 0,
+            state: State::Relaying {
+                first_fin: None,
+                both: false,
+            },
+        };
+        relay.timer.set(relay.check_at);
+        relay
+    }
+
+    /// Does what can be done now; called whenever the task is woken.
+    pub(super) fn poll(&mut self) -> Poll<Ending> {
+        match self.state {
+            State::Relaying { .. } => self.relay(),
+            State::Flushing { .. } => self.flush(),
+        }
+    }
+
+    /// Closes both sides.
+    pub(super) fn close(self, ending: Ending) -> Relayed {
+        if ending.reset {
+            self.client.abort();
+            self.backend.abort();
+        }
+        Relayed {
+            reason: ending.reason,
+            bytes_received: self.bytes_received,
+            bytes_sent: self.bytes_sent,
+        }
+    }
+
+    fn relay(&mut self) -> Poll<Ending> {
+        for from in [Side::Client, Side::Backend] {
+            match self.pump(from) {
+                Flow::Open => {}
+                Flow::Ended(End::Fin) => self.pass_fin_on(from),
+                Flow::Ended(End::Failed(errno)) => return self.start_flushing(from, errno),
+                Flow::Broken(errno) => return self.start_flushing(from.other(), errno),
+            }
+        }
+        match self.state {
+            State::Relaying {
+                first_fin: Some(Side::Client),
+                both: true,
+            } => Ending::in_order(Reason::ClientClosed),
+            State::Relaying {
+                first_fin: Some(Side::Backend),
+                both: true,
+            } => Ending::in_order(Reason::BackendClosed),
+            State::Relaying { first_fin, .. } => self.check_idle(first_fin.is_some()),
+            State::Flushing { .. } => Poll::Pending,
+        }
+    }
+
+    /// Moves what `from` has sent.
+    fn pump(&mut self, from: Side) -> Flow {
+        let (source, target) = self.sides(from);
+        let relayed = source.relay_to(target, WINDOW);
+        if relayed.moved > 0 {
+            self.active = self.ring.now();
+            match from {
+                Side::Client => self.bytes_received += u64::from(relayed.moved),
+                Side::Backend => self.bytes_sent += u64::from(relayed.moved),
+            }
+        }
+        relayed.state
+    }
+
+    fn pass_fin_on(&mut self, from: Side) {
+        let State::Relaying { first_fin, both } = &mut self.state else {
+            return;
+        };
+        match *first_fin {
+            None => *first_fin = Some(from),
+            Some(first) if first != from && !*both => *both = true,
+            Some(_) => return,
+        }
+        self.active = self.ring.now();
+        self.sides(from).1.finish();
+        self.check_again_in(self.timeouts.half_close / 2);
+    }
+
+    fn start_flushing(&mut self, broken: Side, errno: i32) -> Poll<Ending> {
+        self.state = State::Flushing {
+            broken,
+            reason: reason_of(broken, errno),
+            until: self.ring.now() + self.timeouts.half_close,
+            pause: Duration::from_millis(1),
+        };
+        self.flush()
+    }
+
+    /// RST would overtake bytes that the kernel still has, so it waits until the other side has
+    /// acknowledged them. There is no completion for that: it is looked at after growing pauses.
+    fn flush(&mut self) -> Poll<Ending> {
+        let State::Flushing {
+            broken,
+            reason,
+            until,
+            pause,
+        } = self.state
+        else {
+            return Poll::Pending;
+        };
+        let flow = self.pump(broken);
+        let now = self.ring.now();
+        let (_, target) = self.sides(broken);
+        let delivered = match flow {
+            Flow::Open => false,
+            Flow::Ended(_) => target.unacknowledged() == 0,
+            Flow::Broken(_) => true,
+        };
+        if delivered || now >= until {
+            return Poll::Ready(Ending {
+                reason,
+                reset: true,
+            });
+        }
+        self.timer.set(now + pause);
+        let pause = (pause * 2).min(Duration::from_millis(64));
+        self.state = State::Flushing {
+            broken,
+            reason,
+            until,
+            pause,
+        };
+        Poll::Pending
+    }
+
+    /// Ends the session when no byte moved for too long. While a send is with the kernel, bytes
+    /// may trickle out of it without a completion: what was acknowledged tells, looked at twice
+    /// per timeout. So a stalled session ends after one to one and a half timeouts, a silent one
+    /// after exactly one.
+    fn check_idle(&mut self, half_closed: bool) -> Poll<Ending> {
+        let now = self.ring.now();
+        if now < self.check_at {
+            return Poll::Pending;
+        }
+        let stuck = self.client.is_sending() || self.backend.is_sending();
+        if stuck {
+            let progress = self.client.progress().wrapping_add(self.backend.progress());
+            if std::mem::replace(&mut self.progress, progress) != progress {
+                self.active = now;
+            }
+        }
+        let timeout = if half_closed {
+            self.timeouts.half_close
+        } else {
+            self.timeouts.idle
+        };
+        let left = (self.active + timeout) - now;
+        if left.is_zero() {
+            let reason = if half_closed {
+                Reason::HalfClose
+            } else {
+                Reason::Idle
+            };
+            return Poll::Ready(Ending {
+                reason,
+                reset: half_closed || stuck,
+            });
+        }
+        self.check_again_in(left.min(timeout / 2));
+        Poll::Pending
+    }
+
+    fn check_again_in(&mut self, pause: Duration) {
+        self.check_at = self.ring.now() + pause;
+        self.timer.set(self.check_at);
+    }
+
+    /// The source and the target of the direction that begins at `from`.
+    fn sides(&self, from: Side) -> (&Socket, &Socket) {
+        match from {
+            Side::Client => (&self.client, &self.backend),
+            Side::Backend => (&self.backend, &self.client),
+        }
+    }
+}
+
+impl Ending {
+    /// The worker ends its sessions.
+    pub(super) const DRAINED: Self = Self {
+        reason: Reason::Drained,
+        reset: true,
+    };
+
+    fn in_order(reason: Reason) -> Poll<Self> {
+        Poll::Ready(Self {
+            reason,
+            reset: false,
+        })
+    }
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Backend,
+            Self::Backend => Self::Client,
+        }
+    }
+}
+
+fn reason_of(side: Side, errno: i32) -> Reason {
+    let reset = matches!(errno, libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED);
+    match (side, reset) {
+        (Side::Client, true) => Reason::ClientReset,
+        (Side::Client, false) => Reason::ClientLost,
+        (Side::Backend, true) => Reason::BackendReset,
+        (Side::Backend, false) => Reason::BackendLost,
+    }
+}

@@ -1,0 +1,145 @@
+//! A small local executor: the tasks of one worker and the queue of those that have something to
+//! do. It never polls from within a completion and polls a task at most once a turn.
+//!
+//! Leaf futures register the index of the running task with what they wait for, and a completion
+//! names that index: no waker is cloned or dropped on the path of a byte. The `Context` a future
+//! gets carries a waker that does nothing; a future that needs a real one has no place here yet.
+//! A wake of a task that ended, or of its slot's next tenant, is a poll for nothing: every future
+//! of this crate tolerates that.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Waker};
+
+/// The index of a task; plain data that may be stale.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TaskId(u32);
+
+impl TaskId {
+    /// No task; waking it does nothing.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+
+    #[cfg(test)]
+    pub(crate) const fn from_index(index: u32) -> Self {
+        Self(index)
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn index(self) -> u32 {
+        self.0
+    }
+}
+
+/// The tasks to poll, in the order in which they were woken; none stands there twice.
+#[derive(Default)]
+pub(crate) struct RunQueue {
+    queue: VecDeque<TaskId>,
+    queued: Vec<bool>,
+}
+
+impl RunQueue {
+    /// Queues a task that isn't queued.
+    pub(crate) fn wake(&mut self, task: TaskId) {
+        if let Some(queued) = self.queued.get_mut(task.0 as usize)
+            && !*queued
+        {
+            *queued = true;
+            self.queue.push_back(task);
+        }
+    }
+
+    /// Queues every task there is.
+    pub(crate) fn wake_all(&mut self) {
+        for index in 0..self.queued.len() {
+            self.wake(TaskId(index as u32));
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<TaskId> {
+        let task = self.queue.pop_front()?;
+        self.queued[task.0 as usize] = false;
+        Some(task)
+    }
+
+    /// Makes room for a new task and queues it.
+    pub(crate) fn admit(&mut self, task: TaskId) {
+        let index = task.0 as usize;
+        if self.queued.len() <= index {
+            self.queued.resize(index + 1, false);
+        }
+        self.wake(task);
+    }
+}
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+#[derive(Default)]
+struct Slots {
+    tasks: Vec<Option<Task>>,
+    free: Vec<u32>,
+    live: usize,
+}
+
+/// The tasks of one worker.
+#[derive(Default)]
+pub(crate) struct Executor {
+    slots: RefCell<Slots>,
+}
+
+impl Executor {
+    /// Takes in a task; the caller queues it.
+    pub(crate) fn insert(&self, future: impl Future<Output = ()> + 'static) -> TaskId {
+        let task: Task = Box::pin(future);
+        let mut slots = self.slots.borrow_mut();
+        slots.live += 1;
+        if let Some(index) = slots.free.pop() {
+            slots.tasks[index as usize] = Some(task);
+            return TaskId(index);
+        }
+        slots.tasks.push(Some(task));
+        TaskId(u32::try_from(slots.tasks.len() - 1).expect("fewer than 2^32 tasks"))
+    }
+
+    /// Tasks that have not ended.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.borrow().live
+    }
+
+    /// Polls one task. No borrow is held meanwhile: it may spawn, wake and use the ring.
+    pub(crate) fn poll(&self, task: TaskId) {
+        let taken = self
+            .slots
+            .borrow_mut()
+            .tasks
+            .get_mut(task.0 as usize)
+            .and_then(Option::take);
+        let Some(mut future) = taken else {
+            return;
+        };
+        let done = future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_ready();
+        if !done {
+            self.slots.borrow_mut().tasks[task.0 as usize] = Some(future);
+            return;
+        }
+        // What the future owned uses the ring as it goes, so it goes before the slot is borrowed.
+        drop(future);
+        let mut slots = self.slots.borrow_mut();
+        slots.free.push(task.0);
+        slots.live -= 1;
+    }
+
+    /// Ends every task where it stands.
+    pub(crate) fn clear(&self) {
+        let tasks = std::mem::take(&mut *self.slots.borrow_mut()).tasks;
+        drop(tasks);
+    }
+}

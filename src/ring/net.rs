@@ -1,0 +1,288 @@
+//! Socket calls that are better made directly than through the ring: they never block, and
+//! io_uring would send some of them to a kernel thread.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::EventfdFlags;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+use super::driver::{Shutdown, SocketOptions};
+use super::op::Fd;
+use crate::address::Address;
+
+/// What a listening socket is set to. Accepted sockets inherit keepalive, congestion control and
+/// TCP_NODELAY, which is always on.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions<'a> {
+    /// Length of the accept queue.
+    pub backlog: u32,
+    /// Idle time before keepalive probes; `None` = off.
+    pub keepalive: Option<Duration>,
+    /// Congestion control algorithm; `None` = the system's.
+    pub congestion: Option<&'a str>,
+    /// `[::]` takes IPv6 only.
+    pub ipv6_only: bool,
+    /// Permission bits of a unix socket.
+    pub unix_mode: u32,
+}
+
+/// Listening sockets for `workers` workers on one address. IP: one SO_REUSEPORT socket each, after
+/// a bind without it has shown that the address is free (with it, a second instance would share
+/// the address in silence). Unix: one socket, duplicated; a stale path is replaced, a live one is
+/// refused.
+///
+/// Returns the sockets and the address they got (port 0 is replaced by the kernel's choice).
+///
+/// # Errors
+/// As bind(2), listen(2) and setsockopt(2); EADDRINUSE when somebody listens there.
+pub fn listen(
+    address: &Address,
+    workers: usize,
+    options: &ListenOptions<'_>,
+) -> io::Result<(Vec<OwnedFd>, Address)> {
+    match address {
+        Address::Ip(address) => listen_ip(*address, workers, options),
+        Address::Unix(path) => {
+            let socket = listen_unix(path, options)?;
+            let mut sockets = vec![];
+            for _ in 1..workers {
+                sockets.push(OwnedFd::from(socket.try_clone()?));
+            }
+            sockets.push(socket.into());
+            Ok((sockets, Address::Unix(path.clone())))
+        }
+    }
+}
+
+fn listen_ip(
+    address: SocketAddr,
+    workers: usize,
+    options: &ListenOptions<'_>,
+) -> io::Result<(Vec<OwnedFd>, Address)> {
+    let probe = bind_ip(address, false, options)?;
+    let bound = probe.local_addr()?.as_socket().unwrap_or(address);
+    // Listening is what conflicts with a socket that shares the port, so the probe listens too.
+    probe.listen(1)?;
+    drop(probe);
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = bind_ip(bound, true, options)?;
+        sockets.push(socket);
+    }
+    for socket in &sockets {
+        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    }
+    Ok((
+        sockets.into_iter().map(OwnedFd::from).collect(),
+        Address::Ip(bound),
+    ))
+}
+
+fn bind_ip(
+    address: SocketAddr,
+    reuse_port: bool,
+    options: &ListenOptions<'_>,
+) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(options.ipv6_only)?;
+    }
+    socket.set_reuse_port(reuse_port)?;
+    socket.set_tcp_nodelay(true)?;
+    set_keepalive(&SockRef::from(&socket), options.keepalive)?;
+    if let Some(congestion) = options.congestion {
+        socket.set_tcp_congestion(congestion.as_bytes())?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen_unix(path: &Path, options: &ListenOptions<'_>) -> io::Result<Socket> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(options.unix_mode))?;
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket)
+}
+
+/// Removes a socket file that nobody listens on; anything else in its place is an error.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let Ok(found) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is a file that is not a socket",
+        ));
+    }
+    let knock = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    match knock.connect(&SockAddr::unix(path)?) {
+        Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        // Connected, or a full queue (EAGAIN): somebody lives there.
+        _ => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+    }
+}
+
+/// Hands a listening socket over to a ring.
+pub fn into_fd(socket: OwnedFd) -> Fd {
+    Fd(socket.into_raw_fd())
+}
+
+/// An eventfd, and a closure that signals it. It is a blocking one: io_uring fails reads of
+/// non-blocking files with EAGAIN instead of waiting for them.
+pub(super) fn event() -> io::Result<(Fd, impl Fn() + Send + Sync)> {
+    let receiver = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
+    let sender = receiver.try_clone()?;
+    let signal = move || {
+        // The counter can't overflow: the worker takes it to zero with every read. An error would
+        // be EAGAIN after 2^64 - 2 signals.
+        let _ = rustix::io::write(&sender, &1u64.to_ne_bytes());
+    };
+    Ok((into_fd(receiver), signal))
+}
+
+pub(super) fn open(
+    to: &Address,
+    source: Option<IpAddr>,
+    options: &SocketOptions,
+) -> io::Result<Fd> {
+    let Address::Ip(to) = to else {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+        return Ok(Fd(socket.into_raw_fd()));
+    };
+    let socket = Socket::new(
+        Domain::for_address(*to),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_tcp_nodelay(true)?;
+    set_keepalive(&SockRef::from(&socket), options.keepalive)?;
+    if options.user_timeout.is_some() {
+        socket.set_tcp_user_timeout(options.user_timeout)?;
+    }
+    if let Some(source) = source {
+        // The port is chosen at connect, where the whole four-tuple is known.
+        choose_port_at_connect(&socket);
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    Ok(Fd(socket.into_raw_fd()))
+}
+
+fn set_keepalive(socket: &SockRef<'_>, keepalive: Option<Duration>) -> io::Result<()> {
+    let Some(time) = keepalive else {
+        return Ok(());
+    };
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time))
+}
+
+pub(super) fn connect_unix(fd: Fd, address: &Address) -> io::Result<()> {
+    let Address::Unix(path) = address else {
+        return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+    };
+    SockRef::from(&borrow(fd)).connect(&SockAddr::unix(path)?)
+}
+
+pub(super) fn accept_now(fd: Fd) -> io::Result<Fd> {
+    let (socket, _) =
+        SockRef::from(&borrow(fd)).accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)?;
+    Ok(Fd(socket.into_raw_fd()))
+}
+
+pub(super) fn peer(fd: Fd) -> io::Result<Option<SocketAddr>> {
+    Ok(SockRef::from(&borrow(fd)).peer_addr()?.as_socket())
+}
+
+pub(super) fn shutdown(fd: Fd, how: Shutdown) {
+    let how = match how {
+        Shutdown::Write => std::net::Shutdown::Write,
+        Shutdown::Read => std::net::Shutdown::Read,
+        Shutdown::Both => std::net::Shutdown::Both,
+    };
+    // ENOTCONN: the other side was faster.
+    let _ = SockRef::from(&borrow(fd)).shutdown(how);
+}
+
+pub(super) fn linger_zero(fd: Fd) {
+    // It can only fail on what is not a socket.
+    let _ = SockRef::from(&borrow(fd)).set_linger(Some(Duration::ZERO));
+}
+
+/// SIOCOUTQ.
+pub(super) fn unacknowledged(fd: Fd) -> u32 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the number of TIOCOUTQ) writes one int, and `bytes` is one.
+    let answer = unsafe { libc::ioctl(fd.0, libc::TIOCOUTQ, &raw mut bytes) };
+    if answer < 0 {
+        0
+    } else {
+        u32::try_from(bytes).unwrap_or(0)
+    }
+}
+
+/// `tcpi_bytes_acked`; for sockets without TCP_INFO the bytes in the queue, which change too.
+pub(super) fn progress(fd: Fd) -> u64 {
+    /// Offset of `tcpi_bytes_acked` in `struct tcp_info`, in u64s (Linux 4.1; uapi/linux/tcp.h).
+    const BYTES_ACKED: usize = 120 / 8;
+    let mut info = [0u64; BYTES_ACKED + 1];
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `info`, which is that long.
+    let answer = unsafe {
+        libc::getsockopt(
+            fd.0,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if answer == 0 {
+        info[BYTES_ACKED]
+    } else {
+        u64::from(unacknowledged(fd))
+    }
+}
+
+pub(super) fn close(fd: Fd) {
+    // SAFETY: the slot that owned this descriptor is being emptied and nobody else has its number.
+    drop(unsafe { OwnedFd::from_raw_fd(fd.0) });
+}
+
+fn borrow(fd: Fd) -> BorrowedFd<'static> {
+    // SAFETY: the number belongs to a slot, which keeps the descriptor open for as long as any
+    // function of this file runs; the borrow does not leave them.
+    unsafe { BorrowedFd::borrow_raw(fd.0) }
+}
+
+/// IP_BIND_ADDRESS_NO_PORT (Linux 4.2). Without it bind takes a port of its own, which only wastes
+/// ports, so a refusal is of no consequence.
+fn choose_port_at_connect(socket: &Socket) {
+    let on: libc::c_int = 1;
+    // SAFETY: the option reads one int, and `on` is one.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+}
+
+/// The raw number, for tests that look at a descriptor from outside.
+pub fn number(socket: &OwnedFd) -> i32 {
+    socket.as_raw_fd()
+}

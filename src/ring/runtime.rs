@@ -1,0 +1,302 @@
+//! [`Ring`]: the handle that everything above holds. It spawns tasks, tells the time, opens
+//! sockets, and turns.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use socket2::SockAddr;
+
+use super::buffers::BUFFER_BYTES;
+use super::core::Core;
+use super::driver::{Driver, SocketOptions};
+use super::executor::{Executor, TaskId};
+use super::op::{Completion, Fd};
+use super::slots::{LaneState, Memory};
+use super::socket::{Event, Listener, Socket};
+use super::timers::TimerId;
+use crate::address::Address;
+use crate::time::Instant;
+
+/// Completions booked in one turn: the ring's batching is at its best from 32 on, and timers and
+/// accepts shall get their share.
+const COMPLETIONS_PER_TURN: usize = 256;
+
+/// A worker's runtime: one ring, its tasks, its timers. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Ring(Rc<Inner>);
+
+struct Inner {
+    core: RefCell<Core>,
+    executor: Executor,
+    running: Cell<TaskId>,
+    completions: RefCell<Vec<Completion>>,
+}
+
+/// What a ring has in use; all zero after a complete shutdown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Tasks that have not ended.
+    pub tasks: usize,
+    /// Descriptors with a slot.
+    pub slots: usize,
+    /// Receive buffers that sessions hold.
+    pub buffers: usize,
+    /// Timers that exist.
+    pub timers: usize,
+}
+
+impl Ring {
+    /// A runtime on `driver` with at most `buffer_memory` bytes of receive buffers.
+    pub fn new(driver: Box<dyn Driver>, buffer_memory: u64) -> Self {
+        let most_buffers =
+            usize::try_from(buffer_memory / u64::from(BUFFER_BYTES)).unwrap_or(usize::MAX);
+        Self(Rc::new(Inner {
+            core: RefCell::new(Core::new(driver, most_buffers)),
+            executor: Executor::default(),
+            running: Cell::new(TaskId::NONE),
+            completions: RefCell::new(Vec::with_capacity(COMPLETIONS_PER_TURN)),
+        }))
+    }
+
+    /// The time as of this turn.
+    pub fn now(&self) -> Instant {
+        self.0.core.borrow().now
+    }
+
+    /// What is in use.
+    pub fn usage(&self) -> Usage {
+        let core = self.0.core.borrow();
+        Usage {
+            tasks: self.0.executor.len(),
+            slots: core.slots.len(),
+            buffers: core.buffers.held(),
+            timers: core.timers.len(),
+        }
+    }
+
+    /// Starts a task; it is polled in this turn or the next.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let task = self.0.executor.insert(future);
+        self.with(|core| core.queue.admit(task));
+    }
+
+    /// Polls every task once more, so that each can look at what changed.
+    pub fn wake_all(&self) {
+        self.with(|core| core.queue.wake_all());
+    }
+
+    /// One turn: submit, wait for a completion or the next timer, book, then poll each task that
+    /// was woken once.
+    ///
+    /// # Errors
+    /// The ring can't be used any more.
+    pub fn turn(&self) -> io::Result<()> {
+        let mut completions = self.0.completions.take();
+        self.with(|core| {
+            let wait = if core.queue.len() > 0 {
+                Some(Duration::ZERO)
+            } else {
+                core.next_deadline()
+                    .map(|deadline| deadline - core.driver.now())
+            };
+            core.driver
+                .turn(wait, COMPLETIONS_PER_TURN, &mut completions)?;
+            let now = core.driver.now();
+            core.tick(now);
+            for completion in &completions {
+                core.complete(completion);
+            }
+            io::Result::Ok(())
+        })?;
+        completions.clear();
+        self.0.completions.replace(completions);
+        self.poll_woken();
+        self.with(Core::feed_starved);
+        Ok(())
+    }
+
+    fn poll_woken(&self) {
+        for _ in 0..self.with(|core| core.queue.len()) {
+            let Some(task) = self.with(|core| core.queue.pop()) else {
+                return;
+            };
+            self.0.running.set(task);
+            self.0.executor.poll(task);
+        }
+        self.0.running.set(TaskId::NONE);
+    }
+
+    /// Ends every task where it stands and turns until the kernel has nothing of ours, `most_turns`
+    /// at most. Every socket that a task owned is closed.
+    ///
+    /// # Errors
+    /// The ring can't be used any more.
+    pub fn shutdown(&self, most_turns: usize) -> io::Result<()> {
+        self.0.executor.clear();
+        for _ in 0..most_turns {
+            if self.usage().slots == 0 {
+                break;
+            }
+            let mut completions = self.0.completions.take();
+            self.with(|core| {
+                core.driver.turn(
+                    Some(Duration::from_millis(10)),
+                    COMPLETIONS_PER_TURN,
+                    &mut completions,
+                )?;
+                for completion in &completions {
+                    core.complete(completion);
+                }
+                io::Result::Ok(())
+            })?;
+            completions.clear();
+            self.0.completions.replace(completions);
+        }
+        Ok(())
+    }
+
+    /// A timer of the calling task, not set.
+    pub fn timer(&self) -> Timer {
+        let id = self.with(|core| core.timers.create());
+        Timer {
+            ring: self.clone(),
+            id,
+        }
+    }
+
+    /// Waits until `deadline`.
+    pub async fn sleep_until(&self, deadline: Instant) {
+        let timer = self.timer();
+        timer.set(deadline);
+        poll_fn(|_| {
+            if self.now() >= deadline {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Takes over an accepted or otherwise connected stream socket; it is closed when the
+    /// [`Socket`] goes.
+    pub fn adopt(&self, fd: Fd) -> Socket {
+        let index = self.with(|core| core.slots.insert(fd));
+        Socket::new(self.clone(), index)
+    }
+
+    /// Takes over a listening socket. `shared`: other workers accept from the same one.
+    pub fn listener(&self, fd: Fd, shared: bool) -> Listener {
+        let index = self.with(|core| {
+            let index = core.slots.insert(fd);
+            core.slots[index].memory = Some(Box::new(Memory::Accepted(
+                std::collections::VecDeque::new(),
+            )));
+            index
+        });
+        Listener::new(self.clone(), index, shared)
+    }
+
+    /// Takes over an eventfd.
+    pub fn event(&self, fd: Fd) -> Event {
+        let index = self.with(|core| {
+            let index = core.slots.insert(fd);
+            core.slots[index].memory = Some(Box::new(Memory::Counter(0)));
+            index
+        });
+        Event::new(self.clone(), index)
+    }
+
+    /// Who is at the other end of an accepted socket; `None` = a unix socket.
+    ///
+    /// # Errors
+    /// The connection is gone already.
+    pub fn peer(&self, socket: &Socket) -> io::Result<Option<SocketAddr>> {
+        self.with(|core| {
+            let fd = core.slots[socket.index()].fd;
+            core.driver.peer(fd)
+        })
+    }
+
+    /// Connects a stream socket. Dropping the future gives up the attempt.
+    ///
+    /// # Errors
+    /// As connect(2); ETIMEDOUT at `deadline`.
+    pub async fn connect(
+        &self,
+        address: &Address,
+        source: Option<IpAddr>,
+        options: &SocketOptions,
+        deadline: Instant,
+    ) -> io::Result<Socket> {
+        let fd = self.with(|core| core.driver.open(address, source, options))?;
+        let socket = self.adopt(fd);
+        let target = match address {
+            Address::Unix(_) => {
+                self.with(|core| core.driver.connect_unix(fd, address))?;
+                return Ok(socket);
+            }
+            Address::Ip(target) => SockAddr::from(*target),
+        };
+        self.with(|core| core.arm_connect(socket.index(), target));
+        let timer = self.timer();
+        timer.set(deadline);
+        poll_fn(|_| self.poll_connected(&socket, deadline)).await?;
+        Ok(socket)
+    }
+
+    fn poll_connected(&self, socket: &Socket, deadline: Instant) -> Poll<io::Result<()>> {
+        self.with(|core| {
+            let now = core.now;
+            let slot = &mut core.slots[socket.index()];
+            slot.task = self.running();
+            match slot.failed.take() {
+                Some(errno) => Poll::Ready(Err(io::Error::from_raw_os_error(errno))),
+                None if slot.write == LaneState::Idle => Poll::Ready(Ok(())),
+                None if now >= deadline => {
+                    Poll::Ready(Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)))
+                }
+                None => Poll::Pending,
+            }
+        })
+    }
+
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
+        work(&mut self.0.core.borrow_mut())
+    }
+
+    pub(super) fn running(&self) -> TaskId {
+        self.0.running.get()
+    }
+}
+
+/// A deadline that wakes the task that set it. Setting again moves it.
+pub struct Timer {
+    ring: Ring,
+    id: TimerId,
+}
+
+impl Timer {
+    /// Wakes the calling task at `deadline`, or within a tick or two after it.
+    pub fn set(&self, deadline: Instant) {
+        let task = self.ring.running();
+        self.ring
+            .with(|core| core.timers.set(self.id, deadline, task));
+    }
+
+    /// Wakes nobody.
+    pub fn clear(&self) {
+        self.ring.with(|core| core.timers.clear(self.id));
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.ring.with(|core| core.timers.remove(self.id));
+    }
+}

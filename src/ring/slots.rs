@@ -1,0 +1,179 @@
+//! The slots of a worker: one per descriptor the ring works on, with a read lane and a write lane.
+//! A slot owns the descriptor and everything that the kernel may touch; it is free again only when
+//! both lanes are.
+//!
+//! ```text
+//!   Idle ──arm──▶ Armed ──last completion──▶ Idle
+//!    │              │ cancel                   ▲
+//!    │              ▼                          │
+//!    │           Cancelling ──last completion──┘
+//!    └──no buffer──▶ Starved ──buffers are back──▶ Armed
+//! ```
+
+use std::collections::VecDeque;
+
+use socket2::SockAddr;
+
+use super::buffers::Chain;
+use super::executor::TaskId;
+use super::op::{Fd, Lane, Token};
+
+/// What a lane of a slot is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LaneState {
+    Idle,
+    /// An op is with the kernel.
+    Armed,
+    /// An op is with the kernel and was cancelled; its last completion is still to come.
+    Cancelling,
+    /// A receive that waits for buffers in the ring's FIFO.
+    Starved,
+}
+
+impl LaneState {
+    /// An op is with the kernel.
+    pub(super) fn in_flight(self) -> bool {
+        matches!(self, Self::Armed | Self::Cancelling)
+    }
+}
+
+/// How the bytes of a socket end, or why a listener stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The other side sent FIN.
+    Fin,
+    /// An errno.
+    Failed(i32),
+}
+
+/// Memory that only some ops need, on the heap while they do.
+pub(super) enum Memory {
+    /// Connect's address.
+    Address(SockAddr),
+    /// A vectored send's slices.
+    Slices(Box<Slices>),
+    /// Accepted descriptors that no task has taken yet.
+    Accepted(VecDeque<Fd>),
+    /// An eventfd's counter.
+    Counter(u64),
+}
+
+/// The slices of one vectored send.
+pub(super) struct Slices {
+    pub(super) vectors: [libc::iovec; MOST_SLICES],
+    pub(super) header: libc::msghdr,
+}
+
+/// Buffers of one send at most; four are the default window.
+pub(super) const MOST_SLICES: usize = 8;
+
+/// A descriptor and its two lanes.
+pub(super) struct Slot {
+    pub(super) fd: Fd,
+    pub(super) generation: u32,
+    /// Woken by completions of either lane.
+    pub(super) task: TaskId,
+    pub(super) read: LaneState,
+    pub(super) write: LaneState,
+    /// The owner has let go: close at the last completion.
+    pub(super) closing: bool,
+    /// The last receive found the socket drained: wait for readiness before the next try.
+    pub(super) drained: bool,
+    /// The owner holds buffers already; in scarcity others come first.
+    pub(super) holds: bool,
+    /// The task wants to be polled when the send in flight is done, not only if it fails.
+    pub(super) wants_sent: bool,
+    /// The receive that starves asked for this many bytes.
+    pub(super) budget: u32,
+    /// Received and not taken yet.
+    pub(super) received: Chain,
+    /// How receiving ended; the chain may still hold bytes from before.
+    pub(super) ended: Option<End>,
+    /// With the kernel, until the write lane is idle.
+    pub(super) sending: Chain,
+    /// How sending or connecting failed.
+    pub(super) failed: Option<i32>,
+    pub(super) memory: Option<Box<Memory>>,
+}
+
+impl Slot {
+    fn new(fd: Fd, generation: u32) -> Self {
+        Self {
+            fd,
+            generation,
+            task: TaskId::NONE,
+            read: LaneState::Idle,
+            write: LaneState::Idle,
+            closing: false,
+            drained: false,
+            holds: false,
+            wants_sent: false,
+            budget: 0,
+            received: Chain::EMPTY,
+            ended: None,
+            sending: Chain::EMPTY,
+            failed: None,
+            memory: None,
+        }
+    }
+
+    pub(super) fn token(&self, lane: Lane, index: u32) -> Token {
+        Token::new(lane, self.generation, index)
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.read.in_flight() && !self.write.in_flight()
+    }
+}
+
+/// The slab of slots. An index is used again with another generation.
+#[derive(Default)]
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+impl Slots {
+    pub(super) fn insert(&mut self, fd: Fd) -> u32 {
+        if let Some(index) = self.free.pop() {
+            let slot = &mut self.slots[index as usize];
+            *slot = Slot::new(fd, slot.generation.wrapping_add(1) & 0xff_ffff);
+            return index;
+        }
+        self.slots.push(Slot::new(fd, 0));
+        u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 descriptors")
+    }
+
+    /// The slot is empty and quiet; its index may be used again.
+    pub(super) fn remove(&mut self, index: u32) {
+        let slot = &self.slots[index as usize];
+        debug_assert!(slot.is_quiet() && slot.received.is_empty() && slot.sending.is_empty());
+        self.free.push(index);
+    }
+
+    /// The slot a completion belongs to; `None` if it has another generation by now.
+    pub(super) fn of_token(&mut self, token: Token) -> Option<&mut Slot> {
+        self.slots
+            .get_mut(token.slot() as usize)
+            .filter(|slot| slot.generation == token.generation())
+    }
+
+    /// Slots in use.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+}
+
+impl std::ops::Index<u32> for Slots {
+    type Output = Slot;
+
+    fn index(&self, index: u32) -> &Slot {
+        &self.slots[index as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Slots {
+    fn index_mut(&mut self, index: u32) -> &mut Slot {
+        &mut self.slots[index as usize]
+    }
+}

@@ -1,0 +1,110 @@
+//! What the data plane has to say to people. A worker never logs: it leaves an event in a bounded
+//! queue, and when the queue is full the event is counted and forgotten.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use super::Reason;
+use crate::time::Instant;
+
+/// Something worth a log line.
+#[derive(Debug)]
+pub enum Event {
+    /// A session ended. Only sent while [`Events::set_sessions`] is on.
+    SessionClosed(Box<SessionRecord>),
+    /// Accepting pauses: the system has no descriptor or memory.
+    AcceptPaused {
+        /// The listener's name.
+        listener: Arc<str>,
+        /// What accept4(2) said.
+        errno: i32,
+    },
+}
+
+/// One session, told at its end.
+#[derive(Debug)]
+pub struct SessionRecord {
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// Who connected; `None` for unix sockets.
+    pub client: Option<SocketAddr>,
+    /// The backend's name, once one was connected.
+    pub backend: Option<Arc<str>>,
+    /// Why it ended.
+    pub reason: Reason,
+    /// Bytes towards the backend.
+    pub bytes_received: u64,
+    /// Bytes towards the client.
+    pub bytes_sent: u64,
+    /// From accept to end.
+    pub duration: Duration,
+}
+
+/// The senders' side of the queue, shared by all workers.
+#[derive(Debug)]
+pub struct Events {
+    queue: SyncSender<Event>,
+    sessions: AtomicBool,
+    dropped: AtomicU64,
+    last_pause_nanos: AtomicU64,
+}
+
+/// Events that may wait for the log.
+const QUEUE: usize = 4096;
+
+impl Events {
+    /// A queue and its reading end.
+    pub fn new() -> (Arc<Self>, Receiver<Event>) {
+        let (queue, receiver) = sync_channel(QUEUE);
+        let events = Self {
+            queue,
+            sessions: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+            last_pause_nanos: AtomicU64::new(0),
+        };
+        (Arc::new(events), receiver)
+    }
+
+    /// Whether the end of every session is told.
+    pub fn sessions(&self) -> bool {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Turns telling the end of sessions on or off.
+    pub fn set_sessions(&self, on: bool) {
+        self.sessions.store(on, Ordering::Relaxed);
+    }
+
+    /// Leaves an event, or counts it when the queue is full.
+    pub fn send(&self, event: Event) {
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(event) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells that accepting pauses, once a second for the whole process.
+    pub fn accept_paused(&self, now: Instant, listener: &Arc<str>, errno: i32) {
+        const SECOND: u64 = 1_000_000_000;
+        let now = now.as_nanos().max(SECOND);
+        let told = self.last_pause_nanos.load(Ordering::Relaxed);
+        let first = now.saturating_sub(told) >= SECOND
+            && self
+                .last_pause_nanos
+                .compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if first {
+            self.send(Event::AcceptPaused {
+                listener: listener.clone(),
+                errno,
+            });
+        }
+    }
+
+    /// Takes the number of events that found the queue full since the last time.
+    pub fn take_dropped(&self) -> u64 {
+        self.dropped.swap(0, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,87 @@
+//! Why a session ended: a closed set, in logs and counters. There is no "unknown".
+
+/// The one reason of a session's end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Reason {
+    /// Both sides finished in order, the client first.
+    ClientClosed,
+    /// Both sides finished in order, the backend first.
+    BackendClosed,
+    /// The client reset the connection.
+    ClientReset,
+    /// The backend reset the connection.
+    BackendReset,
+    /// The client can't be reached any more (keepalive or unacknowledged data).
+    ClientLost,
+    /// The backend can't be reached any more (keepalive or unacknowledged data).
+    BackendLost,
+    /// No byte for `timeouts.idle`.
+    Idle,
+    /// No byte for `timeouts.half_close` after one side had finished.
+    HalfClose,
+    /// Every backend that was tried refused, or there was none to try.
+    NoBackend,
+    /// The last backend tried did not answer within `connect_timeout`.
+    ConnectTimeout,
+    /// The process is at `runtime.max_connections`.
+    ProcessFull,
+    /// The listener is at its `max_connections`.
+    ListenerFull,
+    /// This machine had no descriptor, port or memory for the backend's side.
+    NoResources,
+    /// Still open at `drain_timeout`.
+    Drained,
+}
+
+impl Reason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 14] = [
+        Self::ClientClosed,
+        Self::BackendClosed,
+        Self::ClientReset,
+        Self::BackendReset,
+        Self::ClientLost,
+        Self::BackendLost,
+        Self::Idle,
+        Self::HalfClose,
+        Self::NoBackend,
+        Self::ConnectTimeout,
+        Self::ProcessFull,
+        Self::ListenerFull,
+        Self::NoResources,
+        Self::Drained,
+    ];
+
+    /// As it stands in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientClosed => "client-closed",
+            Self::BackendClosed => "backend-closed",
+            Self::ClientReset => "client-reset",
+            Self::BackendReset => "backend-reset",
+            Self::ClientLost => "client-lost",
+            Self::BackendLost => "backend-lost",
+            Self::Idle => "idle",
+            Self::HalfClose => "half-close",
+            Self::NoBackend => "no-backend",
+            Self::ConnectTimeout => "connect-timeout",
+            Self::ProcessFull => "process-full",
+            Self::ListenerFull => "listener-full",
+            Self::NoResources => "no-resources",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reasons_number_is_its_place() {
+        for (place, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place);
+        }
+    }
+}

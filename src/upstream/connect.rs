@@ -1,0 +1,99 @@
+//! From an upstream to a connection: pick, connect, and on failure the next candidate.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Backend, Upstream};
+use crate::ring::{Ring, Socket};
+
+/// A connection to a backend; the backend's count goes down when it goes.
+pub struct Connection {
+    /// The backend's side of the session.
+    pub socket: Socket,
+    /// Which one it is.
+    pub backend: Leased,
+}
+
+/// A backend with one more session on it, for as long as this lives.
+pub struct Leased(Arc<Backend>);
+
+impl Leased {
+    fn new(backend: &Arc<Backend>) -> Self {
+        backend.active.enter(usize::MAX);
+        Self(backend.clone())
+    }
+}
+
+impl std::ops::Deref for Leased {
+    type Target = Arc<Backend>;
+
+    fn deref(&self) -> &Arc<Backend> {
+        &self.0
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.0.active.leave();
+    }
+}
+
+/// Why no backend could be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// All that were tried refused, or there was none to try.
+    Refused,
+    /// The last one tried did not answer in time.
+    TimedOut,
+    /// This machine had no descriptor, port or memory: another backend would not help.
+    NoResources,
+}
+
+/// Connects to the balancer's choice, or to the next candidates when it can't be had. `failed` is
+/// called once for each try that failed.
+///
+/// # Errors
+/// The last failure, when the tries are used up or no candidate is left.
+pub async fn connect(
+    ring: &Ring,
+    upstream: &Upstream,
+    failed: impl Fn(),
+) -> Result<Connection, Failure> {
+    let draw = upstream.balancer().draw();
+    let mut tried: Vec<usize> = Vec::new();
+    let mut failure = Failure::Refused;
+    let mut position = 0;
+    while let Some(candidate) = upstream.balancer().candidate(draw, position) {
+        position += 1;
+        if tried.contains(&candidate) {
+            continue;
+        }
+        let backend = Leased::new(&upstream.backends[candidate]);
+        let deadline = ring.now() + upstream.connect_timeout;
+        let source = upstream.source(&backend.address);
+        match ring
+            .connect(&backend.address, source, &upstream.options, deadline)
+            .await
+        {
+            Ok(socket) => return Ok(Connection { socket, backend }),
+            Err(error) => failure = classify(&error),
+        }
+        failed();
+        if failure == Failure::NoResources {
+            return Err(failure);
+        }
+        tried.push(candidate);
+        if tried.len() >= upstream.tries {
+            break;
+        }
+    }
+    Err(failure)
+}
+
+fn classify(error: &io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => Failure::NoResources,
+        Some(libc::ETIMEDOUT) => Failure::TimedOut,
+        _ => Failure::Refused,
+    }
+}
