@@ -1,0 +1,167 @@
+//! The workers' threads: started one per CPU, told to drain or abort, waited for.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::Error;
+use crate::address::Address;
+use crate::config::Config;
+use crate::proxy::{ListenerSocket, Message, Shared, Worker};
+use crate::ring::net::{ListenOptions, into_fd, listen};
+use crate::ring::{BUFFER_BYTES, Mailbox, Ring, Setup, SetupError, Uring, Without, limits};
+
+/// The running workers.
+pub(super) struct Workers {
+    mailboxes: Vec<Arc<Mailbox<Message>>>,
+    ended: UnboundedReceiver<(usize, io::Result<()>)>,
+    running: usize,
+}
+
+/// What every worker is started with.
+#[derive(Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) workers: usize,
+    pub(super) pinned: bool,
+    pub(super) buffer_memory: u64,
+    pub(super) without: Without,
+}
+
+/// The listening sockets of one worker.
+pub(super) type Sockets = Vec<(usize, OwnedFd, bool)>;
+
+/// Binds every listener once per worker. Nothing is left bound when one can't be.
+pub(super) fn bind(config: &Config, workers: usize) -> Result<(Vec<Sockets>, Vec<(usize, Address)>), Error> {
+    let mut sockets: Vec<Sockets> = (0..workers).map(|_| Vec::new()).collect();
+    let mut bound = Vec::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let options = ListenOptions {
+            backlog: listener.backlog.get(),
+            keepalive: listener.tcp_keepalive,
+            congestion: listener.congestion.as_deref(),
+            ipv6_only: listener.ipv6_only,
+            unix_mode: listener.unix_mode,
+        };
+        for address in &listener.bind {
+            let (members, address) = listen(address, workers, &options).map_err(|error| Error::Bind {
+                listener: listener.name.clone(),
+                address: address.clone(),
+                error,
+            })?;
+            let shared = matches!(address, Address::Unix(_)) && workers > 1;
+            for (worker, socket) in members.into_iter().enumerate() {
+                sockets[worker].push((index, socket, shared));
+            }
+            bound.push((index, address));
+        }
+    }
+    Ok((sockets, bound))
+}
+
+impl Workers {
+    /// Starts one thread per worker and waits until each has its ring.
+    pub(super) fn start(plan: Plan, shared: &Arc<Shared>, sockets: Vec<Sockets>) -> Result<Self, Error> {
+        let (ended_sender, ended) = unbounded_channel();
+        let (ready_sender, ready) = mpsc::channel();
+        let cpus = limits::usable_cpus();
+        let mut mailboxes = Vec::new();
+        for (index, sockets) in sockets.into_iter().enumerate() {
+            let (mailbox, event) = Mailbox::new().map_err(Error::Resources)?;
+            mailboxes.push(mailbox.clone());
+            let start = Start {
+                index,
+                cpu: plan.pinned.then(|| cpus[index % cpus.len()]),
+                plan,
+                shared: shared.clone(),
+                sockets,
+                mailbox: (mailbox, event),
+            };
+            let guard = Ended { index, sender: ended_sender.clone(), outcome: None };
+            let ready = ready_sender.clone();
+            thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || run(start, guard, &ready))
+                .map_err(Error::Resources)?;
+        }
+        let workers = Self { running: mailboxes.len(), mailboxes, ended };
+        for _ in 0..workers.running {
+            ready.recv().map_err(|_| Error::Worker("it ended while starting".to_owned()))??;
+        }
+        Ok(workers)
+    }
+
+    /// Tells every worker.
+    pub(super) fn post(&self, message: Message) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(message);
+        }
+    }
+
+    /// Waits until a worker ends; `None` when all have.
+    pub(super) async fn next_end(&mut self) -> Option<Result<(), Error>> {
+        if self.running == 0 {
+            return None;
+        }
+        let (index, outcome) = self.ended.recv().await?;
+        self.running -= 1;
+        Some(outcome.map_err(|error| Error::Worker(format!("worker {index}: {error}"))))
+    }
+}
+
+/// What a worker's thread begins with.
+struct Start {
+    index: usize,
+    cpu: Option<usize>,
+    plan: Plan,
+    shared: Arc<Shared>,
+    sockets: Sockets,
+    mailbox: (Arc<Mailbox<Message>>, crate::ring::Fd),
+}
+
+/// Reports the end of a worker's thread, a panic's too.
+struct Ended {
+    index: usize,
+    sender: UnboundedSender<(usize, io::Result<()>)>,
+    outcome: Option<io::Result<()>>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let outcome = self.outcome.take().unwrap_or_else(|| Err(io::Error::other("it panicked")));
+        // Nobody listens when the process is on its way out.
+        let _ = self.sender.send((self.index, outcome));
+    }
+}
+
+fn run(start: Start, mut guard: Ended, ready: &mpsc::Sender<Result<(), Error>>) {
+    let worker = match build(start) {
+        Ok(worker) => worker,
+        Err(error) => {
+            guard.outcome = Some(Ok(()));
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let _ = ready.send(Ok(()));
+    guard.outcome = Some(worker.run());
+}
+
+fn build(start: Start) -> Result<Worker, Error> {
+    if let Some(cpu) = start.cpu {
+        limits::pin_to(cpu).map_err(Error::Resources)?;
+    }
+    let buffers = usize::try_from(start.plan.buffer_memory / u64::from(BUFFER_BYTES)).unwrap_or(usize::MAX);
+    let setup = Setup { buffers, without: start.plan.without, ..Setup::default() };
+    let driver = Uring::new(&setup).map_err(|error| Error::Ring(SetupError::from_io(error)))?;
+    let ring = Ring::new(Box::new(driver), start.plan.buffer_memory);
+    let listeners: Vec<ListenerSocket> = start
+        .sockets
+        .into_iter()
+        .map(|(listener, socket, shared)| ListenerSocket { listener, fd: into_fd(socket), shared })
+        .collect();
+    Ok(Worker::new(ring, start.shared, start.index, &listeners, start.mailbox))
+}
