@@ -1,0 +1,162 @@
+//! What a reload may change. Everything that can't be applied while running is named: a reload never
+//! ignores a part of the file.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::{Config, Listener, Log, LogFormat, Runtime};
+use crate::address::Address;
+
+/// Whether a running process can go from `old` to `new`; if not, one sentence per key that needs a
+/// restart.
+///
+/// Reloaded are upstreams with all they hold, new and removed ones included, and of listeners
+/// `upstream`, `timeouts` and `max_connections`, and `log.level`. Listeners are the same if they have the
+/// same name; their order, and that of upstreams, may change.
+pub fn reload(old: &Config, new: &Config) -> Result<(), Vec<String>> {
+    // Named one by one, here and below, so that a new field does not compile until it has its rule.
+    let Config {
+        runtime,
+        log,
+        listeners,
+        upstreams: _,
+    } = old;
+    let mut refused = Refused::default();
+    refused.runtime(runtime, &new.runtime);
+    refused.log(log, &new.log);
+    for listener in listeners {
+        match named(&new.listeners, &listener.name) {
+            Some(same) => refused.listener(listener, same),
+            None => refused.push(format!("listeners.{}: removed", listener.name)),
+        }
+    }
+    for listener in &new.listeners {
+        if named(listeners, &listener.name).is_none() {
+            refused.push(format!("listeners.{}: added", listener.name));
+        }
+    }
+    match refused.list {
+        list if list.is_empty() => Ok(()),
+        list => Err(list),
+    }
+}
+
+fn named<'a>(listeners: &'a [Listener], name: &str) -> Option<&'a Listener> {
+    listeners.iter().find(|listener| *listener.name == *name)
+}
+
+#[derive(Default)]
+struct Refused {
+    list: Vec<String>,
+}
+
+impl Refused {
+    fn runtime(&mut self, old: &Runtime, new: &Runtime) {
+        let Runtime {
+            workers,
+            pin_workers,
+            max_connections,
+            drain_timeout,
+            buffer_memory,
+        } = old;
+        self.compare("runtime.workers", workers, &new.workers, auto);
+        self.compare("runtime.pin_workers", pin_workers, &new.pin_workers, plain);
+        self.compare(
+            "runtime.max_connections",
+            max_connections,
+            &new.max_connections,
+            auto,
+        );
+        self.compare(
+            "runtime.drain_timeout",
+            drain_timeout,
+            &new.drain_timeout,
+            duration,
+        );
+        self.compare(
+            "runtime.buffer_memory",
+            buffer_memory,
+            &new.buffer_memory,
+            auto,
+        );
+    }
+
+    fn log(&mut self, old: &Log, new: &Log) {
+        let Log { level: _, format } = old;
+        self.compare("log.format", format, &new.format, |format| match format {
+            LogFormat::Text => "text".to_owned(),
+            LogFormat::Json => "json".to_owned(),
+        });
+    }
+
+    fn listener(&mut self, old: &Listener, new: &Listener) {
+        let Listener {
+            name,
+            bind,
+            upstream: _,
+            backlog,
+            max_connections: _,
+            tcp_keepalive,
+            congestion,
+            ipv6_only,
+            unix_mode,
+            timeouts: _,
+        } = old;
+        let key = |key: &str| format!("listeners.{name}.{key}");
+        self.compare(&key("bind"), bind, &new.bind, |binds| addresses(binds));
+        self.compare(&key("backlog"), backlog, &new.backlog, plain);
+        self.compare(
+            &key("tcp_keepalive"),
+            tcp_keepalive,
+            &new.tcp_keepalive,
+            |keepalive| {
+                keepalive
+                    .as_ref()
+                    .map_or_else(|| "off".to_owned(), duration)
+            },
+        );
+        self.compare(
+            &key("congestion"),
+            congestion,
+            &new.congestion,
+            |congestion| congestion.as_deref().unwrap_or("system").to_owned(),
+        );
+        self.compare(&key("ipv6_only"), ipv6_only, &new.ipv6_only, plain);
+        self.compare(&key("unix_mode"), unix_mode, &new.unix_mode, |mode| {
+            format!("{mode:04o}")
+        });
+    }
+
+    fn compare<T: PartialEq>(&mut self, key: &str, old: &T, new: &T, show: impl Fn(&T) -> String) {
+        if old != new {
+            self.push(format!(
+                "{key}: changed from {} to {}",
+                show(old),
+                show(new)
+            ));
+        }
+    }
+
+    fn push(&mut self, what: String) {
+        self.list.push(format!("{what}; this needs a restart"));
+    }
+}
+
+fn plain(value: &impl Display) -> String {
+    value.to_string()
+}
+
+fn auto<T: Display>(value: &Option<T>) -> String {
+    value
+        .as_ref()
+        .map_or_else(|| "auto".to_owned(), T::to_string)
+}
+
+fn duration(value: &Duration) -> String {
+    humantime::format_duration(*value).to_string()
+}
+
+fn addresses(binds: &[Address]) -> String {
+    let binds: Vec<_> = binds.iter().map(Address::to_string).collect();
+    binds.join(", ")
+}
