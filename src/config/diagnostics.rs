@@ -183,7 +183,10 @@ impl Fault {
 }
 
 /// The candidate that differs from `word` by the fewest slips, if they are few for its length.
-fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     // The distance is quadratic in the length, and no key is half as long.
     if word.len() > LONGEST_SUGGESTED {
         return None;

@@ -160,3 +160,147 @@ fn addresses(binds: &[Address]) -> String {
     let binds: Vec<_> = binds.iter().map(Address::to_string).collect();
     binds.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{SystemResolver, parse};
+
+    const OLD: &str = "
+[runtime]
+workers = 2
+[log]
+level = 'info'
+[listeners.web]
+bind = '127.0.0.1:80'
+upstream = 'app'
+timeouts.idle = '1m'
+[upstreams.app]
+backends = ['10.0.0.1:80']
+[upstreams.other]
+backends = ['10.0.0.2:80']
+";
+
+    /// The difference that a change of text makes.
+    fn change(from: &str, to: &str) -> Result<(), Vec<String>> {
+        assert!(OLD.contains(from), "{from}");
+        let read = |text: &str| match parse(text, "diff.toml", &mut SystemResolver) {
+            Ok(config) => config,
+            Err(errors) => panic!("{errors}"),
+        };
+        reload(&read(OLD), &read(&OLD.replacen(from, to, 1)))
+    }
+
+    #[test]
+    fn upstreams_timeouts_caps_and_the_log_level_are_reloaded() {
+        for (from, to) in [
+            ("'info'", "'debug'"),
+            ("upstream = 'app'", "upstream = 'other'"),
+            ("upstream = 'app'", "upstream = 'app'\nmax_connections = 5"),
+            ("'1m'", "'2m'"),
+            (
+                "['10.0.0.1:80']",
+                "[{ address = '10.0.0.3:80', weight = 2 }]",
+            ),
+            ("[upstreams.other]", "[upstreams.another]"),
+            (
+                "[upstreams.other]",
+                "connect_timeout = '1s'\n[upstreams.other]",
+            ),
+        ] {
+            assert_eq!(change(from, to), Ok(()), "{to}");
+        }
+    }
+
+    #[test]
+    fn everything_else_names_its_key() {
+        for (from, to, said) in [
+            (
+                "workers = 2",
+                "workers = 'auto'",
+                "runtime.workers: changed from 2 to auto",
+            ),
+            (
+                "workers = 2",
+                "workers = 2\npin_workers = false",
+                "runtime.pin_workers: changed from true to false",
+            ),
+            (
+                "workers = 2",
+                "workers = 2\nmax_connections = 9",
+                "runtime.max_connections: changed from auto to 9",
+            ),
+            (
+                "workers = 2",
+                "workers = 2\ndrain_timeout = '90s'",
+                "runtime.drain_timeout: changed from 1m to 1m 30s",
+            ),
+            (
+                "workers = 2",
+                "workers = 2\nbuffer_memory = '64KiB'",
+                "runtime.buffer_memory: changed from auto to 65536",
+            ),
+            (
+                "'info'",
+                "'info'\nformat = 'json'",
+                "log.format: changed from text to json",
+            ),
+            (
+                "'127.0.0.1:80'",
+                "['[::]:80', '[::]:81']",
+                "listeners.web.bind: changed from 127.0.0.1:80 to [::]:80, [::]:81",
+            ),
+            (
+                "'127.0.0.1:80'",
+                "'127.0.0.1:80'\nbacklog = 1",
+                "listeners.web.backlog: changed from 4096 to 1",
+            ),
+            (
+                "'127.0.0.1:80'",
+                "'127.0.0.1:80'\ntcp_keepalive = 'off'",
+                "listeners.web.tcp_keepalive: changed from 1m to off",
+            ),
+            (
+                "'127.0.0.1:80'",
+                "'127.0.0.1:80'\ncongestion = 'bbr'",
+                "listeners.web.congestion: changed from system to bbr",
+            ),
+            (
+                "'127.0.0.1:80'",
+                "'127.0.0.1:80'\nipv6_only = false",
+                "listeners.web.ipv6_only: changed from true to false",
+            ),
+            (
+                "'127.0.0.1:80'",
+                "'127.0.0.1:80'\nunix_mode = '0600'",
+                "listeners.web.unix_mode: changed from 0660 to 0600",
+            ),
+        ] {
+            assert_eq!(
+                change(from, to),
+                Err(vec![format!("{said}; this needs a restart")])
+            );
+        }
+    }
+
+    #[test]
+    fn another_name_is_another_listener() {
+        let expected = ["listeners.web: removed", "listeners.api: added"];
+        let expected = expected.map(|what| format!("{what}; this needs a restart"));
+        assert_eq!(
+            change("[listeners.web]", "[listeners.api]"),
+            Err(expected.to_vec())
+        );
+    }
+
+    #[test]
+    fn the_order_of_upstreams_is_no_change() {
+        let swapped = "[upstreams.other]\nbackends = ['10.0.0.2:80']\n[upstreams.app]";
+        let text = OLD.replace("[upstreams.other]\nbackends = ['10.0.0.2:80']\n", "");
+        let read = |text: &str| parse(text, "diff.toml", &mut SystemResolver).unwrap();
+        assert_eq!(
+            reload(&read(OLD), &read(&text.replace("[upstreams.app]", swapped))),
+            Ok(())
+        );
+    }
+}

@@ -70,6 +70,9 @@ pub(super) fn target(text: &str) -> Read<Target<'_>> {
 
 pub(super) const TARGET_FORM: &str = "\"host:port\", \"ip:port\", \"[ip6]:port\" or \"unix:/path\"";
 
+pub(super) const BACKENDS_FORM: &str =
+    "a list; each entry \"host:port\", \"ip:port\", \"[ip6]:port\", \"unix:/path\" or a table";
+
 fn check_backend_ip(text: &str, address: SocketAddr) -> Read<()> {
     if address.port() == 0 {
         return Err(port_zero(text));

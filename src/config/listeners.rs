@@ -24,7 +24,7 @@ pub(super) fn read(
     if tables.is_empty() && findings.count() == before {
         let header = root.value("listeners").map_or(0..0, Value::span);
         let fault = Fault::new("no listener").expected("at least one table [listeners.NAME]");
-        findings.push_missing(header, fault);
+        findings.push_missing_table(header, fault);
     }
     let mut bound = HashMap::new();
     tables
@@ -130,7 +130,7 @@ fn upstream(section: &Section<'_>, upstreams: &[&str], findings: &mut Findings) 
         let fault = Fault::new(format!("there is no upstream {name:?}"))
             .expected(expected)
             .suggest(name, upstreams.iter().copied());
-        findings.push_missing(value.span(), fault);
+        findings.push_missing_table(value.span(), fault);
     }
     index
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::diagnostics::Fault;
+use super::diagnostics::{Fault, nearest};
 use super::keys::{TABLES, Table};
 use super::value::{Read, not_available_yet, wrong_type};
 
@@ -19,8 +19,10 @@ pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     list: Vec<(Range<usize>, Fault)>,
-    /// A syntax error may have hidden a part of the file: what is missing may be there.
-    pub(super) incomplete: bool,
+    /// A syntax error may have hidden a key: what is missing may be there.
+    pub(super) keys_hidden: bool,
+    /// A syntax error may have hidden a whole table.
+    pub(super) tables_hidden: bool,
 }
 
 impl Findings {
@@ -28,9 +30,16 @@ impl Findings {
         self.list.push((span, fault));
     }
 
-    /// Something that should be in the file is not there.
-    pub(super) fn push_missing(&mut self, span: Range<usize>, fault: Fault) {
-        if !self.incomplete {
+    /// A key that should be in the file is not there.
+    pub(super) fn push_missing_key(&mut self, span: Range<usize>, fault: Fault) {
+        if !self.keys_hidden {
+            self.push(span, fault);
+        }
+    }
+
+    /// A table that should be in the file is not there.
+    pub(super) fn push_missing_table(&mut self, span: Range<usize>, fault: Fault) {
+        if !self.tables_hidden {
             self.push(span, fault);
         }
     }
@@ -133,12 +142,19 @@ impl<'a> Section<'a> {
         findings: &mut Findings,
     ) -> Option<&'a Value<'a>> {
         let value = self.value(key);
-        // Of what is not a table no key is missed: that it is none has been said.
-        if value.is_none() && self.table.is_some() {
+        // A misspelt key has been reported under its own name, and what is no table at all as such.
+        if value.is_none() && self.table.is_some() && !self.is_misspelt(key) {
             let fault = Fault::new(format!("missing key {key:?}")).expected(expected);
-            findings.push_missing(self.header.clone(), fault);
+            findings.push_missing_key(self.header.clone(), fault);
         }
         value
+    }
+
+    fn is_misspelt(&self, key: &str) -> bool {
+        self.table.into_iter().flatten().any(|(written, _)| {
+            let known = self.keys.keys.contains(&&**written.get_ref());
+            !known && nearest(written.get_ref(), self.keys.keys.iter().copied()) == Some(key)
+        })
     }
 
     /// What `read` makes of `key`, or `default`: if it is not there, and if it is wrong, because then

@@ -25,21 +25,17 @@ pub(super) fn check(text: &str) -> (String, Findings) {
             .filter(|line| reread < MOST_REREADS && !readable[line.clone()].trim().is_empty());
         let Some(line) = end else {
             for error in errors {
-                push(
-                    text,
-                    error.span().unwrap_or_default(),
-                    error.message(),
-                    &mut findings,
-                );
+                let span = error.span().unwrap_or_default();
+                push(text, span, error.message(), &mut findings);
             }
             break;
         };
         let key = trimmed(text, line.clone());
-        push(
-            text,
+        findings.tables_hidden |= text[key.clone()].starts_with('[');
+        findings.keys_hidden = true;
+        findings.push(
             key,
-            "no value for this key, expected KEY = VALUE",
-            &mut findings,
+            Fault::new("no value for this key").expected("KEY = VALUE"),
         );
         readable.replace_range(line.clone(), &" ".repeat(line.len()));
     }
@@ -79,7 +75,8 @@ fn push(text: &str, span: Range<usize>, message: &str, findings: &mut Findings) 
             Fault::new(format!("duplicate key {key:?}")).expected("every key once in a table");
         return findings.push(span, fault);
     }
-    findings.incomplete = true;
+    findings.keys_hidden = true;
+    findings.tables_hidden = true;
     let fault = match message.split_once(", expected ") {
         Some((message, expected)) => Fault::new(message).expected(expected),
         None => Fault::new(message),
@@ -125,7 +122,7 @@ mod tests {
     #[test]
     fn a_duplicate_key_hides_nothing() {
         let (_, findings) = check("a = 1\na = 2\n");
-        assert!(!findings.incomplete);
+        assert!(!findings.keys_hidden);
         assert_eq!(findings.count(), 1);
     }
 

@@ -73,10 +73,14 @@ fn backends(
     findings: &mut Findings,
 ) -> Option<Vec<Backend>> {
     let before = findings.count();
-    let expected = format!("a list of {} or tables", endpoint::TARGET_FORM);
-    let value = section.required("backends", &expected, findings)?;
+    let expected = endpoint::BACKENDS_FORM;
+    let value = section.required("backends", expected, findings)?;
+    if !value.get_ref().is_array() {
+        findings.push(value.span(), value::wrong_type(value.get_ref(), expected));
+        return None;
+    }
     let mut members = Members::default();
-    for entry in one_or_many(value, &expected, findings) {
+    for entry in one_or_many(value, expected, findings) {
         let Some(written) = written(entry, findings) else {
             continue;
         };
