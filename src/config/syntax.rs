@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use toml::de::DeTable;
+use toml::de::{DeTable, Error};
 
 use super::diagnostics::Fault;
 use super::section::Findings;
 
-/// The syntax errors of a text, and the text as far as it can be read: of the same length, so that byte
-/// ranges of one hold for the other.
+/// The syntax errors of a text, and the text as far as it can be read: nothing in it has moved, so that
+/// byte ranges of one hold for the other.
 ///
 /// The TOML library ends where a key has no value. That line is blanked and the text read again, so that
 /// the rest of the file is checked too. Reads the text once per such line.
@@ -24,22 +24,56 @@ pub(super) fn check(text: &str) -> (String, Findings) {
             .map(|span| line_around(&readable, span.start))
             .filter(|line| reread < MOST_REREADS && !readable[line.clone()].trim().is_empty());
         let Some(line) = end else {
-            for error in errors {
-                let span = error.span().unwrap_or_default();
-                push(text, span, error.message(), &mut findings);
-            }
+            let end = push_all(text, &errors, &mut findings);
+            readable.truncate(text.floor_char_boundary(end));
             break;
         };
         let key = trimmed(text, line.clone());
         findings.tables_hidden |= text[key.clone()].starts_with('[');
         findings.keys_hidden = true;
-        findings.push(
-            key,
-            Fault::new("no value for this key").expected("KEY = VALUE"),
-        );
+        let fault = Fault::new("no value for this key").expected("KEY = VALUE");
+        findings.push(key, fault);
         readable.replace_range(line.clone(), &" ".repeat(line.len()));
     }
     (readable, findings)
+}
+
+/// Of one slip the library often says several things: one finding a line, the first being the cause.
+/// Returns where what can be read ends.
+fn push_all(text: &str, errors: &[Error], findings: &mut Findings) -> usize {
+    let mut errors: Vec<_> = errors
+        .iter()
+        .map(|error| (error.span().unwrap_or_default(), error.message()))
+        .collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    let end = push_unclosed_array(&mut errors, findings);
+    errors.dedup_by_key(|(span, _)| line_around(text, span.start).start);
+    for (span, message) in errors {
+        push(text, span, message, findings);
+    }
+    end.unwrap_or(text.len())
+}
+
+/// An array that is not closed swallows the rest of the file, with several errors for each of its lines.
+/// They become one, at the first thing that is no element; that is where what can be read ends.
+fn push_unclosed_array(
+    errors: &mut Vec<(Range<usize>, &str)>,
+    findings: &mut Findings,
+) -> Option<usize> {
+    let unclosed = errors
+        .iter()
+        .any(|(_, message)| message.starts_with("unclosed array"));
+    let first = errors
+        .iter()
+        .position(|(_, message)| message.starts_with("missing comma between array elements"));
+    let at = errors[first.filter(|_| unclosed)?].0.start;
+    errors.retain(|(span, _)| span.start < at);
+    findings.keys_hidden = true;
+    findings.tables_hidden = true;
+    let fault = Fault::new("the array before this is not closed")
+        .expected("`]` at its end, or `,` between its elements");
+    findings.push(at..at, fault);
+    Some(at)
 }
 
 /// How the message begins; a test notices when the library words it otherwise.
@@ -117,6 +151,15 @@ mod tests {
             .map(|(span, _)| span)
             .collect();
         assert_eq!(spans, [8..11, 12..13]);
+    }
+
+    #[test]
+    fn an_array_that_is_not_closed_is_one_finding() {
+        let (_, findings) = check("a = [\"x\", 1\nb = \"y\"\n[c]\nd = 4\n");
+        assert!(findings.keys_hidden && findings.tables_hidden);
+        let list = findings.into_list();
+        assert_eq!(list.len(), 1, "{list:?}");
+        assert_eq!(list[0].0, 12..12);
     }
 
     #[test]
