@@ -1,11 +1,26 @@
-//! The configuration as a model that can't be wrong: text is parsed by [`file`], every finding is
+//! The configuration as a model that can't be wrong: text is read by [`parse`], every finding is
 //! reported at once by [`diagnostics`], and what comes out here needs no further check.
+
+pub mod diagnostics;
+pub mod diff;
+mod endpoint;
+mod file;
+pub mod keys;
+mod listeners;
+mod resolve;
+mod section;
+mod syntax;
+mod upstreams;
+mod value;
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::diagnostics::Diagnostics;
+pub use self::file::{load, parse};
+pub use self::resolve::{Resolver, SystemResolver};
 use crate::address::Address;
 
 /// A whole configuration. Listeners and upstreams stand in the order of the file; `Listener::upstream`
@@ -125,7 +140,8 @@ pub struct Upstream {
 /// One address of an upstream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backend {
-    /// The name given, or the address; unique in its upstream.
+    /// Unique in its upstream: the name given or else the address as written; if that is a host with
+    /// several addresses, `NAME/ip:port`.
     pub name: Arc<str>,
     /// Where it is.
     pub address: Address,

@@ -1,0 +1,135 @@
+//! Text → model. The file may hold anything; every finding is collected, so that one run shows them all.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::time::Duration;
+use std::{fs, io};
+
+use toml::de::DeTable;
+
+use super::diagnostics::{Diagnostics, Fault};
+use super::resolve::{Resolver, SystemResolver};
+use super::section::{Findings, Section};
+use super::{Config, Log, LogFormat, LogLevel, Runtime, keys, listeners, syntax, upstreams, value};
+
+/// Reads and checks a file; host names are resolved by the system. Blocks.
+pub fn load(path: &Path) -> Result<Config, Diagnostics> {
+    let name = path.display().to_string();
+    match read_text(path) {
+        Ok(text) => parse(&text, &name, &mut SystemResolver),
+        Err(fault) => Err(Diagnostics::unreadable(name, fault)),
+    }
+}
+
+/// Checks a file's text. `file_name` is for the diagnostics only.
+pub fn parse(
+    text: &str,
+    file_name: &str,
+    resolver: &mut dyn Resolver,
+) -> Result<Config, Diagnostics> {
+    let (readable, mut findings) = syntax::check(text);
+    let syntax_errors = findings.count();
+    let (table, _) = DeTable::parse_recoverable(&readable);
+    let config = config(table.get_ref(), resolver, &mut findings);
+    if findings.count() == 0 {
+        return Ok(config);
+    }
+    Err(Diagnostics::locate(
+        file_name.to_owned(),
+        text.to_owned(),
+        syntax::without_echoes(text, findings, syntax_errors),
+    ))
+}
+
+fn config<'a>(
+    table: &'a DeTable<'a>,
+    resolver: &mut dyn Resolver,
+    findings: &mut Findings,
+) -> Config {
+    let root = Section::root(table, keys::ROOT, findings);
+    let tables = root.named("upstreams", findings);
+    let names: Vec<&str> = tables.iter().map(|(name, _)| &**name.get_ref()).collect();
+    Config {
+        runtime: runtime(&root, findings),
+        log: log(&root, findings),
+        listeners: listeners::read(&root, &names, findings),
+        upstreams: upstreams::read(&tables, resolver, findings),
+    }
+}
+
+fn runtime(root: &Section<'_>, findings: &mut Findings) -> Runtime {
+    let section = root.child("runtime", keys::RUNTIME, findings);
+    Runtime {
+        workers: section.read("workers", None, findings, |value| {
+            value::auto_or_count(value, MOST_WORKERS)
+        }),
+        pin_workers: section.read("pin_workers", true, findings, value::boolean),
+        max_connections: section.read("max_connections", None, findings, |value| {
+            value::auto_or_count(value, value::MOST_CONNECTIONS)
+        }),
+        drain_timeout: section.read(
+            "drain_timeout",
+            Duration::from_secs(60),
+            findings,
+            value::duration,
+        ),
+        buffer_memory: section.read("buffer_memory", None, findings, |value| {
+            value::auto_or_size(value, LEAST_BUFFER_MEMORY)
+        }),
+    }
+}
+
+/// More than a machine has CPUs.
+const MOST_WORKERS: u64 = 1024;
+/// A worker needs a few buffers to do anything.
+const LEAST_BUFFER_MEMORY: u64 = 64 << 10;
+
+fn log(root: &Section<'_>, findings: &mut Findings) -> Log {
+    use LogLevel::{Debug, Error, Info, Trace, Warn};
+    let section = root.child("log", keys::LOG, findings);
+    Log {
+        level: section.read("level", Info, findings, |value| {
+            value::word(value, &keys::LEVEL, &[Error, Warn, Info, Debug, Trace])
+        }),
+        format: section.read("format", LogFormat::Text, findings, |value| {
+            value::word(value, &keys::FORMAT, &[LogFormat::Text, LogFormat::Json])
+        }),
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, Fault> {
+    let file = fs::File::open(path).map_err(|error| unreadable(&error))?;
+    let mut bytes = Vec::new();
+    file.take(LONGEST_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(&error))?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(Fault::new("the file is too long").expected("a TOML file of at most 4 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..at].split(|byte| *byte == b'\n').count();
+        Fault::new(format!("the file is not UTF-8: byte {at}, in line {line}"))
+            .expected("a TOML file in UTF-8")
+            .hint("convert it, for instance with iconv -t UTF-8")
+    })
+}
+
+/// A configuration is a few pages; /dev/zero is not one.
+const LONGEST_FILE: u64 = 4 << 20;
+
+fn unreadable(error: &io::Error) -> Fault {
+    let expected = "a TOML file that can be read";
+    match error.kind() {
+        io::ErrorKind::NotFound => Fault::new("there is no such file")
+            .expected(expected)
+            .hint("give the path of a configuration with -c FILE"),
+        io::ErrorKind::PermissionDenied => Fault::new("no permission to read the file")
+            .expected(expected)
+            .hint("check its owner and mode, and those of its directories, with ls -l"),
+        io::ErrorKind::IsADirectory => Fault::new("this is a directory")
+            .expected(expected)
+            .hint("give the path of a file in it"),
+        _ => Fault::new(format!("the file can't be read: {error}")).expected(expected),
+    }
+}

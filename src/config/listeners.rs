@@ -1,0 +1,157 @@
+//! `[listeners.NAME]`: from the file's tables to the model.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::diagnostics::Fault;
+use super::section::{Findings, Key, Section, Value, one_or_many};
+use super::value::{self, Read};
+use super::{Listener, Timeouts, endpoint, keys};
+use crate::address::Address;
+
+/// Every listener of the file. `upstreams` are the names that may be referred to, in the model's order.
+pub(super) fn read(
+    root: &Section<'_>,
+    upstreams: &[&str],
+    findings: &mut Findings,
+) -> Vec<Listener> {
+    let before = findings.count();
+    let tables = root.named("listeners", findings);
+    if tables.is_empty() && findings.count() == before {
+        let header = root.value("listeners").map_or(0..0, Value::span);
+        let fault = Fault::new("no listener").expected("at least one table [listeners.NAME]");
+        findings.push_missing_table(header, fault);
+    }
+    let mut bound = HashMap::new();
+    tables
+        .into_iter()
+        .filter_map(|(name, value)| listener(name, value, upstreams, &mut bound, findings))
+        .collect()
+}
+
+/// Addresses bound so far, each with the name of its listener.
+type Bound<'a> = HashMap<Address, &'a str>;
+
+fn listener<'a>(
+    name: &'a Key<'a>,
+    value: &'a Value<'a>,
+    upstreams: &[&str],
+    bound: &mut Bound<'a>,
+    findings: &mut Findings,
+) -> Option<Listener> {
+    let section = Section::open(value, keys::LISTENER, findings);
+    let upstream = upstream(&section, upstreams, findings);
+    // The only protocol so far is not in the model.
+    section.read("protocol", (), findings, |value| {
+        value::word(value, &keys::PROTOCOL, &[()])
+    });
+    Some(Listener {
+        name: Arc::from(&**name.get_ref()),
+        bind: bind(name.get_ref(), &section, bound, findings),
+        backlog: section.read("backlog", BACKLOG, findings, backlog),
+        max_connections: section.read("max_connections", None, findings, value::cap),
+        tcp_keepalive: section.read("tcp_keepalive", KEEPALIVE, findings, value::keepalive),
+        congestion: section.read("congestion", None, findings, congestion),
+        ipv6_only: section.read("ipv6_only", true, findings, value::boolean),
+        unix_mode: section.read("unix_mode", 0o660, findings, value::mode),
+        timeouts: timeouts(&section, findings),
+        // Last, so that everything else has been looked at.
+        upstream: upstream?,
+    })
+}
+
+const BACKLOG: NonZeroU32 = NonZeroU32::new(4096).unwrap();
+const KEEPALIVE: Option<Duration> = Some(Duration::from_secs(60));
+
+fn timeouts(listener: &Section<'_>, findings: &mut Findings) -> Timeouts {
+    let section = listener.child("timeouts", keys::TIMEOUTS, findings);
+    Timeouts {
+        idle: section.read("idle", Duration::from_mins(10), findings, value::timeout),
+        half_close: section.read(
+            "half_close",
+            Duration::from_secs(30),
+            findings,
+            value::timeout,
+        ),
+    }
+}
+
+fn bind<'a>(
+    listener: &'a str,
+    section: &Section<'a>,
+    bound: &mut Bound<'a>,
+    findings: &mut Findings,
+) -> Vec<Address> {
+    let Some(value) = section.required("bind", endpoint::BIND_FORM, findings) else {
+        return Vec::new();
+    };
+    let mut binds = Vec::new();
+    for value in one_or_many(value, endpoint::BIND_FORM, findings) {
+        let address = value::string(value.get_ref())
+            .map_err(|_| value::wrong_type(value.get_ref(), endpoint::BIND_FORM))
+            .and_then(endpoint::bind)
+            .and_then(|address| claim(address, listener, bound));
+        binds.extend(findings.keep(value.span(), address));
+    }
+    binds
+}
+
+/// Notes that `listener` binds `address`, which nobody else may.
+fn claim<'a>(address: Address, listener: &'a str, bound: &mut Bound<'a>) -> Read<Address> {
+    // Each port 0 becomes another port.
+    if address.as_ip().is_some_and(|ip| ip.port() == 0) {
+        return Ok(address);
+    }
+    match bound.get(&address) {
+        Some(owner) => Err(
+            Fault::new(format!("{address} is already bound by listener {owner:?}"))
+                .expected("every address once"),
+        ),
+        None => {
+            bound.insert(address.clone(), listener);
+            Ok(address)
+        }
+    }
+}
+
+fn upstream(section: &Section<'_>, upstreams: &[&str], findings: &mut Findings) -> Option<usize> {
+    let value = section.required("upstream", "the name of an upstream", findings)?;
+    let name = findings.keep(value.span(), value::string(value.get_ref()))?;
+    let index = upstreams.iter().position(|upstream| *upstream == name);
+    if index.is_none() {
+        let expected = match upstreams {
+            [] => format!("a table [upstreams.{name}]"),
+            _ => value::quoted_list(upstreams),
+        };
+        let fault = Fault::new(format!("there is no upstream {name:?}"))
+            .expected(expected)
+            .suggest(name, upstreams.iter().copied());
+        findings.push_missing_table(value.span(), fault);
+    }
+    index
+}
+
+fn backlog(value: &DeValue<'_>) -> Read<NonZeroU32> {
+    // listen(2) takes an `int`.
+    value::count(value, 1..=i32::MAX as u64)
+        .map(|number| NonZeroU32::new(number as u32).unwrap_or(BACKLOG))
+}
+
+/// `"system"` is `None`. Whether the kernel knows the name shows when the listener is bound.
+fn congestion(value: &DeValue<'_>) -> Read<Option<Arc<str>>> {
+    let expected = "\"system\" or a name from /proc/sys/net/ipv4/tcp_available_congestion_control";
+    let name = value::string(value).map_err(|_| value::wrong_type(value, expected))?;
+    // TCP_CA_NAME_MAX is 16 with the zero that ends it.
+    let plain = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
+    if !(1..=15).contains(&name.len()) || !name.bytes().all(plain) {
+        return Err(
+            Fault::new(format!("{name:?} is not a congestion control algorithm"))
+                .expected(expected),
+        );
+    }
+    Ok((name != "system").then(|| name.into()))
+}

@@ -1,0 +1,399 @@
+//! What is said of a wrong file, and where.
+
+use std::path::Path;
+
+use ringress::config;
+use ringress::config::keys::{TABLES, WORDS};
+
+use crate::support::{parse, with};
+
+/// One line of a table, the word that the finding points at, and a part of what is said.
+type Wrong = (&'static str, &'static str, &'static str);
+
+fn says_where_and_what(file: impl Fn(&str) -> String, cases: &[Wrong]) {
+    for (line, word, said) in cases {
+        let text = file(line);
+        let errors = parse(&text).expect_err(line);
+        assert_eq!(errors.list().len(), 1, "{line}\n{errors}");
+        let place = errors.list()[0].place.unwrap();
+        let at = text.lines().nth(place.line - 1).unwrap();
+        let found: String = at
+            .chars()
+            .skip(place.column - 1)
+            .take(place.length)
+            .collect();
+        assert_eq!(found, *word, "{line}\n{errors}");
+        assert!(errors.to_string().contains(said), "{line}\n{errors}");
+    }
+}
+
+#[test]
+fn a_wrong_listener_is_shown_at_its_place() {
+    // What needs a bind of its own keeps the other one out of the way.
+    says_where_and_what(
+        |line| match line.starts_with("[listeners") {
+            true => format!(
+                "[listeners.web]\nbind = '127.0.0.1:80'\nupstream = 'app'\n{line}\n[upstreams.app]\nbackends = ['10.0.0.9:80']"
+            ),
+            false => with(line, ""),
+        },
+        LISTENER_LINES,
+    );
+}
+
+const LISTENER_LINES: &[Wrong] = &[
+    ("bind = []", "[]", "the list is empty"),
+    ("bind = 80", "80", "wrong type: an integer"),
+    ("bind = ['a:80']", "'a:80'", "expected: \"ip:port\""),
+    ("bind = ':80'", "':80'", "did you mean \"0.0.0.0:80\"?"),
+    ("bind = '::1:80'", "'::1:80'", "did you mean \"[::1]:80\"?"),
+    ("bind = 'unix:'", "'unix:'", "is empty"),
+    (
+        "bind = ['[::]:80', '[0:0::0]:80']",
+        "'[0:0::0]:80'",
+        "already bound by listener \"web\"",
+    ),
+    (
+        "protocol = 'udp'",
+        "'udp'",
+        "\"udp\" is not available yet in this version",
+    ),
+    ("protocol = 'tpc'", "'tpc'", "did you mean \"tcp\"?"),
+    ("upstream = 'ap'", "'ap'", "help: did you mean \"app\"?"),
+    ("upstream = ['app']", "['app']", "wrong type: an array"),
+    ("backlog = 0", "0", "a whole number from 1"),
+    ("backlog = -1", "-1", "-1 is out of range"),
+    ("backlog = '5'", "'5'", "without quotes"),
+    (
+        "max_connections = 99999999999999999999",
+        "99999999999999999999",
+        "out of range",
+    ),
+    ("tcp_keepalive = '0s'", "'0s'", "\"off\" disables it"),
+    ("tcp_keepalive = '1500ms'", "'1500ms'", "whole seconds"),
+    ("tcp_keepalive = '10h'", "'10h'", "32767s"),
+    ("congestion = ''", "''", "tcp_available_congestion_control"),
+    ("ipv6_only = 'true'", "'true'", "without quotes"),
+    ("unix_mode = '0999'", "'0999'", "octal"),
+    ("unix_mode = 660", "660", "octal"),
+    ("timeouts = 5", "5", "expected: a table"),
+    ("timeouts.idle = '0s'", "'0s'", "zero"),
+    ("timeouts.idle = '10M'", "'10M'", "did you mean \"10m\"?"),
+    ("timeouts.idle = '10'", "'10'", "is not a duration"),
+    ("timeouts.idle = 10", "10", "\"10s\" or \"10ms\""),
+    ("timeouts.idle = '-1s'", "'-1s'", "is not a duration"),
+    (
+        "timeouts.idle = '5 parsecs'",
+        "'5 parsecs'",
+        "is not a duration",
+    ),
+    ("timeouts.idle = '11years'", "'11years'", "at most 10 years"),
+    (
+        "timeouts.idle = '99999999999999999999s'",
+        "'99999999999999999999s'",
+        "is too long",
+    ),
+    ("timeouts.half_close = '1us'", "'1us'", "whole milliseconds"),
+    (
+        "timeouts.half_clse = '1s'",
+        "half_clse",
+        "did you mean \"half_close\"?",
+    ),
+    (
+        "idle = '1s'",
+        "idle",
+        "is a key of [listeners.NAME.timeouts]",
+    ),
+    ("ipv6only = true", "ipv6only", "did you mean \"ipv6_only\"?"),
+    (
+        "backlog = 1\nbacklog = 2",
+        "backlog",
+        "duplicate key \"backlog\"",
+    ),
+    (
+        "[listeners.'a b']\nbind = '[::]:1'\nupstream = 'app'",
+        "'a b'",
+        "is not a name",
+    ),
+    (
+        "[listeners.b]\nbind = '127.0.0.1:80'\nupstream = 'app'",
+        "'127.0.0.1:80'",
+        "already bound",
+    ),
+    (
+        "[listeners.b]\nbind = '[::]:1'",
+        "[listeners.b]",
+        "missing key \"upstream\"",
+    ),
+];
+
+#[test]
+fn a_wrong_upstream_is_shown_at_its_place() {
+    says_where_and_what(|line| with("", line), UPSTREAM_LINES);
+}
+
+const UPSTREAM_LINES: &[Wrong] = &[
+    ("backends = []", "[]", "the list is empty"),
+    (
+        "backends = '10.0.0.1:1'",
+        "'10.0.0.1:1'",
+        "wrong type: a string",
+    ),
+    ("backends = [1]", "1", "wrong type: an integer"),
+    (
+        "backends = ['10.0.0.1']",
+        "'10.0.0.1'",
+        "the port is missing",
+    ),
+    (
+        "backends = ['10.0.0.1:0']",
+        "'10.0.0.1:0'",
+        "a port from 1 to 65535",
+    ),
+    (
+        "backends = ['a.example:0']",
+        "'a.example:0'",
+        "a port from 1 to 65535",
+    ),
+    (
+        "backends = ['10.0.0.1:99999']",
+        "'10.0.0.1:99999'",
+        "is not a backend's address",
+    ),
+    (
+        "backends = ['0.0.0.0:80']",
+        "'0.0.0.0:80'",
+        "can't be connected to",
+    ),
+    (
+        "backends = ['b.example:80']",
+        "'b.example:80'",
+        "can't be resolved: no such name",
+    ),
+    (
+        "backends = ['none.example:80']",
+        "'none.example:80'",
+        "it has no address",
+    ),
+    (
+        "backends = ['10.0.0.2:80', 'two.example:80']",
+        "'two.example:80'",
+        "10.0.0.2:80 is already backend",
+    ),
+    (
+        "backends = [{ address = '10.0.0.1:1', name = 'a' }, { address = '10.0.0.2:1', name = 'a' }]",
+        "'10.0.0.2:1'",
+        "already a backend \"a\"",
+    ),
+    (
+        "backends = [{ name = 'a' }]",
+        "{ name = 'a' }",
+        "missing key \"address\"",
+    ),
+    (
+        "backends = [{ address = '10.0.0.1:1', weight = 257 }]",
+        "257",
+        "from 0 to 256",
+    ),
+    (
+        "backends = [{ address = '10.0.0.1:1', weight = 0 }]",
+        "[{ address = '10.0.0.1:1', weight = 0 }]",
+        "every backend has weight 0",
+    ),
+    (
+        "backends = [{ address = '10.0.0.1:1', backup = false }]",
+        "backup",
+        "\"backup\" is not available yet in this version",
+    ),
+    (
+        "backends = [{ adress = '10.0.0.1:1', address = '10.0.0.1:1' }]",
+        "adress",
+        "did you mean \"address\"?",
+    ),
+    (
+        "balance = 'maglev'",
+        "'maglev'",
+        "\"maglev\" is not available yet in this version",
+    ),
+    ("balance = 'magelv'", "'magelv'", "did you mean \"maglev\"?"),
+    ("connect_timeout = '0ms'", "'0ms'", "zero"),
+    ("source = []", "[]", "the list is empty"),
+    (
+        "source = '::1'",
+        "'::1'",
+        "no backend of this upstream has an IPv6 address",
+    ),
+    ("source = '0.0.0.0'", "'0.0.0.0'", "the kernel chooses"),
+    ("source = '10.0.0.1:5'", "'10.0.0.1:5'", "without a port"),
+    (
+        "source = ['10.0.0.1', '10.0.0.1']",
+        "'10.0.0.1'",
+        "already in the list",
+    ),
+    ("tcp_user_timeout = '30days'", "'30days'", "about 24 days"),
+    ("retry.attempts = 101", "101", "from 0 to 100"),
+    (
+        "[upstreams.empty]",
+        "[upstreams.empty]",
+        "missing key \"backends\"",
+    ),
+    (
+        "[upstreams.'']\nbackends = ['10.0.0.1:1']",
+        "''",
+        "1 to 64 characters",
+    ),
+];
+
+#[test]
+fn a_wrong_process_setting_is_shown_at_its_place() {
+    says_where_and_what(|line| format!("{line}\n{}", with("", "")), PROCESS_LINES);
+}
+
+const PROCESS_LINES: &[Wrong] = &[
+    ("runtime.workers = 0", "0", "from 1 to 1024"),
+    ("runtime.workers = 1025", "1025", "from 1 to 1024"),
+    (
+        "runtime.workers = 'atuo'",
+        "'atuo'",
+        "did you mean \"auto\"?",
+    ),
+    ("runtime.workers = '4'", "'4'", "without quotes"),
+    ("runtime.pin_workers = 1", "1", "true or false"),
+    (
+        "runtime.max_connections = 1.5",
+        "1.5",
+        "wrong type: a float",
+    ),
+    (
+        "runtime.drain_timeout = 'forever'",
+        "'forever'",
+        "is not a duration",
+    ),
+    (
+        "runtime.buffer_memory = '63KiB'",
+        "'63KiB'",
+        "at least 64KiB",
+    ),
+    ("runtime.buffer_memory = '64'", "'64'", "is not a size"),
+    (
+        "runtime.buffer_memory = '64kib'",
+        "'64kib'",
+        "did you mean \"64KiB\"?",
+    ),
+    (
+        "runtime.buffer_memory = '99999999TiB'",
+        "'99999999TiB'",
+        "is too much",
+    ),
+    ("runtime.buffer_memory = -5", "-5", "out of range"),
+    (
+        "log.level = 'warning'",
+        "'warning'",
+        "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+    ),
+    ("log.format = 'jsn'", "'jsn'", "did you mean \"json\"?"),
+    ("listners.a = 1", "listners", "did you mean \"listeners\"?"),
+    ("runtime = 1", "1", "expected: a table"),
+];
+
+#[test]
+fn a_file_without_a_listener_is_refused() {
+    for text in ["", "\n", "[listeners]\n", "[log]\nlevel = 'info'\n"] {
+        let errors = parse(text).unwrap_err();
+        assert_eq!(errors.list().len(), 1);
+        assert_eq!(errors.list()[0].message, "no listener");
+    }
+}
+
+#[test]
+fn what_is_not_available_yet_is_refused_by_its_name() {
+    for table in TABLES {
+        for key in table.not_yet {
+            let text = match table.name {
+                "" => format!("{key} = {{}}\n{}", with("", "")),
+                "listeners.NAME" => with(&format!("{key} = {{}}"), ""),
+                "listeners.NAME.timeouts" => with(&format!("timeouts.{key} = '1s'"), ""),
+                "upstreams.NAME" => with("", &format!("{key} = {{}}")),
+                "upstreams.NAME.retry" => with("", &format!("retry.{key} = '1s'")),
+                "upstreams.NAME.backends" => with(
+                    "",
+                    &format!("backends = [{{ address = '10.0.0.1:1', {key} = 1 }}]"),
+                ),
+                process => format!("{process}.{key} = 1\n{}", with("", "")),
+            };
+            let errors = parse(&text).expect_err(key);
+            assert_eq!(errors.list().len(), 1, "{errors}");
+            let message = format!("{key:?} is not available yet in this version");
+            assert_eq!(errors.list()[0].message, message);
+        }
+    }
+    for words in WORDS {
+        let key = words.name.rsplit('.').next().unwrap();
+        for word in words.not_yet {
+            let line = format!("{key} = '{word}'");
+            let text = match words.name.starts_with("listeners") {
+                true => with(&line, ""),
+                false => with("", &line),
+            };
+            assert!(
+                parse(&text)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("not available yet"),
+                "{word}"
+            );
+        }
+    }
+}
+
+#[test]
+fn six_errors_are_reported_in_one_run() {
+    let text = "\
+[listeners.web]
+bind = \"127.0.0.1:8080\"
+upstrem = \"app\"
+
+[listeners.api]
+bind = \"127.0.0.1:8080\"
+upstream = \"ap\"
+no value
+
+[upstreams.app]
+\tbackends = [\"10.0.0.1:80\", { address = \"10.0.0.2:80\", weight = 300 }]
+balance = \"maglev\"
+";
+    let expected = include_str!("six_errors.txt");
+    let errors = parse(text).unwrap_err().to_string();
+    assert_eq!(errors, expected, "\n{errors}");
+}
+
+#[test]
+fn what_stands_in_a_broken_line_is_not_reported_twice() {
+    let errors = parse(&with("upstream = 'ap", "")).unwrap_err();
+    assert_eq!(errors.list().len(), 1, "{errors}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let latin1 = folder.path().join("latin1.toml");
+    std::fs::write(&latin1, b"# ok\n# caf\xe9\n").unwrap();
+    for (path, said) in [
+        (folder.path().join("none.toml"), "there is no such file"),
+        (folder.path().to_owned(), "this is a directory"),
+        (latin1, "not UTF-8: byte 10, in line 2"),
+        (Path::new("/dev/zero").to_owned(), "too long"),
+    ] {
+        let errors = config::load(&path).unwrap_err();
+        let [error] = errors.list() else {
+            panic!("{errors}")
+        };
+        assert!(error.message.contains(said), "{errors}");
+        assert_eq!(error.place, None);
+        assert!(
+            errors
+                .to_string()
+                .starts_with(&format!("{}: error: ", path.display()))
+        );
+    }
+}
