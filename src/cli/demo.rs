@@ -4,10 +4,9 @@ mod backend;
 
 use std::net::{SocketAddr, TcpListener};
 
-use super::{Error, print, serve};
+use super::{Error, load_text, print, serve};
 use crate::address::Address;
 use crate::config::Config;
-use crate::control;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
@@ -17,7 +16,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let mut config = control::load(QUICKSTART, "conf/quickstart.toml")?;
+    let mut config = load_text(QUICKSTART, "conf/quickstart.toml")?;
     let listen = listening_address(&mut config, arguments.listen)?;
     start_backends(&mut config)?;
     // The proxy is worth running even when nobody reads what to try.

@@ -105,7 +105,12 @@ impl fmt::Display for Error {
 fn load_file(path: &Path) -> Result<Config, Error> {
     let text =
         std::fs::read_to_string(path).map_err(|error| Error::Unreadable(path.to_owned(), error))?;
-    Ok(control::load(&text, &path.display().to_string())?)
+    load_text(&text, &path.display().to_string())
+}
+
+/// Checks configuration text; `name` stands for the file in what is reported.
+fn load_text(text: &str, name: &str) -> Result<Config, Error> {
+    Ok(control::load(text, name)?)
 }
 
 /// Runs the proxy until it is told to end. `source` is read again on SIGHUP.

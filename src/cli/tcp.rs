@@ -1,7 +1,6 @@
 //! `ringress tcp LISTEN BACKEND...`: the smallest configuration, from arguments.
 
-use super::{Error, serve};
-use crate::control;
+use super::{Error, load_text, serve};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
@@ -14,7 +13,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     let text = configuration(&arguments.listen, &arguments.backends);
-    let config = control::load(&text, "the command line")?;
+    let config = load_text(&text, "the command line")?;
     serve(config, None)
 }
 
