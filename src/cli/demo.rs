@@ -53,6 +53,7 @@ fn start_backends(config: &mut Config) -> Result<(), Error> {
                 Ok(address)
             })
             .map_err(|error| Error::Address(wanted.to_string(), error))?;
+        backend.name = address.to_string().into();
         backend.address = Address::Ip(address);
     }
     Ok(())

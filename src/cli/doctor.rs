@@ -50,7 +50,7 @@ impl Findings {
         let mut out = String::new();
         match &self.features {
             Ok(features) => write_features(&mut out, features),
-            Err(error) => line(&mut out, &format!("io_uring: {error}")),
+            Err(error) => line(&mut out, &error.to_string()),
         }
         line(&mut out, "");
         let (soft, hard) = self.descriptors;
