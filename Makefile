@@ -43,5 +43,7 @@ fuzz:  ## Run each fuzz target for FUZZ_SECONDS (60)
 		echo "installing cargo-fuzz"; $(CARGO) install --quiet --locked cargo-fuzz; }
 	@set -e; for target in $$($(CARGO) fuzz list); do \
 		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
-		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
+		mkdir -p fuzz/corpus/$$target fuzz/seeds/$$target; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target \
+			-- -max_total_time=$(FUZZ_SECONDS); \
 	done
