@@ -1,7 +1,9 @@
 //! ringress: a TCP/UDP reverse proxy and load balancer on io_uring, thread per core.
 
 pub mod address;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod policy;
 pub mod proxy;
 #[allow(

@@ -1,3 +1,7 @@
 //! The `ringress` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringress::cli::main()
+}

@@ -2,16 +2,26 @@
 //! backends are resolved.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use crate::config::{self, Config, Diagnostics};
 
+#[derive(clap::Args, Debug)]
+pub(super) struct Arguments {
+    /// The configuration to check
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// How to print what was found
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
 /// How the findings are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
-pub enum Format {
+enum Format {
     /// For people: findings go to stderr.
     #[default]
     Text,
@@ -20,9 +30,10 @@ pub enum Format {
 }
 
 /// Prints what is wrong with `file`, or what it holds. Fails if there is anything wrong.
-pub fn run(file: &Path, format: Format) -> ExitCode {
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let Arguments { config: file, format } = arguments;
     let outcome = config::load(file);
-    let printed = match (&outcome, format) {
+    let printed = match (&outcome, *format) {
         (Ok(config), Format::Text) => writeln!(io::stdout(), "{}", summary(file, config)),
         (Err(errors), Format::Text) => write!(io::stderr(), "{errors}"),
         (outcome, Format::Json) => writeln!(io::stdout(), "{}", object(file, outcome.as_ref())),

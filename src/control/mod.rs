@@ -18,7 +18,8 @@ use self::workers::{Plan, Workers};
 use crate::address::Address;
 use crate::config::Config;
 use crate::proxy::{Message, Shared};
-use crate::ring::{SetupError, Without, limits, probe};
+use crate::ring::probe::{self, SetupError};
+use crate::ring::{Without, limits};
 use crate::telemetry::events::Events;
 
 /// Environment variable that names kernel features to do without, comma-separated; for tests and

@@ -22,8 +22,8 @@ pub(super) async fn reload(current: &mut Config, shared: &Arc<Shared>, source: O
     let new = match loaded {
         Ok(Ok(new)) => new,
         Ok(Err(diagnostics)) => {
-            for diagnostic in diagnostics.lines() {
-                tracing::error!("reload refused: {diagnostic}");
+            for finding in diagnostics.list() {
+                tracing::error!("reload refused: {}:{finding}", diagnostics.file());
             }
             return;
         }
@@ -32,7 +32,7 @@ pub(super) async fn reload(current: &mut Config, shared: &Arc<Shared>, source: O
             return;
         }
     };
-    if let Err(refusals) = config::diff::reloadable(current, &new) {
+    if let Err(refusals) = config::diff::reload(current, &new) {
         for refusal in refusals {
             tracing::error!("reload refused: {refusal}");
         }

@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::proxy::{ListenerSocket, Message, Shared, Worker};
 use crate::ring::net::{ListenOptions, into_fd, listen};
-use crate::ring::{BUFFER_BYTES, Mailbox, Ring, Setup, SetupError, Uring, Without, limits};
+use crate::ring::{BUFFER_BYTES, Mailbox, Ring, Setup, Uring, Without, limits};
 
 /// The running workers.
 pub(super) struct Workers {
@@ -156,7 +156,7 @@ fn build(start: Start) -> Result<Worker, Error> {
     }
     let buffers = usize::try_from(start.plan.buffer_memory / u64::from(BUFFER_BYTES)).unwrap_or(usize::MAX);
     let setup = Setup { buffers, without: start.plan.without, ..Setup::default() };
-    let driver = Uring::new(&setup).map_err(|error| Error::Ring(SetupError::from_io(error)))?;
+    let driver = Uring::new(&setup).map_err(|error| Error::Ring(error.into()))?;
     let ring = Ring::new(Box::new(driver), start.plan.buffer_memory);
     let listeners: Vec<ListenerSocket> = start
         .sockets

@@ -18,7 +18,8 @@ use crate::upstream::Upstream;
 pub struct Snapshot {
     /// Counts up with every reload.
     pub generation: u64,
-    /// In the order of the configuration; a listener's place here is its index everywhere.
+    /// In the order of the first generation, whatever the file's order is by now: a listener's
+    /// place is its index everywhere.
     pub listeners: Vec<ListenerPolicy>,
     /// In the order of the configuration.
     pub upstreams: Vec<Arc<Upstream>>,
@@ -27,6 +28,8 @@ pub struct Snapshot {
 /// What of a listener may change with a reload.
 #[derive(Clone, Debug)]
 pub struct ListenerPolicy {
+    /// The table's name.
+    pub name: Arc<str>,
     /// Where its connections go.
     pub upstream: Arc<Upstream>,
     /// Of its sessions.
@@ -77,14 +80,19 @@ impl Snapshot {
             .iter()
             .map(|model| Arc::new(Upstream::new(model, kept(model))))
             .collect();
-        let listeners = config.listeners.iter().map(|listener| ListenerPolicy {
+        let mut listeners: Vec<_> = config.listeners.iter().map(|listener| ListenerPolicy {
+            name: listener.name.clone(),
             upstream: upstreams[listener.upstream].clone(),
             timeouts: listener.timeouts,
             max_connections: listener.max_connections.map_or(usize::MAX, usize::from),
-        });
+        }).collect();
+        if let Some(before) = before {
+            let place = |policy: &ListenerPolicy| before.listeners.iter().position(|kept| kept.name == policy.name);
+            listeners.sort_by_key(place);
+        }
         Self {
             generation: before.map_or(1, |before| before.generation + 1),
-            listeners: listeners.collect(),
+            listeners,
             upstreams,
         }
     }

@@ -3,6 +3,7 @@
 
 pub mod counters;
 pub mod events;
+pub mod log;
 mod reason;
 
 pub use reason::Reason;

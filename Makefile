@@ -1,0 +1,49 @@
+# `make run` tries ringress out, `make test` runs the whole suite. Each target sees to what it needs
+# beyond the Rust toolchain and a C compiler (scripts/need.sh COMMAND:PACKAGE ...).
+
+CARGO ?= cargo
+DEMO_ARGS ?=
+FUZZ_SECONDS ?= 60
+
+.PHONY: help run build test fmt lint docs fuzz
+
+help:  ## Show the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+run:  ## Build, then run the proxy in front of three demo backends (DEMO_ARGS="--listen ADDR")
+	@scripts/need.sh
+	$(CARGO) build --release --bin ringress
+	@exec $(CARGO) run --quiet --release --bin ringress -- demo $(DEMO_ARGS)
+
+build:  ## Build the release binary
+	@scripts/need.sh
+	$(CARGO) build --release --bin ringress
+
+test:  ## Run the whole test suite
+	@scripts/need.sh
+	$(CARGO) test --workspace
+
+fmt:  ## Format the code
+	@scripts/need.sh
+	$(CARGO) fmt --all
+
+lint:  ## Check the format and run clippy, warnings denied
+	@scripts/need.sh
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+docs:  ## Build the API documentation, warnings denied
+	@scripts/need.sh
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace
+
+# The pinned toolchain is a stable one; the fuzzer's instrumentation needs unstable flags of it.
+fuzz:  ## Run each fuzz target for FUZZ_SECONDS (60)
+	@scripts/need.sh c++:g++
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { \
+		echo "installing cargo-fuzz"; $(CARGO) install --quiet --locked cargo-fuzz; }
+	@set -e; for target in $$($(CARGO) fuzz list); do \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+		mkdir -p fuzz/corpus/$$target fuzz/seeds/$$target; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target \
+			-- -max_total_time=$(FUZZ_SECONDS); \
+	done

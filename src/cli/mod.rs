@@ -1,0 +1,187 @@
+//! The command line: arguments → subcommand → exit code. 0 is fine, 1 an error, 2 wrong usage.
+
+mod check;
+mod demo;
+mod doctor;
+mod init;
+mod run;
+mod tcp;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config, Diagnostics};
+use crate::control;
+use crate::telemetry::log;
+
+/// Runs the subcommand that the process's arguments ask for.
+pub fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => return check::run(&arguments),
+        Command::Doctor => doctor::run(),
+        Command::Init => init::run(),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Tcp(arguments) => tcp::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With stderr closed the exit code still tells.
+            let _ = match error {
+                Error::Configuration(diagnostics) => write!(io::stderr(), "{diagnostics}"),
+                error => writeln!(io::stderr(), "ringress: {error}"),
+            };
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A TCP load balancer on io_uring, one worker per core
+#[derive(Parser, Debug)]
+#[command(
+    name = "ringress",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the proxy with a configuration file
+    Run(run::Arguments),
+    /// Check a configuration file and report everything that is wrong with it
+    Check(check::Arguments),
+    /// Show what io_uring and the limits of this machine allow
+    Doctor,
+    /// Print a commented configuration to start from
+    Init,
+    /// Run the proxy in front of three built-in backends, to try it out
+    Demo(demo::Arguments),
+    /// Balance TCP without a file: an address to listen on, then the backends
+    Tcp(tcp::Arguments),
+}
+
+/// Why a subcommand failed. `Display` is what the user reads.
+#[derive(Debug)]
+enum Error {
+    /// The configuration is wrong.
+    Configuration(Box<Diagnostics>),
+    /// The proxy can't run.
+    Control(control::Error),
+    /// The demo can't have an address.
+    Address(String, io::Error),
+    /// `doctor` found that ringress can't run here; its report has said why.
+    CannotRun,
+    /// stdout can't be written to.
+    Output(io::Error),
+}
+
+impl From<control::Error> for Error {
+    fn from(error: control::Error) -> Self {
+        Self::Control(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(diagnostics) => diagnostics.fmt(f),
+            Self::Control(error) => error.fmt(f),
+            Self::Address(address, error) if error.kind() == io::ErrorKind::AddrInUse => write!(
+                f,
+                "{address} is in use: choose another, for instance \
+                 `ringress demo --listen 127.0.0.1:0`"
+            ),
+            Self::Address(address, error) => write!(f, "can't listen on {address}: {error}"),
+            Self::CannotRun => f.write_str("this machine lacks something required, see above"),
+            Self::Output(error) => write!(f, "can't write to stdout: {error}"),
+        }
+    }
+}
+
+/// Reads and checks a configuration file.
+fn load_file(path: &Path) -> Result<Config, Error> {
+    config::load(path).map_err(|diagnostics| Error::Configuration(Box::new(diagnostics)))
+}
+
+/// Checks configuration text; `name` stands for the file in what is reported.
+fn load_text(text: &str, name: &str) -> Result<Config, Error> {
+    config::parse(text, name, &mut config::SystemResolver)
+        .map_err(|diagnostics| Error::Configuration(Box::new(diagnostics)))
+}
+
+/// Runs the proxy until it is told to end. `source` is read again on SIGHUP.
+fn serve(config: Config, source: Option<PathBuf>) -> Result<(), Error> {
+    log::start(config.log);
+    Ok(control::run(config, source)?)
+}
+
+/// Writes to stdout. A reader that has gone away (`ringress doctor | head -1`) is fine.
+fn print(text: &str) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_wanted_parses_and_what_is_wrong_does_not() {
+        for line in [
+            "ringress run -c a.toml",
+            "ringress doctor",
+            "ringress init",
+            "ringress demo",
+            "ringress demo --listen 127.0.0.1:0",
+            "ringress tcp 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        for line in [
+            "ringress",
+            "ringress run",
+            "ringress demo --listen nonsense",
+            "ringress tcp 127.0.0.1:8080",
+            "ringress tcp",
+            "ringress doctor x",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_taken_port_says_how_to_choose_another() {
+        let taken = io::Error::from(io::ErrorKind::AddrInUse);
+        let message = Error::Address("127.0.0.1:8080".to_owned(), taken).to_string();
+        assert!(message.starts_with("127.0.0.1:8080 is in use"), "{message}");
+        assert!(message.contains("--listen"), "{message}");
+    }
+}
