@@ -31,7 +31,10 @@ enum Format {
 
 /// Prints what is wrong with `file`, or what it holds. Fails if there is anything wrong.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let Arguments { config: file, format } = arguments;
+    let Arguments {
+        config: file,
+        format,
+    } = arguments;
     let outcome = config::load(file);
     let printed = match (&outcome, *format) {
         (Ok(config), Format::Text) => writeln!(io::stdout(), "{}", summary(file, config)),

@@ -15,7 +15,11 @@ const PROCESS: u64 = 64;
 /// Client connections that fit into `descriptors`.
 pub(super) fn most_connections(descriptors: u64, workers: usize, config: &Config) -> usize {
     let workers = workers as u64;
-    let listening: u64 = config.listeners.iter().map(|listener| listener.bind.len() as u64 * workers).sum();
+    let listening: u64 = config
+        .listeners
+        .iter()
+        .map(|listener| listener.bind.len() as u64 * workers)
+        .sum();
     let left = descriptors.saturating_sub(PROCESS + PER_WORKER * workers + listening);
     usize::try_from(left / PER_SESSION).unwrap_or(usize::MAX)
 }

@@ -9,18 +9,24 @@ use crate::config::LogLevel;
 use crate::telemetry::events::{Event, Events, SessionRecord};
 
 /// Starts logging the events. The thread ends with the process.
-pub(super) fn report(receiver: Receiver<Event>, events: &Arc<Events>, level: LogLevel) -> io::Result<()> {
+pub(super) fn report(
+    receiver: Receiver<Event>,
+    events: &Arc<Events>,
+    level: LogLevel,
+) -> io::Result<()> {
     set_level(events, level);
     let events = Arc::downgrade(events);
-    thread::Builder::new().name("events".to_owned()).spawn(move || {
-        for event in receiver {
-            write(&event);
-            let dropped = events.upgrade().map_or(0, |events| events.take_dropped());
-            if dropped > 0 {
-                tracing::warn!(dropped, "more events than could be logged");
+    thread::Builder::new()
+        .name("events".to_owned())
+        .spawn(move || {
+            for event in receiver {
+                write(&event);
+                let dropped = events.upgrade().map_or(0, |events| events.take_dropped());
+                if dropped > 0 {
+                    tracing::warn!(dropped, "more events than could be logged");
+                }
             }
-        }
-    })?;
+        })?;
     Ok(())
 }
 
@@ -40,7 +46,9 @@ fn write(event: &Event) {
 }
 
 fn write_session(session: &SessionRecord) {
-    let client = session.client.map_or_else(|| "unix".to_owned(), |client| client.to_string());
+    let client = session
+        .client
+        .map_or_else(|| "unix".to_owned(), |client| client.to_string());
     tracing::debug!(
         listener = %session.listener,
         client,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::workers::{Plan, Workers};
+use self::workers::{Bound, Plan, Workers};
 use crate::address::Address;
 use crate::config::Config;
 use crate::proxy::{Message, Shared};
@@ -42,18 +42,18 @@ async fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), Error>
     let mut signals = Signals::new().map_err(Error::Resources)?;
     let plan = plan(&config)?;
     let max_connections = max_connections(&config, plan.workers)?;
-    let (sockets, bound) = workers::bind(&config, plan.workers)?;
+    let Bound { sockets, addresses } = workers::bind(&config, plan.workers)?;
     let (events, receiver) = Events::new();
     let shared = Shared::new(&config, plan.workers, max_connections, events);
     events::report(receiver, &shared.events, config.log.level).map_err(Error::Resources)?;
     let mut workers = Workers::start(plan, &shared, sockets)?;
-    announce(&config, &plan, max_connections, &bound);
+    announce(&config, &plan, max_connections, &addresses);
     loop {
         tokio::select! {
-            name = signals.end() => {
-                return drain(&config, &shared, &mut workers, &mut signals, name).await;
-            }
-            () = signals.reload() => reload::reload(&mut config, &shared, source.as_deref()).await,
+            request = signals.next() => match request {
+                Request::End(name) => return drain(&config, &shared, &mut workers, &mut signals, name).await,
+                Request::Reload => reload::reload(&mut config, &shared, source.as_deref()).await,
+            },
             ended = workers.next_end() => {
                 return ended.unwrap_or(Ok(())).and(Err(Error::Worker("a worker ended by itself".to_owned())));
             }
@@ -87,11 +87,15 @@ async fn drain(
                 abort(shared, workers, "drain_timeout is over");
                 deadline.as_mut().reset(tokio::time::Instant::now() + ABORT_TIMEOUT);
             }
-            name = signals.end(), if !aborted => {
-                aborted = true;
-                abort(shared, workers, name);
-                deadline.as_mut().reset(tokio::time::Instant::now() + ABORT_TIMEOUT);
-            }
+            request = signals.next() => match request {
+                Request::End(name) if !aborted => {
+                    aborted = true;
+                    abort(shared, workers, name);
+                    deadline.as_mut().reset(tokio::time::Instant::now() + ABORT_TIMEOUT);
+                }
+                Request::End(_) => {}
+                Request::Reload => tracing::warn!("reload refused: the process is draining"),
+            },
         }
     }
     tracing::info!("ended");
@@ -107,15 +111,18 @@ fn abort(shared: &Shared, workers: &Workers, why: &str) {
 }
 
 fn plan(config: &Config) -> Result<Plan, Error> {
-    let workers = config.runtime.workers.map_or_else(limits::worker_count, usize::from);
+    let workers = config
+        .runtime
+        .workers
+        .map_or_else(limits::worker_count, usize::from);
     let without = std::env::var(WITHOUT).unwrap_or_default();
     Ok(Plan {
         workers,
         pinned: config.runtime.pin_workers,
-        buffer_memory: config
-            .runtime
-            .buffer_memory
-            .map_or_else(|| capacity::buffer_memory(limits::total_memory(), workers), u64::from),
+        buffer_memory: config.runtime.buffer_memory.map_or_else(
+            || capacity::buffer_memory(limits::total_memory(), workers),
+            u64::from,
+        ),
         without: Without::parse(&without).map_err(Error::Feature)?,
     })
 }
@@ -125,7 +132,11 @@ fn max_connections(config: &Config, workers: usize) -> Result<usize, Error> {
     let most = capacity::most_connections(descriptors, workers, config);
     let wanted = config.runtime.max_connections.map_or(most, usize::from);
     if wanted > most || most == 0 {
-        return Err(Error::TooManyConnections { wanted, most, descriptors });
+        return Err(Error::TooManyConnections {
+            wanted,
+            most,
+            descriptors,
+        });
     }
     Ok(wanted)
 }
@@ -149,6 +160,14 @@ struct Signals {
     hangup: Signal,
 }
 
+/// What a signal asks for.
+enum Request {
+    /// SIGTERM or SIGINT, by name.
+    End(&'static str),
+    /// SIGHUP; several that came together are one.
+    Reload,
+}
+
 impl Signals {
     fn new() -> io::Result<Self> {
         Ok(Self {
@@ -158,17 +177,12 @@ impl Signals {
         })
     }
 
-    /// SIGTERM or SIGINT.
-    async fn end(&mut self) -> &'static str {
+    async fn next(&mut self) -> Request {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Request::End("SIGTERM"),
+            _ = self.interrupt.recv() => Request::End("SIGINT"),
+            _ = self.hangup.recv() => Request::Reload,
         }
-    }
-
-    /// SIGHUP.
-    async fn reload(&mut self) {
-        self.hangup.recv().await;
     }
 }
 
@@ -209,10 +223,22 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ring(error) => error.fmt(f),
-            Self::Bind { listener, address, error } => {
-                write!(f, "listener \"{listener}\" can't listen on {address}: {}", advice(error))
+            Self::Bind {
+                listener,
+                address,
+                error,
+            } => {
+                write!(
+                    f,
+                    "listener \"{listener}\" can't listen on {address}: {}",
+                    advice(error)
+                )
             }
-            Self::TooManyConnections { wanted, most, descriptors } => write!(
+            Self::TooManyConnections {
+                wanted,
+                most,
+                descriptors,
+            } => write!(
                 f,
                 "max_connections = {wanted} needs more descriptors than the {descriptors} of RLIMIT_NOFILE, \
                  which hold {most}: lower it, or raise the limit (`ulimit -n`, LimitNOFILE=)"

@@ -23,7 +23,16 @@ pub(super) async fn reload(current: &mut Config, shared: &Arc<Shared>, source: O
         Ok(Ok(new)) => new,
         Ok(Err(diagnostics)) => {
             for finding in diagnostics.list() {
-                tracing::error!("reload refused: {}:{finding}", diagnostics.file());
+                let (line, column) = finding
+                    .place
+                    .map_or((0, 0), |place| (place.line, place.column));
+                tracing::error!(
+                    file = diagnostics.file(),
+                    line,
+                    column,
+                    "reload refused: {}",
+                    finding.message
+                );
             }
             return;
         }

@@ -34,10 +34,18 @@ pub(super) struct Plan {
 /// The listening sockets of one worker.
 pub(super) type Sockets = Vec<(usize, OwnedFd, bool)>;
 
+/// The listening sockets of a process.
+pub(super) struct Bound {
+    /// One entry per worker.
+    pub(super) sockets: Vec<Sockets>,
+    /// A listener's index and an address it got.
+    pub(super) addresses: Vec<(usize, Address)>,
+}
+
 /// Binds every listener once per worker. Nothing is left bound when one can't be.
-pub(super) fn bind(config: &Config, workers: usize) -> Result<(Vec<Sockets>, Vec<(usize, Address)>), Error> {
+pub(super) fn bind(config: &Config, workers: usize) -> Result<Bound, Error> {
     let mut sockets: Vec<Sockets> = (0..workers).map(|_| Vec::new()).collect();
-    let mut bound = Vec::new();
+    let mut addresses = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
         let options = ListenOptions {
             backlog: listener.backlog.get(),
@@ -47,24 +55,29 @@ pub(super) fn bind(config: &Config, workers: usize) -> Result<(Vec<Sockets>, Vec
             unix_mode: listener.unix_mode,
         };
         for address in &listener.bind {
-            let (members, address) = listen(address, workers, &options).map_err(|error| Error::Bind {
-                listener: listener.name.clone(),
-                address: address.clone(),
-                error,
-            })?;
+            let (members, address) =
+                listen(address, workers, &options).map_err(|error| Error::Bind {
+                    listener: listener.name.clone(),
+                    address: address.clone(),
+                    error,
+                })?;
             let shared = matches!(address, Address::Unix(_)) && workers > 1;
             for (worker, socket) in members.into_iter().enumerate() {
                 sockets[worker].push((index, socket, shared));
             }
-            bound.push((index, address));
+            addresses.push((index, address));
         }
     }
-    Ok((sockets, bound))
+    Ok(Bound { sockets, addresses })
 }
 
 impl Workers {
     /// Starts one thread per worker and waits until each has its ring.
-    pub(super) fn start(plan: Plan, shared: &Arc<Shared>, sockets: Vec<Sockets>) -> Result<Self, Error> {
+    pub(super) fn start(
+        plan: Plan,
+        shared: &Arc<Shared>,
+        sockets: Vec<Sockets>,
+    ) -> Result<Self, Error> {
         let (ended_sender, ended) = unbounded_channel();
         let (ready_sender, ready) = mpsc::channel();
         let cpus = limits::usable_cpus();
@@ -80,16 +93,26 @@ impl Workers {
                 sockets,
                 mailbox: (mailbox, event),
             };
-            let guard = Ended { index, sender: ended_sender.clone(), outcome: None };
+            let guard = Ended {
+                index,
+                sender: ended_sender.clone(),
+                outcome: None,
+            };
             let ready = ready_sender.clone();
             thread::Builder::new()
                 .name(format!("worker-{index}"))
                 .spawn(move || run(start, guard, &ready))
                 .map_err(Error::Resources)?;
         }
-        let workers = Self { running: mailboxes.len(), mailboxes, ended };
+        let workers = Self {
+            running: mailboxes.len(),
+            mailboxes,
+            ended,
+        };
         for _ in 0..workers.running {
-            ready.recv().map_err(|_| Error::Worker("it ended while starting".to_owned()))??;
+            ready
+                .recv()
+                .map_err(|_| Error::Worker("it ended while starting".to_owned()))??;
         }
         Ok(workers)
     }
@@ -131,7 +154,10 @@ struct Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let outcome = self.outcome.take().unwrap_or_else(|| Err(io::Error::other("it panicked")));
+        let outcome = self
+            .outcome
+            .take()
+            .unwrap_or_else(|| Err(io::Error::other("it panicked")));
         // Nobody listens when the process is on its way out.
         let _ = self.sender.send((self.index, outcome));
     }
@@ -154,14 +180,29 @@ fn build(start: Start) -> Result<Worker, Error> {
     if let Some(cpu) = start.cpu {
         limits::pin_to(cpu).map_err(Error::Resources)?;
     }
-    let buffers = usize::try_from(start.plan.buffer_memory / u64::from(BUFFER_BYTES)).unwrap_or(usize::MAX);
-    let setup = Setup { buffers, without: start.plan.without, ..Setup::default() };
+    let buffers =
+        usize::try_from(start.plan.buffer_memory / u64::from(BUFFER_BYTES)).unwrap_or(usize::MAX);
+    let setup = Setup {
+        buffers,
+        without: start.plan.without,
+        ..Setup::default()
+    };
     let driver = Uring::new(&setup).map_err(|error| Error::Ring(error.into()))?;
     let ring = Ring::new(Box::new(driver), start.plan.buffer_memory);
     let listeners: Vec<ListenerSocket> = start
         .sockets
         .into_iter()
-        .map(|(listener, socket, shared)| ListenerSocket { listener, fd: into_fd(socket), shared })
+        .map(|(listener, socket, shared)| ListenerSocket {
+            listener,
+            fd: into_fd(socket),
+            shared,
+        })
         .collect();
-    Ok(Worker::new(ring, start.shared, start.index, &listeners, start.mailbox))
+    Ok(Worker::new(
+        ring,
+        start.shared,
+        start.index,
+        &listeners,
+        start.mailbox,
+    ))
 }

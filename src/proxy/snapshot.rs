@@ -80,14 +80,23 @@ impl Snapshot {
             .iter()
             .map(|model| Arc::new(Upstream::new(model, kept(model))))
             .collect();
-        let mut listeners: Vec<_> = config.listeners.iter().map(|listener| ListenerPolicy {
-            name: listener.name.clone(),
-            upstream: upstreams[listener.upstream].clone(),
-            timeouts: listener.timeouts,
-            max_connections: listener.max_connections.map_or(usize::MAX, usize::from),
-        }).collect();
+        let mut listeners: Vec<_> = config
+            .listeners
+            .iter()
+            .map(|listener| ListenerPolicy {
+                name: listener.name.clone(),
+                upstream: upstreams[listener.upstream].clone(),
+                timeouts: listener.timeouts,
+                max_connections: listener.max_connections.map_or(usize::MAX, usize::from),
+            })
+            .collect();
         if let Some(before) = before {
-            let place = |policy: &ListenerPolicy| before.listeners.iter().position(|kept| kept.name == policy.name);
+            let place = |policy: &ListenerPolicy| {
+                before
+                    .listeners
+                    .iter()
+                    .position(|kept| kept.name == policy.name)
+            };
             listeners.sort_by_key(place);
         }
         Self {

@@ -149,7 +149,7 @@ impl Record {
     }
 
     fn end(
-        self: Box<Self>,
+        &self,
         ring: &Ring,
         admission: &Admission,
         relayed: &Relayed,
