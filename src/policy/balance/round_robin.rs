@@ -60,8 +60,9 @@ impl Balancer for RoundRobin {
     }
 }
 
-/// A backend of weight w stands at the points (k + 1/2) / w of a lap; the schedule is the order of
-/// all those points.
+/// The i-th of n backends, of weight w, stands at the points (k + (i + 1/2) / n) / w of a lap; the
+/// schedule is the order of all those points. The different beginnings keep light backends from
+/// standing side by side.
 fn schedule(weights: &[u16]) -> Vec<u16> {
     let divisor = weights
         .iter()
@@ -69,11 +70,13 @@ fn schedule(weights: &[u16]) -> Vec<u16> {
             greatest_common_divisor(divisor, weight)
         })
         .max(1);
+    let twice_count = 2 * weights.len() as u64;
     let mut points = Vec::new();
     for (backend, &weight) in weights.iter().enumerate() {
-        let backend = u16::try_from(backend).expect("at most 65,536 backends");
+        let place = u16::try_from(backend).expect("at most 65,536 backends");
         let weight = u64::from(weight / divisor);
-        points.extend((0..weight).map(|k| (2 * k + 1, weight, backend)));
+        let beginning = 2 * backend as u64 + 1;
+        points.extend((0..weight).map(|k| (k * twice_count + beginning, weight, place)));
     }
     points.sort_by(|a, b| (a.0 * b.1, a.2).cmp(&(b.0 * a.1, b.2)));
     points.into_iter().map(|(_, _, backend)| backend).collect()
@@ -111,7 +114,7 @@ mod tests {
     fn weights_are_spread_and_not_bunched() {
         assert_eq!(
             first_choices(&RoundRobin::new(&[5, 1, 1]), 7),
-            [0, 0, 1, 0, 2, 0, 0]
+            [0, 0, 0, 1, 0, 0, 2]
         );
     }
 
