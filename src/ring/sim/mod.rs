@@ -35,6 +35,8 @@ mod peers;
 mod random;
 mod script;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::rc::Rc;
