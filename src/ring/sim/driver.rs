@@ -209,11 +209,7 @@ impl Kernel {
             out.push(entry.remove());
         }
         let taken = &mut out[first..];
-        for at in 1..taken.len() {
-            if taken[at - 1].token != taken[at].token && self.random.chance(self.faults.reorder) {
-                taken.swap(at - 1, at);
-            }
-        }
+        self.disorder(taken, |one, next| one.token != next.token);
         for completion in taken.iter() {
             self.returned(worker, completion);
         }

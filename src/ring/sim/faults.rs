@@ -25,7 +25,7 @@ pub struct Faults {
     pub exhausted: u16,
     /// A completion comes up to [`Faults::late_by`] late, and so after others.
     pub late: u16,
-    /// Two neighbouring completions of different ops change places.
+    /// Two neighbouring completions of different ops, or two ops that became ready, change places.
     pub reorder: u16,
     /// A connect takes up to 300 ms longer.
     pub slow_connect: u16,

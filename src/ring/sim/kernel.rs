@@ -308,6 +308,15 @@ impl Kernel {
         (least.as_nanos() as u64).max(1) + self.random.below(spread + 1)
     }
 
+    /// Lets neighbours that may change places do so now and then.
+    pub(super) fn disorder<T>(&mut self, items: &mut [T], may: impl Fn(&T, &T) -> bool) {
+        for at in 1..items.len() {
+            if may(&items[at - 1], &items[at]) && self.random.chance(self.faults.reorder) {
+                items.swap(at - 1, at);
+            }
+        }
+    }
+
     pub(super) fn violate(&mut self, what: String) {
         self.violations.push(format!("{} ns: {what}", self.now));
     }

@@ -60,7 +60,9 @@ impl Kernel {
 
     /// Tries the ops again for which something has changed.
     pub(super) fn retry(&mut self, worker: usize) {
-        for token in std::mem::take(&mut self.workers[worker].woken) {
+        let mut woken = std::mem::take(&mut self.workers[worker].woken);
+        self.disorder(&mut woken, |_, _| true);
+        for token in woken {
             let ops = &mut self.workers[worker].ops;
             let token = Token::from_u64(token);
             if ops.get(&token.as_u64()).is_some_and(|op| op.woken)

@@ -11,7 +11,7 @@ use socket2::SockAddr;
 
 use super::{Advance, BackendScript, ClientScript, Ending, Faults, SimDriver, Step, World};
 use crate::address::Address;
-use crate::ring::{Completion, Driver, Fd, Lane, Op, Shutdown, SocketOptions, Token};
+use crate::ring::{Capabilities, Completion, Driver, Fd, Lane, Op, Shutdown, SocketOptions, Token};
 use crate::time::Instant;
 
 /// A world with one driver, and the memory that was lent to it.
@@ -465,6 +465,64 @@ fn a_unix_connection_has_no_other_end_by_name() {
     rig.provide(1, 4096);
     let receive = rig.receive(fd, None);
     assert_eq!(result_of(&rig.settle(), receive), [10]);
+}
+
+#[test]
+fn a_buffer_given_back_while_it_is_sent_shows_in_what_is_heard() {
+    let faults = Faults {
+        send_buffer: 32,
+        ..Faults::none()
+    };
+    let mut rig = Rig::new(faults);
+    rig.world.backend(&back(), BackendScript::Echo);
+    let fd = rig.open();
+    rig.connect(fd, &back());
+    rig.settle();
+    rig.send(fd, &[0; 64]);
+    rig.turn();
+    let memory = rig.memory.last_mut().unwrap();
+    let start = NonNull::new(memory.as_mut_ptr()).unwrap();
+    // SAFETY: valid for 64 bytes; that they are being sent is the breach to be found.
+    unsafe { rig.driver.provide(0, start, 64) };
+    rig.settle();
+    let session = &rig.world.backend_sessions(&back())[0];
+    assert_eq!((session.received, session.intact), (64, false));
+    assert_eq!(rig.world.violations().len(), 1);
+}
+
+#[test]
+fn what_the_kernel_can_not_do_is_an_invalid_argument() {
+    let mut rig = Rig::new(Faults::none());
+    rig.provide(1, 64);
+    let (_near, far) = rig.pair();
+    rig.world.set_capabilities(Capabilities {
+        multishot_recv: true,
+        recv_budget: false,
+        multishot_accept: false,
+    });
+    let budget = rig.receive(far, Some(100));
+    let fd = rig.world.listen(&front(), 1)[0];
+    let accept = rig.push(Lane::Read, Op::AcceptMulti { fd });
+    let completions = rig.turn();
+    assert_eq!(result_of(&completions, budget), [-libc::EINVAL]);
+    assert_eq!(result_of(&completions, accept), [-libc::EINVAL]);
+}
+
+#[test]
+fn without_descriptors_neither_open_nor_accept_succeeds() {
+    let mut rig = Rig::new(Faults::none());
+    let listener = rig.world.listen(&front(), 1)[0];
+    rig.world.set_faults(Faults {
+        exhausted: 10_000,
+        ..Faults::none()
+    });
+    let opened = rig
+        .driver
+        .open(&back(), None, &SocketOptions::default())
+        .unwrap_err();
+    assert_eq!(opened.raw_os_error(), Some(libc::EMFILE));
+    let accept = rig.push(Lane::Read, Op::AcceptMulti { fd: listener });
+    assert_eq!(result_of(&rig.turn(), accept), [-libc::EMFILE]);
 }
 
 #[test]

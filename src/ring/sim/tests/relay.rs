@@ -214,11 +214,28 @@ impl Relay {
 }
 
 fn run(seed: u64, faults: Faults, clients: u32, bytes: u64) -> World {
+    run_against(BackendScript::Echo, seed, faults, clients, bytes)
+}
+
+fn run_against(
+    backend: BackendScript,
+    seed: u64,
+    faults: Faults,
+    clients: u32,
+    bytes: u64,
+) -> World {
     let world = World::new(seed, faults);
     let listener = world.listen(&front(), 1)[0];
-    world.backend(&back(), BackendScript::Echo);
+    let greeting = match backend {
+        BackendScript::Greeting { bytes } => bytes,
+        _ => 0,
+    };
+    world.backend(&back(), backend);
     for _ in 0..clients {
-        let script = ClientScript::exchange(bytes);
+        let script = ClientScript {
+            greeting,
+            ..ClientScript::exchange(bytes)
+        };
         world.client(Instant::default(), &front(), script);
     }
     let mut relay = Relay::new(&world, listener, !seed.is_multiple_of(3));
@@ -266,6 +283,36 @@ fn whatever_goes_wrong_nothing_is_heard_that_was_not_said() {
             let client = &world.clients()[stream as usize];
             assert!(session.received <= client.sent);
             assert!(client.received <= session.sent);
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_backend_ends_every_client() {
+    let interval = Duration::from_millis(3);
+    let backends = [
+        BackendScript::Download { bytes: 100_000 },
+        BackendScript::Sink,
+        BackendScript::Greeting { bytes: 500 },
+        BackendScript::Refuse,
+        BackendScript::Unreachable,
+        BackendScript::ResetAfter { bytes: 6000 },
+        BackendScript::ResetAfter { bytes: 0 },
+        BackendScript::CloseAtOnce,
+        BackendScript::SlowReader {
+            bytes: 3000,
+            interval,
+        },
+    ];
+    for (seed, backend) in (0..45).zip(backends.into_iter().cycle()) {
+        let faults = match seed {
+            0..9 => Faults::none(),
+            _ => Faults::from_seed(seed),
+        };
+        let what = format!("seed {seed}, {backend:?}");
+        let world = run_against(backend, seed, faults, 5, 20 << 10);
+        for client in world.clients() {
+            assert_ne!(client.ending, Ending::Open, "{what}: {client:?}");
         }
     }
 }
