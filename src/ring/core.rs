@@ -312,6 +312,19 @@ impl Core {
         front.bytes
     }
 
+    /// A reset is told once: when a send on the same socket was told of it, receiving only sees an
+    /// end, which must not pass for a FIN.
+    pub(super) fn true_end(&mut self, index: u32, end: End) -> End {
+        let slot = &self.slots[index];
+        match (end, slot.failed) {
+            (End::Fin, Some(errno)) => End::Failed(errno),
+            (End::Fin, None) if slot.write.in_flight() && self.driver.is_gone(slot.fd) => {
+                End::Failed(libc::ECONNRESET)
+            }
+            _ => end,
+        }
+    }
+
     /// Hands `chain` to the kernel as one send.
     fn push_send(&mut self, index: u32, chain: Chain) {
         debug_assert!(self.slots[index].write == LaneState::Idle && !chain.is_empty());

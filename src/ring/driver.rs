@@ -122,6 +122,9 @@ pub trait Driver {
     /// A number that changes whenever the other end acknowledges bytes (TCP_INFO).
     fn progress(&mut self, fd: Fd) -> u64;
 
+    /// The connection is gone: TCP's state is CLOSE (TCP_INFO). False where there is no such state.
+    fn is_gone(&mut self, fd: Fd) -> bool;
+
     /// Closes the descriptor. No op is pending on it.
     fn close(&mut self, fd: Fd);
 }

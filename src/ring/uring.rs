@@ -294,6 +294,10 @@ impl Driver for Uring {
         net::progress(fd)
     }
 
+    fn is_gone(&mut self, fd: Fd) -> bool {
+        net::is_gone(fd)
+    }
+
     fn close(&mut self, fd: Fd) {
         net::close(fd);
     }

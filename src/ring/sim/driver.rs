@@ -184,6 +184,11 @@ impl Driver for SimDriver {
         endpoint.map_or(0, |id| self.kernel.borrow().acknowledged(id))
     }
 
+    fn is_gone(&mut self, fd: Fd) -> bool {
+        let endpoint = self.stream(fd, "is_gone");
+        endpoint.is_ok_and(|id| self.kernel.borrow().endpoints[id].phase == Phase::Dead)
+    }
+
     fn close(&mut self, fd: Fd) {
         let mut kernel = self.kernel.borrow_mut();
         let object = kernel.object(self.worker, fd, "close");
