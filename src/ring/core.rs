@@ -70,13 +70,14 @@ impl Core {
         }
     }
 
-    /// Everything that time alone brings about.
-    pub(super) fn tick(&mut self, now: Instant) {
-        self.now = now;
+    /// Everything that time alone brings about. All completions of the turn are booked by now:
+    /// trimming must not forget what they filled.
+    pub(super) fn tick(&mut self) {
+        let now = self.now;
         let queue = &mut self.queue;
         self.timers.expire(now, |task| queue.wake(task));
         if self.trim_at.is_some_and(|at| at <= now) {
-            self.buffers.trim();
+            self.buffers.trim(self.driver.is_quiescent());
             self.trim_at = self.buffers.has_grown().then(|| now + TRIM_INTERVAL);
         }
     }

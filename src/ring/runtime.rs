@@ -106,11 +106,11 @@ impl Ring {
             };
             core.driver
                 .turn(wait, COMPLETIONS_PER_TURN, &mut completions)?;
-            let now = core.driver.now();
-            core.tick(now);
+            core.now = core.driver.now();
             for completion in &completions {
                 core.complete(completion);
             }
+            core.tick();
             io::Result::Ok(())
         })?;
         completions.clear();

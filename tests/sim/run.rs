@@ -312,10 +312,13 @@ impl Outcome {
         };
         match session.reason {
             Reason::ClientClosed | Reason::BackendClosed => {
-                let delivered = backend.is_none_or(|backend| {
-                    (backend.received == client.sent || backend.ending == Ending::Closed)
-                        && (client.received == backend.sent || client.ending == Ending::Closed)
-                });
+                // Who closed or reset its end by itself may have left bytes unread.
+                let whole = |from: &PeerRecord, to: &PeerRecord| {
+                    to.received == from.sent
+                        || matches!(to.ending, Ending::Closed | Ending::Aborted)
+                };
+                let delivered =
+                    backend.is_none_or(|backend| whole(client, backend) && whole(backend, client));
                 claim(
                     delivered,
                     "closed in order, but not every byte was delivered",

@@ -112,6 +112,14 @@ impl Driver for SimDriver {
         unsafe { start.write_bytes(POISON, len as usize) };
     }
 
+    fn is_quiescent(&mut self) -> bool {
+        let kernel = self.kernel.borrow();
+        kernel.workers[self.worker]
+            .ready
+            .values()
+            .all(|completion| completion.buffer.is_none())
+    }
+
     fn open(
         &mut self,
         to: &Address,

@@ -50,6 +50,10 @@ impl Pipe {
         if flying {
             self.flying = 0;
         }
+        // A FIN stands behind the bytes: it goes with them.
+        if self.fin == Fin::Queued || (flying && self.fin == Fin::Flying) {
+            self.fin = Fin::No;
+        }
         self.bytes.truncate(self.readable + self.flying);
     }
 }
@@ -150,8 +154,11 @@ impl Kernel {
             Packet::Refused(errno) => self.fail(to, errno),
             Packet::Data(bytes) => self.data_arrived(to, bytes),
             Packet::Fin => {
-                self.endpoints[to].incoming.fin = Fin::Arrived;
-                self.wake_reader(to);
+                let fin = &mut self.endpoints[to].incoming.fin;
+                if *fin == Fin::Flying {
+                    *fin = Fin::Arrived;
+                    self.wake_reader(to);
+                }
             }
             Packet::Reset => {
                 // As tcp_reset(): after a FIN nobody was going to read any more.
