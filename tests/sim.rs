@@ -206,6 +206,31 @@ fn a_reset_reaches_the_client_after_every_byte_that_came_before() {
 }
 
 #[test]
+fn a_reset_waits_for_bytes_that_a_slow_client_has_not_read() {
+    let steps = vec![
+        Step::Expect(8),
+        Step::send(150_000),
+        Step::Pause(Duration::from_secs(1)),
+        Step::Reset,
+    ];
+    let slowly = Step::ReadSlowly {
+        bytes: 5_000,
+        interval: Duration::from_millis(100),
+    };
+    let mut plan = Plan::quiet(1, vec![BackendScript::Steps(steps)]);
+    plan.clients = vec![ClientScript::new(vec![
+        slowly,
+        Step::send(8),
+        Step::ReadToEnd,
+    ])];
+    let outcome = run(&plan);
+    assert_eq!(outcome.broken_promises(), [""; 0]);
+    assert_eq!(outcome.sessions[0].reason, Reason::BackendReset);
+    let client = &outcome.clients[0];
+    assert_eq!((client.received, client.ending), (150_000, Ending::Reset));
+}
+
+#[test]
 fn older_kernels_keep_the_same_promises() {
     for seed in seeds() {
         let mut plan = Plan::from_seed(seed);

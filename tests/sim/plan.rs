@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) half_close: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) retries: u32,
+    /// Every script comes to its end by itself, so that nothing may ever stall.
+    pub(crate) lively: bool,
     /// Tell the workers to drain at this time, and to abort a while later.
     pub(crate) drain_at: Option<Duration>,
 }
@@ -60,6 +62,7 @@ impl Plan {
             half_close: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
             retries: 1,
+            lively: false,
             drain_at: None,
         }
     }
@@ -68,18 +71,35 @@ impl Plan {
     pub(crate) fn from_seed(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5eed);
         let workers = 1 + dice.below(3) as usize;
-        let backends = (0..=dice.below(4)).map(|_| dice.backend()).collect();
-        let clients = (0..4 + dice.below(16)).map(|_| dice.client()).collect();
+        let lively = dice.below(3) == 0;
+        let backends = (0..=dice.below(4)).map(|_| match lively {
+            true => dice.lively_backend(),
+            false => dice.backend(),
+        });
+        let backends = backends.collect();
+        let clients = (0..4 + dice.below(16)).map(|_| match lively {
+            true => dice.lively_client(),
+            false => dice.client(),
+        });
+        let clients = clients.collect();
+        let mut faults = Faults::from_seed(seed);
+        if lively {
+            faults.peer_reset = 0;
+        }
         Self {
             seed,
-            faults: Faults::from_seed(seed),
+            faults,
             buffers: dice.pick(&[4, 8, 40, 256]),
             clients,
             unix_clients: dice.pick(&[0, 0, 3]),
             max_connections: dice.pick(&[1000, 1000, 1000, 5]),
             listener_cap: dice.pick(&[None, None, None, NonZeroUsize::new(4)]),
             retries: dice.below(3) as u32,
-            drain_at: dice.pick(&[None, None, None, Some(Duration::from_millis(40))]),
+            lively,
+            drain_at: match lively {
+                true => None,
+                false => dice.pick(&[None, None, None, Some(Duration::from_millis(40))]),
+            },
             ..Self::quiet(workers, backends)
         }
     }
@@ -166,6 +186,38 @@ impl Dice {
 
     fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u64) as usize].clone()
+    }
+
+    fn lively_backend(&mut self) -> BackendScript {
+        let bytes = self.pick(&[1, 3_000, 100_000, 400_000]);
+        self.pick(&[
+            BackendScript::Echo,
+            BackendScript::Echo,
+            BackendScript::Download { bytes },
+            BackendScript::Sink,
+            BackendScript::SlowReader {
+                bytes: 20_000,
+                interval: Duration::from_millis(100),
+            },
+        ])
+    }
+
+    fn lively_client(&mut self) -> ClientScript {
+        let bytes = self.pick(&[8, 500, 20_000, 200_000]);
+        let dribble = Step::Send {
+            bytes: 400,
+            chunk: 3,
+            pause: Duration::from_millis(1),
+        };
+        let slowly = Step::ReadSlowly {
+            bytes: 30_000,
+            interval: Duration::from_millis(50),
+        };
+        let stall = Step::Stall(Some(Duration::from_secs(2)));
+        let mut steps = vec![Step::send(bytes)];
+        steps.extend(self.pick(&[vec![], vec![dribble], vec![slowly], vec![stall]]));
+        steps.extend([Step::Finish, Step::ReadToEnd]);
+        ClientScript::new(steps)
     }
 
     fn backend(&mut self) -> BackendScript {

@@ -67,10 +67,14 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         .clients
         .iter()
         .map(|client| client.steps.contains(&Step::Stall(None)));
-    Outcome {
+    let mut outcome = Outcome {
         deaf: deaf.collect(),
         ..run.finish(broken)
+    };
+    if plan.lively {
+        outcome.check_lively();
     }
+    outcome
 }
 
 impl Run {
@@ -253,6 +257,17 @@ impl Outcome {
             .iter()
             .filter(|session| session.reason == reason)
             .count()
+    }
+
+    /// With scripts that come to their end, every session that got a backend does, in order.
+    fn check_lively(&mut self) {
+        let in_order = [Reason::ClientClosed, Reason::BackendClosed];
+        for session in &self.sessions {
+            if session.backend.is_some() && !in_order.contains(&session.reason) {
+                self.broken
+                    .push(format!("nothing stalled, and yet: {session:?}"));
+            }
+        }
     }
 
     /// Everything that must hold of any run, said where it does not.

@@ -200,6 +200,12 @@ impl Kernel {
         if end.phase != Phase::Dead {
             return false;
         }
+        // What came before the reset can still be read; a slow reader takes it at once.
+        if matches!(self.peers[peer].reads, Reads::Slowly { .. }) {
+            self.peers[peer].reads = Reads::Always;
+            self.read(peer);
+        }
+        let end = &self.endpoints[self.peers[peer].endpoint];
         let ending = match (end.error, end.other) {
             (Some(errno), None) => Ending::Refused(errno),
             _ => Ending::Reset,
