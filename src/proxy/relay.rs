@@ -49,8 +49,9 @@ pub(super) struct Relay {
     active: Instant,
     /// When to look for idleness next.
     check_at: Instant,
-    /// What both sides had acknowledged when that was last looked at.
-    progress: u64,
+    /// What both sides had acknowledged when that was last looked at; `None` = nothing was waiting
+    /// to be acknowledged.
+    progress: Option<u64>,
     bytes_received: u64,
     bytes_sent: u64,
     state: State,
@@ -88,7 +89,7 @@ impl Relay {
             timeouts,
             active: now,
             check_at: now + timeouts.idle / 2,
-            progress: 0,
+            progress: None,
             bytes_received: 0,
             bytes_sent: 0,
             state: State::Relaying {
@@ -219,21 +220,22 @@ impl Relay {
         Poll::Pending
     }
 
-    /// Ends the session when no byte moved for too long. While a send is with the kernel, bytes
-    /// may trickle out of it without a completion: what was acknowledged tells, looked at twice
-    /// per timeout. So a stalled session ends after one to one and a half timeouts, a silent one
-    /// after exactly one.
+    /// Ends the session when no byte moved for too long. What the kernel has taken may trickle out
+    /// of it without a completion: what was acknowledged tells, looked at twice per timeout. So a
+    /// stalled session ends after one to one and a half timeouts, a silent one after exactly one.
     fn check_idle(&mut self, half_closed: bool) -> Poll<Ending> {
         let now = self.ring.now();
         if now < self.check_at {
             return Poll::Pending;
         }
-        let stuck = self.client.is_sending() || self.backend.is_sending();
-        if stuck {
+        let waiting = self.client.unacknowledged() > 0 || self.backend.unacknowledged() > 0;
+        let stuck = waiting || self.client.is_sending() || self.backend.is_sending();
+        if stuck || self.progress.is_some() {
             let progress = self.client.progress().wrapping_add(self.backend.progress());
-            if std::mem::replace(&mut self.progress, progress) != progress {
+            if self.progress != Some(progress) {
                 self.active = now;
             }
+            self.progress = stuck.then_some(progress);
         }
         let timeout = if half_closed {
             self.timeouts.half_close
