@@ -6,7 +6,7 @@
 //!      │ one side broke: it was reset, or can't be reached
 //!      ▼
 //!   Flushing ──the other side has acknowledged every byte that the broken one had sent,
-//!              or broke too, or `half_close` is over─────────────▶ end: the other side is reset
+//!              or broke too, or none for `half_close`────────────▶ end: the other side is reset
 //! ```
 //!
 //! An end that one side can't see as the end (a reset, a timeout in mid-stream, a drain) reaches
@@ -174,6 +174,7 @@ impl Relay {
     }
 
     fn start_flushing(&mut self, broken: Side, errno: i32) -> Poll<Ending> {
+        self.progress = None;
         self.state = State::Flushing {
             broken,
             reason: reason_of(broken, errno),
@@ -185,11 +186,12 @@ impl Relay {
 
     /// RST would overtake bytes that the kernel still has, so it waits until the other side has
     /// acknowledged them. There is no completion for that: it is looked at after growing pauses.
+    /// A slow reader may take as long as it likes, one that takes nothing `half_close`.
     fn flush(&mut self) -> Poll<Ending> {
         let State::Flushing {
             broken,
             reason,
-            until,
+            mut until,
             pause,
         } = self.state
         else {
@@ -198,11 +200,16 @@ impl Relay {
         let flow = self.pump(broken);
         let now = self.ring.now();
         let (_, target) = self.sides(broken);
+        let progress = Some(target.progress());
         let delivered = match flow {
             Flow::Open => false,
             Flow::Ended(_) => target.unacknowledged() == 0,
             Flow::Broken(_) => true,
         };
+        if self.progress != progress {
+            self.progress = progress;
+            until = now + self.timeouts.half_close;
+        }
         if delivered || now >= until {
             return Poll::Ready(Ending {
                 reason,
