@@ -132,7 +132,11 @@ fn a_reader_that_takes_nothing_is_reset_when_the_timeout_is_over() {
 }
 
 /// Fills the cap, sees it hold, and sees a place that was left taken again.
-fn cap_is_exact(mut proxy: Proxy, cap: usize) {
+fn cap_is_exact(mut proxy: Proxy, cap: usize, full: &str) {
+    let refused = |proxy: &mut Proxy| {
+        assert_eq!(ending(&mut proxy.connect()), Ending::Reset);
+        assert_eq!(proxy.next_session().reason, full);
+    };
     let serve = |client: &mut socket2::Socket| {
         client.write_all(b"x").expect("it is taken");
         client.read_exact(&mut [0]).expect("the echo comes");
@@ -141,15 +145,17 @@ fn cap_is_exact(mut proxy: Proxy, cap: usize) {
         let mut clients: Vec<_> = (0..cap).map(|_| proxy.connect()).collect();
         clients.iter_mut().for_each(serve);
         for _ in 0..5 {
-            assert_eq!(ending(&mut proxy.connect()), Ending::Reset);
+            refused(&mut proxy);
         }
         clients.pop();
         assert_eq!(proxy.next_session().reason, "client-closed");
         let mut next = proxy.connect();
         serve(&mut next);
-        assert_eq!(ending(&mut proxy.connect()), Ending::Reset);
+        refused(&mut proxy);
         drop((clients, next));
-        proxy.next_sessions(cap);
+        for session in proxy.next_sessions(cap) {
+            assert_eq!(session.reason, "client-closed");
+        }
     }
     proxy.end();
 }
@@ -161,6 +167,7 @@ fn the_process_takes_max_connections_exactly() {
     cap_is_exact(
         Proxy::start(&config(&[&backend.address], "", "", tables)),
         10,
+        "process-full",
     );
 }
 
@@ -172,6 +179,7 @@ fn a_listener_takes_max_connections_exactly() {
     cap_is_exact(
         Proxy::start(&config(&[&backend.address], cap, "", tables)),
         7,
+        "listener-full",
     );
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Error, print};
+use crate::control::capacity;
 use crate::ring::limits;
 use crate::ring::probe::{self, Feature, SetupError};
 
@@ -42,8 +43,8 @@ impl Findings {
     }
 
     /// The soft limit is raised to the hard one at start.
-    fn max_connections(&self) -> u64 {
-        limits::max_connections_within(self.descriptors.1.unwrap_or(u64::MAX), self.workers)
+    fn max_connections(&self) -> usize {
+        capacity::max_connections(self.descriptors.1.unwrap_or(u64::MAX), self.workers, 1)
     }
 
     fn report(&self) -> String {
@@ -63,7 +64,7 @@ impl Findings {
             ("descriptors", descriptors),
             (
                 "max_connections",
-                format!("{} with \"auto\"", self.max_connections()),
+                format!("{} with \"auto\" and one address", self.max_connections()),
             ),
             (
                 "locked memory",
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn connections_follow_from_the_hard_limit() {
         let findings = findings(Ok(Vec::new()));
-        let expected = limits::max_connections_within(20_000, 1);
+        let expected = capacity::max_connections(20_000, 1, 1);
         assert!(
             findings
                 .report()

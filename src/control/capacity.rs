@@ -1,7 +1,6 @@
 //! How much fits: client connections into descriptors, buffers into memory. Pure sums, each term
 //! with its reason, checked before anything is started.
 
-use crate::config::Config;
 use crate::ring::BUFFER_BYTES;
 
 /// Both ends of a session.
@@ -12,16 +11,11 @@ const PER_WORKER: u64 = 3;
 /// and a few to look at the process with.
 const PROCESS: u64 = 64;
 
-/// Client connections that fit into `descriptors`.
-pub(super) fn most_connections(descriptors: u64, workers: usize, config: &Config) -> usize {
-    let workers = workers as u64;
-    let listening: u64 = config
-        .listeners
-        .iter()
-        .map(|listener| listener.bind.len() as u64 * workers)
-        .sum();
-    let left = descriptors.saturating_sub(PROCESS + PER_WORKER * workers + listening);
-    usize::try_from(left / PER_SESSION).unwrap_or(usize::MAX)
+/// Client connections that fit into `descriptors`, where each of `workers` listens on `addresses`;
+/// 0 when not even the process itself fits.
+pub fn max_connections(descriptors: u64, workers: usize, addresses: usize) -> usize {
+    let reserved = PROCESS + workers as u64 * (PER_WORKER + addresses as u64);
+    usize::try_from(descriptors.saturating_sub(reserved) / PER_SESSION).unwrap_or(usize::MAX)
 }
 
 /// Bytes of receive buffers per worker when the configuration leaves it open: a sixteenth of the
@@ -36,6 +30,12 @@ pub(super) fn buffer_memory(total_memory: u64, workers: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_are_what_the_process_and_its_workers_leave() {
+        assert_eq!(max_connections(1024, 2, 1), (1024 - 64 - 8) / 2);
+        assert_eq!(max_connections(10, 2, 1), 0);
+    }
 
     #[test]
     fn memory_is_shared_among_workers_within_bounds() {

@@ -1,7 +1,7 @@
 //! The control plane: one thread that starts the workers, hears signals, reloads, drains and ends.
 //! It never touches a client's bytes.
 
-mod capacity;
+pub mod capacity;
 mod events;
 mod reload;
 mod workers;
@@ -129,7 +129,12 @@ fn plan(config: &Config) -> Result<Plan, Error> {
 
 fn max_connections(config: &Config, workers: usize) -> Result<usize, Error> {
     let descriptors = limits::raise_nofile().map_err(Error::Resources)?;
-    let most = capacity::most_connections(descriptors, workers, config);
+    let addresses = config
+        .listeners
+        .iter()
+        .map(|listener| listener.bind.len())
+        .sum();
+    let most = capacity::max_connections(descriptors, workers, addresses);
     let wanted = config.runtime.max_connections.map_or(most, usize::from);
     if wanted > most || most == 0 {
         return Err(Error::TooManyConnections {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::tcp::{self, Admission};
 use super::worker::{Busy, WorkerState};
 use crate::ring::{Listener, Ring, Socket};
-use crate::telemetry::Reason;
 
 /// How long accepting pauses when the system has no descriptor or memory: long enough not to spin,
 /// short enough that a client in the queue hardly notices.
@@ -76,11 +75,6 @@ fn begin(ring: &Ring, worker: &Rc<WorkerState>, listener: usize, client: Socket)
     worker.counters(listener).accepted.add(1);
     match Admission::new(worker, listener) {
         Ok(admission) => ring.spawn(tcp::session(ring.clone(), admission, client)),
-        Err(reason) => refuse(worker, listener, client, reason),
+        Err(reason) => tcp::refuse(ring, worker, listener, client, reason),
     }
-}
-
-fn refuse(worker: &WorkerState, listener: usize, client: Socket, reason: Reason) {
-    client.abort();
-    worker.counters(listener).close(reason);
 }

@@ -32,6 +32,17 @@ pub(super) struct Relayed {
     pub(super) bytes_sent: u64,
 }
 
+impl Relayed {
+    /// The session ended before there was a backend.
+    pub(super) const fn nothing(reason: Reason) -> Self {
+        Self {
+            reason,
+            bytes_received: 0,
+            bytes_sent: 0,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Client,

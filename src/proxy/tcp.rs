@@ -1,6 +1,7 @@
 //! A TCP session, from admission to its one reason.
 
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -57,7 +58,7 @@ impl Drop for Admission {
 /// Serves one client: connects a backend, relays, and books the reason.
 pub(super) async fn session(ring: Ring, admission: Admission, client: Socket) {
     client.belongs_to_this_task();
-    let record = Record::begin(&ring, &admission, &client);
+    let record = Record::begin(&ring, &admission.worker, &client);
     let (upstream, timeouts) = policy(&admission);
     // Connecting needs far more state than relaying; on the heap it is gone by then.
     let connected = Box::pin(establish(&ring, &admission, &upstream)).await;
@@ -75,27 +76,52 @@ pub(super) async fn session(ring: Ring, admission: Admission, client: Socket) {
         }
         Err(reason) => {
             client.abort();
-            (
-                Relayed {
-                    reason,
-                    bytes_received: 0,
-                    bytes_sent: 0,
-                },
-                None,
-            )
+            (Relayed::nothing(reason), None)
         }
     };
-    let counters = admission.worker.counters(admission.listener());
+    let backend = backend.map(|backend| backend.name.clone());
+    book(
+        &ring,
+        (&admission.worker, admission.listener()),
+        record,
+        &relayed,
+        backend,
+    );
+}
+
+/// Refuses a client with RST.
+pub(super) fn refuse(
+    ring: &Ring,
+    worker: &WorkerState,
+    listener: usize,
+    client: Socket,
+    reason: Reason,
+) {
+    let record = Record::begin(ring, worker, &client);
+    client.abort();
+    book(
+        ring,
+        (worker, listener),
+        record,
+        &Relayed::nothing(reason),
+        None,
+    );
+}
+
+/// Counts the end of a session, and tells it where that is wanted.
+fn book(
+    ring: &Ring,
+    place: (&WorkerState, usize),
+    record: Option<Box<Record>>,
+    relayed: &Relayed,
+    backend: Option<Arc<str>>,
+) {
+    let counters = place.0.counters(place.1);
     counters.close(relayed.reason);
     counters.bytes_received.add(relayed.bytes_received);
     counters.bytes_sent.add(relayed.bytes_sent);
     if let Some(record) = record {
-        record.end(
-            &ring,
-            &admission,
-            &relayed,
-            backend.map(|backend| backend.name.clone()),
-        );
+        record.end(ring.now(), place, relayed, backend);
     }
 }
 
@@ -134,12 +160,12 @@ async fn establish(
 /// What is only needed when the end of sessions is told.
 struct Record {
     began: Instant,
-    client: Option<std::net::SocketAddr>,
+    client: Option<SocketAddr>,
 }
 
 impl Record {
-    fn begin(ring: &Ring, admission: &Admission, client: &Socket) -> Option<Box<Self>> {
-        let told = admission.worker.shared.events.sessions();
+    fn begin(ring: &Ring, worker: &WorkerState, client: &Socket) -> Option<Box<Self>> {
+        let told = worker.shared.events.sessions();
         told.then(|| {
             Box::new(Self {
                 began: ring.now(),
@@ -150,23 +176,23 @@ impl Record {
 
     fn end(
         &self,
-        ring: &Ring,
-        admission: &Admission,
+        now: Instant,
+        place: (&WorkerState, usize),
         relayed: &Relayed,
         backend: Option<Arc<str>>,
     ) {
-        admission
-            .worker
+        let (worker, listener) = place;
+        worker
             .shared
             .events
             .send(Event::SessionClosed(Box::new(SessionRecord {
-                listener: admission.worker.listener(admission.listener()).name.clone(),
+                listener: worker.listener(listener).name.clone(),
                 client: self.client,
                 backend,
                 reason: relayed.reason,
                 bytes_received: relayed.bytes_received,
                 bytes_sent: relayed.bytes_sent,
-                duration: ring.now() - self.began,
+                duration: now - self.began,
             })));
     }
 }

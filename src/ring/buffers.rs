@@ -267,14 +267,20 @@ impl Buffers {
     }
 
     /// Once per [`TRIM_INTERVAL`]: when growth was not needed since, pages go back to the system
-    /// and what comes back beyond the initial size is kept out of circulation.
-    pub(crate) fn trim(&mut self) {
+    /// and what comes back beyond the initial size is kept out of circulation. `quiescent`: what
+    /// the kernel has is empty; else it may hold bytes that nobody has been told of.
+    pub(crate) fn trim(&mut self, quiescent: bool) {
         if std::mem::take(&mut self.busy) {
             return;
         }
         self.target = INITIAL.min(self.limit);
         for buffer in 0..self.filled.len() {
-            if self.filled[buffer].place != Place::Session {
+            let forgettable = match self.filled[buffer].place {
+                Place::Spare => true,
+                Place::Kernel => quiescent,
+                Place::Session => false,
+            };
+            if forgettable {
                 self.forget_pages(buffer as u16);
             }
         }
@@ -450,8 +456,8 @@ mod tests {
             held.push(given.receive(&mut pool, b"x"));
         }
         assert!(!pool.grow(|_, _| panic!("over the limit")));
-        pool.trim();
-        pool.trim();
+        pool.trim(true);
+        pool.trim(true);
         assert!(!pool.has_grown());
         for mut chain in held {
             pool.release(&mut chain, |buffer, start| {

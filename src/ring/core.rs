@@ -70,13 +70,14 @@ impl Core {
         }
     }
 
-    /// Everything that time alone brings about.
-    pub(super) fn tick(&mut self, now: Instant) {
-        self.now = now;
+    /// Everything that time alone brings about. All completions of the turn are booked by now:
+    /// trimming must not forget what they filled.
+    pub(super) fn tick(&mut self) {
+        let now = self.now;
         let queue = &mut self.queue;
         self.timers.expire(now, |task| queue.wake(task));
         if self.trim_at.is_some_and(|at| at <= now) {
-            self.buffers.trim();
+            self.buffers.trim(self.driver.is_quiescent());
             self.trim_at = self.buffers.has_grown().then(|| now + TRIM_INTERVAL);
         }
     }
@@ -310,6 +311,19 @@ impl Core {
         self.slots[from].received = chain;
         self.push_send(to, front);
         front.bytes
+    }
+
+    /// A reset is told once: when a send on the same socket was told of it, receiving only sees an
+    /// end, which must not pass for a FIN.
+    pub(super) fn true_end(&mut self, index: u32, end: End) -> End {
+        let slot = &self.slots[index];
+        match (end, slot.failed) {
+            (End::Fin, Some(errno)) => End::Failed(errno),
+            (End::Fin, None) if slot.write.in_flight() && self.driver.is_gone(slot.fd) => {
+                End::Failed(libc::ECONNRESET)
+            }
+            _ => end,
+        }
     }
 
     /// Hands `chain` to the kernel as one send.

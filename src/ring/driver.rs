@@ -80,6 +80,10 @@ pub trait Driver {
     /// back, or until the driver is dropped.
     unsafe fn provide(&mut self, buffer: u16, start: NonNull<u8>, len: u32);
 
+    /// No provided buffer has bytes in it whose completion has not been returned, and until the
+    /// next turn none will. False when that can't be told.
+    fn is_quiescent(&mut self) -> bool;
+
     /// A stream socket for `to`, non-blocking, close-on-exec, bound to `source` when given (with the port
     /// chosen at connect).
     ///
@@ -121,6 +125,9 @@ pub trait Driver {
 
     /// A number that changes whenever the other end acknowledges bytes (TCP_INFO).
     fn progress(&mut self, fd: Fd) -> u64;
+
+    /// The connection is gone: TCP's state is CLOSE (TCP_INFO). False where there is no such state.
+    fn is_gone(&mut self, fd: Fd) -> bool;
 
     /// Closes the descriptor. No op is pending on it.
     fn close(&mut self, fd: Fd);

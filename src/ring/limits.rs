@@ -38,12 +38,6 @@ pub fn memlock_limit() -> Option<u64> {
     getrlimit(Resource::Memlock).current
 }
 
-/// Client connections that fit into `descriptors`; 0 when not even the process itself does.
-pub fn max_connections_within(descriptors: u64, workers: usize) -> u64 {
-    let reserved = PROCESS_DESCRIPTORS + WORKER_DESCRIPTORS * workers as u64;
-    descriptors.saturating_sub(reserved) / SESSION_DESCRIPTORS
-}
-
 /// The CPUs that the scheduler may put this process on. Ascending, never empty.
 pub fn usable_cpus() -> Vec<usize> {
     match sched_getaffinity(None) {
@@ -163,15 +157,6 @@ fn parse_memory(text: &str) -> Option<u64> {
 /// Where both versions are mounted.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-/// The client's socket and the backend's.
-const SESSION_DESCRIPTORS: u64 = 2;
-
-/// Standard streams, files, the control thread's ring and sockets, with room to spare.
-const PROCESS_DESCRIPTORS: u64 = 64;
-
-/// A worker's ring, eventfd and listening sockets, with room to spare.
-const WORKER_DESCRIPTORS: u64 = 16;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,12 +199,6 @@ mod tests {
             ["/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a", "/sys/fs/cgroup"].map(PathBuf::from)
         );
         assert_eq!(ancestors("/sys/fs/cgroup", "/").count(), 1);
-    }
-
-    #[test]
-    fn a_connection_costs_two_descriptors_beside_the_reserve() {
-        assert_eq!(max_connections_within(1024, 2), (1024 - 64 - 32) / 2);
-        assert_eq!(max_connections_within(10, 2), 0);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod net;
 mod op;
 pub mod probe;
 mod runtime;
+pub mod sim;
 mod slots;
 mod socket;
 mod timers;

@@ -265,8 +265,22 @@ pub(super) fn unacknowledged(fd: Fd) -> u32 {
 
 /// `tcpi_bytes_acked`; for sockets without TCP_INFO the bytes in the queue, which change too.
 pub(super) fn progress(fd: Fd) -> u64 {
-    /// Offset of `tcpi_bytes_acked` in `struct tcp_info`, in u64s (Linux 4.1; uapi/linux/tcp.h).
-    const BYTES_ACKED: usize = 120 / 8;
+    tcp_info(fd).map_or_else(|| u64::from(unacknowledged(fd)), |info| info[BYTES_ACKED])
+}
+
+/// `tcpi_state` is TCP_CLOSE.
+pub(super) fn is_gone(fd: Fd) -> bool {
+    /// TCP_CLOSE of net/tcp_states.h.
+    const CLOSE: u8 = 7;
+    tcp_info(fd).is_some_and(|info| info[0].to_ne_bytes()[0] == CLOSE)
+}
+
+/// Offset of `tcpi_bytes_acked` in `struct tcp_info`, in u64s (Linux 4.1; uapi/linux/tcp.h); the
+/// first byte of the struct is `tcpi_state`.
+const BYTES_ACKED: usize = 120 / 8;
+
+/// The beginning of TCP_INFO; `None` for what is no TCP socket.
+fn tcp_info(fd: Fd) -> Option<[u64; BYTES_ACKED + 1]> {
     let mut info = [0u64; BYTES_ACKED + 1];
     let mut len = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to `info`, which is that long.
@@ -279,11 +293,7 @@ pub(super) fn progress(fd: Fd) -> u64 {
             &raw mut len,
         )
     };
-    if answer == 0 {
-        info[BYTES_ACKED]
-    } else {
-        u64::from(unacknowledged(fd))
-    }
+    (answer == 0).then_some(info)
 }
 
 pub(super) fn close(fd: Fd) {

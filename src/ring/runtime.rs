@@ -106,11 +106,11 @@ impl Ring {
             };
             core.driver
                 .turn(wait, COMPLETIONS_PER_TURN, &mut completions)?;
-            let now = core.driver.now();
-            core.tick(now);
+            core.now = core.driver.now();
             for completion in &completions {
                 core.complete(completion);
             }
+            core.tick();
             io::Result::Ok(())
         })?;
         completions.clear();
@@ -131,31 +131,23 @@ impl Ring {
         self.0.running.set(TaskId::NONE);
     }
 
-    /// Ends every task where it stands and turns until the kernel has nothing of ours, `most_turns`
-    /// at most. Every socket that a task owned is closed.
+    /// Ends every task where it stands. Every socket that a task owned is closed as soon as the
+    /// kernel's last completions have come: that takes a few more turns.
+    pub fn end_tasks(&self) {
+        self.0.executor.clear();
+    }
+
+    /// Ends every task and turns until the kernel has nothing of ours, `most_turns` at most.
     ///
     /// # Errors
     /// The ring can't be used any more.
     pub fn shutdown(&self, most_turns: usize) -> io::Result<()> {
-        self.0.executor.clear();
+        self.end_tasks();
         for _ in 0..most_turns {
             if self.usage().slots == 0 {
                 break;
             }
-            let mut completions = self.0.completions.take();
-            self.with(|core| {
-                core.driver.turn(
-                    Some(Duration::from_millis(10)),
-                    COMPLETIONS_PER_TURN,
-                    &mut completions,
-                )?;
-                for completion in &completions {
-                    core.complete(completion);
-                }
-                io::Result::Ok(())
-            })?;
-            completions.clear();
-            self.0.completions.replace(completions);
+            self.turn()?;
         }
         Ok(())
     }

@@ -80,16 +80,16 @@ impl Socket {
             let waiting = source.received.bytes;
             let in_flight = core.slots[to.index].sending.bytes;
             let held = waiting + in_flight;
-            let state = match source.ended {
-                Some(end) if held == 0 => Flow::Ended(end),
-                _ => Flow::Open,
-            };
+            let ended = source.ended.filter(|_| held == 0);
             let armed = source.read.in_flight() || source.ended.is_some();
             if !armed && held <= window / 2 {
                 core.arm(self.index, window - held, held > 0);
             } else if in_flight > 0 && (waiting > 0 || !armed || source.ended.is_some()) {
                 core.slots[to.index].wants_sent = true;
             }
+            let state = ended.map_or(Flow::Open, |end| {
+                Flow::Ended(core.true_end(self.index, end))
+            });
             Relayed { moved, state }
         })
     }

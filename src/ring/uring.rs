@@ -94,6 +94,8 @@ pub struct Uring {
     buffers: BufferRing,
     capabilities: Capabilities,
     wait_flags: EnterFlags,
+    /// DEFER_TASKRUN was obtained.
+    deferred: bool,
 }
 
 /// `struct io_uring_getevents_arg` (uapi/linux/io_uring.h).
@@ -128,7 +130,7 @@ impl Uring {
     /// As io_uring_setup(2): ENOSYS, EPERM, ENOMEM (memlock), EMFILE; EINVAL where provided
     /// buffers are missing (Linux before 5.19).
     pub fn new(setup: &Setup) -> io::Result<Self> {
-        let ring = build(setup)?;
+        let (ring, deferred) = build(setup)?;
         let entries = setup.buffers.clamp(1, MOST_BUFFERS).next_power_of_two();
         let buffers = BufferRing::register(&ring, entries as u16)?;
         let mut wait_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
@@ -146,6 +148,7 @@ impl Uring {
             buffers,
             capabilities,
             wait_flags,
+            deferred,
         };
         uring.capabilities.recv_budget &= uring.takes_recv_budget()?;
         Ok(uring)
@@ -257,6 +260,12 @@ impl Driver for Uring {
         self.buffers.add(buffer, start, len);
     }
 
+    /// With DEFER_TASKRUN the kernel works for a ring only within its own enter.
+    fn is_quiescent(&mut self) -> bool {
+        let overflown = self.ring.submission().cq_overflow();
+        self.deferred && !overflown && self.ring.completion().is_empty()
+    }
+
     fn open(
         &mut self,
         to: &Address,
@@ -292,6 +301,10 @@ impl Driver for Uring {
 
     fn progress(&mut self, fd: Fd) -> u64 {
         net::progress(fd)
+    }
+
+    fn is_gone(&mut self, fd: Fd) -> bool {
+        net::is_gone(fd)
     }
 
     fn close(&mut self, fd: Fd) {
@@ -393,8 +406,8 @@ fn with_receive_fields(entry: Entry, poll_first: bool, budget: u32) -> Entry {
 }
 
 /// Sets a ring up, with fewer flags each time the kernel says EINVAL and with a shorter completion
-/// queue each time it says ENOMEM.
-fn build(setup: &Setup) -> io::Result<IoUring> {
+/// queue each time it says ENOMEM. Tells whether DEFER_TASKRUN was obtained.
+fn build(setup: &Setup) -> io::Result<(IoUring, bool)> {
     let without = setup.without;
     let mut no_sqarray = !without.no_sqarray;
     let mut cooperative = true;
@@ -416,7 +429,7 @@ fn build(setup: &Setup) -> io::Result<IoUring> {
             builder.setup_single_issuer().setup_defer_taskrun();
         }
         let error = match builder.build(setup.submissions) {
-            Ok(ring) => return Ok(ring),
+            Ok(ring) => return Ok((ring, deferred)),
             Err(error) => error,
         };
         match error.raw_os_error() {
