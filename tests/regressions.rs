@@ -1,8 +1,11 @@
 //! One test per bug that was found, named by the fact that was broken.
 
+mod common;
 #[path = "sim/plan.rs"]
 #[allow(dead_code, reason = "shared with the simulation, which uses all of it")]
 mod plan;
+#[path = "regressions/process.rs"]
+mod process;
 #[path = "sim/run.rs"]
 #[allow(dead_code, reason = "shared with the simulation, which uses all of it")]
 mod run;

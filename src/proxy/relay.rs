@@ -6,7 +6,7 @@
 //!      │ one side broke: it was reset, or can't be reached
 //!      ▼
 //!   Flushing ──the other side has acknowledged every byte that the broken one had sent,
-//!              or broke too, or `half_close` is over─────────────▶ end: the other side is reset
+//!              or broke too, or none for `half_close`────────────▶ end: the other side is reset
 //! ```
 //!
 //! An end that one side can't see as the end (a reset, a timeout in mid-stream, a drain) reaches
@@ -60,8 +60,9 @@ pub(super) struct Relay {
     active: Instant,
     /// When to look for idleness next.
     check_at: Instant,
-    /// What both sides had acknowledged when that was last looked at.
-    progress: u64,
+    /// What both sides had acknowledged when that was last looked at; `None` = nothing was waiting
+    /// to be acknowledged.
+    progress: Option<u64>,
     bytes_received: u64,
     bytes_sent: u64,
     state: State,
@@ -99,7 +100,7 @@ impl Relay {
             timeouts,
             active: now,
             check_at: now + timeouts.idle / 2,
-            progress: 0,
+            progress: None,
             bytes_received: 0,
             bytes_sent: 0,
             state: State::Relaying {
@@ -184,6 +185,7 @@ impl Relay {
     }
 
     fn start_flushing(&mut self, broken: Side, errno: i32) -> Poll<Ending> {
+        self.progress = None;
         self.state = State::Flushing {
             broken,
             reason: reason_of(broken, errno),
@@ -195,11 +197,12 @@ impl Relay {
 
     /// RST would overtake bytes that the kernel still has, so it waits until the other side has
     /// acknowledged them. There is no completion for that: it is looked at after growing pauses.
+    /// A slow reader may take as long as it likes, one that takes nothing `half_close`.
     fn flush(&mut self) -> Poll<Ending> {
         let State::Flushing {
             broken,
             reason,
-            until,
+            mut until,
             pause,
         } = self.state
         else {
@@ -208,11 +211,16 @@ impl Relay {
         let flow = self.pump(broken);
         let now = self.ring.now();
         let (_, target) = self.sides(broken);
+        let progress = Some(target.progress());
         let delivered = match flow {
             Flow::Open => false,
             Flow::Ended(_) => target.unacknowledged() == 0,
             Flow::Broken(_) => true,
         };
+        if self.progress != progress {
+            self.progress = progress;
+            until = now + self.timeouts.half_close;
+        }
         if delivered || now >= until {
             return Poll::Ready(Ending {
                 reason,
@@ -230,21 +238,22 @@ impl Relay {
         Poll::Pending
     }
 
-    /// Ends the session when no byte moved for too long. While a send is with the kernel, bytes
-    /// may trickle out of it without a completion: what was acknowledged tells, looked at twice
-    /// per timeout. So a stalled session ends after one to one and a half timeouts, a silent one
-    /// after exactly one.
+    /// Ends the session when no byte moved for too long. What the kernel has taken may trickle out
+    /// of it without a completion: what was acknowledged tells, looked at twice per timeout. So a
+    /// stalled session ends after one to one and a half timeouts, a silent one after exactly one.
     fn check_idle(&mut self, half_closed: bool) -> Poll<Ending> {
         let now = self.ring.now();
         if now < self.check_at {
             return Poll::Pending;
         }
-        let stuck = self.client.is_sending() || self.backend.is_sending();
-        if stuck {
+        let waiting = self.client.unacknowledged() > 0 || self.backend.unacknowledged() > 0;
+        let stuck = waiting || self.client.is_sending() || self.backend.is_sending();
+        if stuck || self.progress.is_some() {
             let progress = self.client.progress().wrapping_add(self.backend.progress());
-            if std::mem::replace(&mut self.progress, progress) != progress {
+            if self.progress != Some(progress) {
                 self.active = now;
             }
+            self.progress = stuck.then_some(progress);
         }
         let timeout = if half_closed {
             self.timeouts.half_close

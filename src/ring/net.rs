@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::EventfdFlags;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockRef, Socket, TcpKeepalive, Type};
 
 use super::driver::{Shutdown, SocketOptions};
 use super::op::Fd;
@@ -202,7 +202,38 @@ pub(super) fn accept_now(fd: Fd) -> io::Result<Fd> {
 }
 
 pub(super) fn peer(fd: Fd) -> io::Result<Option<SocketAddr>> {
-    Ok(SockRef::from(&borrow(fd)).peer_addr()?.as_socket())
+    let address = match SockRef::from(&borrow(fd)).peer_addr() {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => former_peer(fd)?,
+        answer => answer?,
+    };
+    Ok(address.as_socket())
+}
+
+/// Who has reset the connection: SO_PEERNAME still knows it when getpeername(2) does not. It takes
+/// no length that is more than the address has, so the longer one is tried first.
+fn former_peer(fd: Fd) -> io::Result<SockAddr> {
+    peer_name(fd, size_of::<libc::sockaddr_in6>())
+        .or_else(|_| peer_name(fd, size_of::<libc::sockaddr_in>()))
+}
+
+fn peer_name(fd: Fd, bytes: usize) -> io::Result<SockAddr> {
+    let mut address = SockAddrStorage::zeroed();
+    let mut len = bytes as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `address`, which has room for any address.
+    let answer = unsafe {
+        libc::getsockopt(
+            fd.0,
+            libc::SOL_SOCKET,
+            libc::SO_PEERNAME,
+            (&raw mut address).cast(),
+            &raw mut len,
+        )
+    };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has written an address of `len` bytes, and the rest is zero.
+    Ok(unsafe { SockAddr::new(address, len) })
 }
 
 pub(super) fn shutdown(fd: Fd, how: Shutdown) {

@@ -1,0 +1,157 @@
+//! Backends: a listening socket, and a thread per connection that follows a script.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use socket2::{SockAddr, Socket};
+
+use super::PATIENCE;
+use super::socket::{finish, parse, set_patience};
+
+/// A listening backend. Its threads end with the test's process.
+pub(crate) struct Backend {
+    /// As a configuration names it.
+    pub(crate) address: String,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Backend {
+    /// On 127.0.0.1; every connection is handed to `script` on a thread of its own.
+    pub(crate) fn start(script: impl Fn(Socket) + Send + Sync + 'static) -> Self {
+        Self::at("127.0.0.1:0", script)
+    }
+
+    pub(crate) fn at(address: &str, script: impl Fn(Socket) + Send + Sync + 'static) -> Self {
+        let listener = listening(address, 4096);
+        let address = written(&listener, address);
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (count, script) = (accepted.clone(), Arc::new(script));
+        thread::spawn(move || {
+            while let Ok((connection, _)) = listener.accept() {
+                count.fetch_add(1, Ordering::SeqCst);
+                set_patience(&connection, PATIENCE);
+                let script = script.clone();
+                thread::Builder::new()
+                    .stack_size(256 * 1024)
+                    .spawn(move || script(connection))
+                    .expect("a thread");
+            }
+        });
+        Self { address, accepted }
+    }
+
+    /// Sends back what comes, then FIN for FIN.
+    pub(crate) fn echo() -> Self {
+        Self::start(echo)
+    }
+
+    /// Sends its name to whoever connects, and FIN.
+    pub(crate) fn named(name: &'static str) -> Self {
+        Self::start(move |mut connection| {
+            // The client may be gone.
+            let _ = connection.write_all(name.as_bytes());
+        })
+    }
+
+    /// Connections so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}
+
+/// The script of [`Backend::echo`].
+pub(crate) fn echo(mut connection: Socket) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = connection.read(&mut buffer) {
+        if connection.write_all(&buffer[..count]).is_err() {
+            return;
+        }
+    }
+    let _ = connection.shutdown(std::net::Shutdown::Write);
+}
+
+/// Reads all that the client sends, and returns it with how that ended.
+pub(crate) fn drain(connection: &mut Socket) -> (usize, std::io::Result<()>) {
+    let (mut total, mut buffer) = (0, vec![0; 64 * 1024]);
+    loop {
+        match connection.read(&mut buffer) {
+            Ok(0) => return (total, Ok(())),
+            Ok(count) => total += count,
+            Err(error) => return (total, Err(error)),
+        }
+    }
+}
+
+/// Sends FIN, then waits for the client's, so that closing can't reset.
+pub(crate) fn finish_and_wait(mut connection: Socket) {
+    finish(&connection);
+    let _ = drain(&mut connection);
+}
+
+pub(crate) fn listening(address: &str, backlog: i32) -> Socket {
+    let socket = bound(address);
+    socket.listen(backlog).expect("it can listen");
+    socket
+}
+
+/// Bound without listening: it refuses, and nobody else can get the port meanwhile.
+pub(crate) struct Refusing {
+    pub(crate) address: String,
+    _socket: Socket,
+}
+
+impl Refusing {
+    pub(crate) fn new() -> Self {
+        let socket = bound("127.0.0.1:0");
+        Self {
+            address: written(&socket, ""),
+            _socket: socket,
+        }
+    }
+}
+
+/// Listens with an accept queue that is full, so that the kernel drops every SYN.
+pub(crate) struct BlackHole {
+    pub(crate) address: String,
+    _sockets: [Socket; 2],
+}
+
+impl BlackHole {
+    pub(crate) fn new() -> Self {
+        let listener = listening("127.0.0.1:0", 0);
+        let address = written(&listener, "");
+        let filling = super::connect(&address);
+        Self {
+            address,
+            _sockets: [listener, filling],
+        }
+    }
+}
+
+fn bound(address: &str) -> Socket {
+    let (domain, wanted) = parse(address);
+    let socket = Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&wanted).expect("the address is free");
+    socket
+}
+
+fn written(socket: &Socket, unix: &str) -> String {
+    match local(socket).as_socket() {
+        Some(address) => address.to_string(),
+        None => unix.to_owned(),
+    }
+}
+
+fn local(socket: &Socket) -> SockAddr {
+    socket.local_addr().expect("it is bound")
+}
+
+/// Where a connection came from.
+pub(crate) fn peer(socket: &Socket) -> SocketAddr {
+    let peer = socket.peer_addr().expect("it is connected");
+    peer.as_socket()
+        .unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
+}

@@ -1,0 +1,150 @@
+//! Bugs that showed in the whole process, on real sockets.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use crate::common::backend::{drain, finish_and_wait};
+use crate::common::essentials::MIB;
+use crate::common::pattern::Pattern;
+use crate::common::socket::{connect_with_small_window, ending_of};
+use crate::common::system::taken_by_the_other_end;
+use crate::common::{Backend, Ending, Proxy, config, ending, pass, plain, reset};
+use rustix::process::Signal;
+
+/// Fits into the kernel's send buffer, so that the proxy has handed on everything while the reader
+/// has hardly begun.
+const IN_THE_KERNEL: u64 = MIB;
+
+/// Reads `count` bytes in steps, evenly over `time`.
+fn read_slowly(client: &mut socket2::Socket, pattern: &mut Pattern, count: u64, time: Duration) {
+    const STEPS: u32 = 32;
+    for _ in 0..STEPS {
+        pattern
+            .check(client, count / u64::from(STEPS))
+            .expect("it goes on");
+        pass(time / STEPS);
+    }
+}
+
+#[test]
+fn a_reader_of_what_the_kernel_holds_is_not_idle() {
+    let backend = Backend::start(|mut connection| {
+        Pattern::new()
+            .write(&mut connection, IN_THE_KERNEL)
+            .expect("it is taken");
+        let mut thanks = [0; 6];
+        connection.read_exact(&mut thanks).expect("it comes");
+        connection.write_all(b"bye").expect("it is taken");
+        finish_and_wait(connection);
+    });
+    let tables = "[listeners.web.timeouts]\nidle = \"500ms\"\n";
+    let mut proxy = Proxy::start(&config(&[&backend.address], "", "", tables));
+    let mut client = connect_with_small_window(&proxy.address("web"), 32 * 1024);
+    let mut pattern = Pattern::new();
+    let time = Duration::from_secs(2);
+    read_slowly(&mut client, &mut pattern, IN_THE_KERNEL, time);
+    client.write_all(b"thanks").expect("the session lives");
+    let mut bye = [0; 3];
+    client.read_exact(&mut bye).expect("the session lives");
+    drop(client);
+    assert_eq!(proxy.next_session().reason, "backend-closed");
+    proxy.end();
+}
+
+#[test]
+fn a_reader_of_what_the_kernel_holds_after_the_backends_fin_is_not_reset() {
+    let backend = Backend::start(|mut connection| {
+        Pattern::new()
+            .write(&mut connection, IN_THE_KERNEL)
+            .expect("it is taken");
+        finish_and_wait(connection);
+    });
+    let tables = "[listeners.web.timeouts]\nhalf_close = \"500ms\"\n";
+    let mut proxy = Proxy::start(&config(&[&backend.address], "", "", tables));
+    let mut client = connect_with_small_window(&proxy.address("web"), 32 * 1024);
+    let mut pattern = Pattern::new();
+    let time = Duration::from_secs(2);
+    read_slowly(&mut client, &mut pattern, IN_THE_KERNEL, time);
+    assert_eq!(ending(&mut client), Ending::Fin);
+    drop(client);
+    assert_eq!(proxy.next_session().reason, "backend-closed");
+    proxy.end();
+}
+
+#[test]
+fn a_slow_reader_gets_every_byte_before_a_reset_however_long_it_takes() {
+    let backend = Backend::start(|mut connection| {
+        Pattern::new()
+            .write(&mut connection, IN_THE_KERNEL)
+            .expect("it is taken");
+        taken_by_the_other_end(&connection);
+        reset(connection);
+    });
+    let tables = "[listeners.web.timeouts]\nhalf_close = \"500ms\"\n";
+    let mut proxy = Proxy::start(&config(&[&backend.address], "", "", tables));
+    let mut client = connect_with_small_window(&proxy.address("web"), 32 * 1024);
+    let mut pattern = Pattern::new();
+    let time = Duration::from_secs(2);
+    read_slowly(&mut client, &mut pattern, IN_THE_KERNEL, time);
+    assert_eq!(ending(&mut client), Ending::Reset);
+    assert_eq!(proxy.next_session().reason, "backend-reset");
+    proxy.end();
+}
+
+#[test]
+fn a_reader_that_has_stopped_does_not_hold_a_broken_session_for_ever() {
+    let backend = Backend::start(|mut connection| {
+        Pattern::new()
+            .write(&mut connection, IN_THE_KERNEL)
+            .expect("it is taken");
+        taken_by_the_other_end(&connection);
+        reset(connection);
+    });
+    let tables = "[listeners.web.timeouts]\nhalf_close = \"300ms\"\n";
+    let mut proxy = Proxy::start(&config(&[&backend.address], "", "", tables));
+    let mut client = connect_with_small_window(&proxy.address("web"), 32 * 1024);
+    assert_eq!(proxy.next_session().reason, "backend-reset");
+    let end = Pattern::new().check_to_end(&mut client);
+    let end = end.expect_err("a truncation must not look like an end");
+    assert_eq!(ending_of(&end), Ending::Reset);
+    proxy.end();
+}
+
+#[test]
+fn the_last_sessions_are_in_the_log_before_the_process_ends() {
+    let backend = Backend::echo();
+    for _ in 0..5 {
+        let tables = "[runtime]\nworkers = 2\ndrain_timeout = \"50ms\"\n";
+        let mut proxy = Proxy::start(&config(&[&backend.address], "", "", tables));
+        let clients: Vec<_> = (0..20)
+            .map(|_| {
+                let mut client = proxy.connect();
+                client.write_all(b"x").expect("it is taken");
+                client.read_exact(&mut [0]).expect("the echo comes");
+                client
+            })
+            .collect();
+        proxy.signal(Signal::TERM);
+        assert_eq!(proxy.wait_exit().code(), Some(0));
+        for session in proxy.next_sessions(20) {
+            assert_eq!(session.reason, "drained");
+        }
+        drop(clients);
+    }
+}
+
+#[test]
+fn a_client_that_has_gone_keeps_its_address_in_the_log() {
+    let backend = Backend::start(|mut connection| {
+        let _ = drain(&mut connection);
+    });
+    let mut proxy = Proxy::start(&plain(&[&backend.address]));
+    for _ in 0..50 {
+        let client = proxy.connect();
+        let address = client.local_addr().expect("it is connected");
+        let address = address.as_socket().expect("an IP address").to_string();
+        reset(client);
+        assert_eq!(proxy.next_session().client, address);
+    }
+    proxy.end();
+}
