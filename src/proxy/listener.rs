@@ -28,8 +28,13 @@ pub(super) async fn accept_loop(
             Err(error) => rest(&ring, &worker, listener, &error).await,
         }
     }
-    for client in socket.stop().await {
-        begin(&ring, &worker, listener, client);
+    socket.stop().await;
+    while !worker.aborting.get() {
+        match socket.take_queued() {
+            Ok(Some(client)) => begin(&ring, &worker, listener, client),
+            Ok(None) => break,
+            Err(error) => rest(&ring, &worker, listener, &error).await,
+        }
     }
 }
 
@@ -45,29 +50,33 @@ async fn next(worker: &WorkerState, socket: &Listener) -> Option<io::Result<Sock
 
 /// Waits where trying again at once would fail again.
 async fn rest(ring: &Ring, worker: &WorkerState, listener: usize, error: &io::Error) {
-    let Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =
-        error.raw_os_error()
-    else {
-        // ECONNABORTED and the like are about one connection that is gone.
+    let errno = error.raw_os_error().unwrap_or(0);
+    if is_about_one_connection(errno) {
         return;
-    };
+    }
     worker.counters(listener).accept_pauses.add(1);
     let now = ring.now();
     worker
         .shared
         .events
         .accept_paused(now, &worker.listener(listener).name, errno);
-    let until = now + PAUSE;
-    let timer = ring.timer();
-    timer.set(until);
-    poll_fn(|_| {
-        if worker.draining.get() || ring.now() >= until {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
+    ring.sleep_until(now + PAUSE).await;
+}
+
+/// Errors that accept(2) passes on from a connection that is gone already; the next one may do.
+fn is_about_one_connection(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECONNABORTED
+            | libc::EPROTO
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EINTR
+    )
 }
 
 /// Admits the client and starts its session, or refuses it with RST.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::relay::{Ending, Relay, Relayed};
+use super::relay::{Ending, Outcome, Relay};
 use super::worker::{Busy, WorkerState};
 use crate::config::Timeouts;
 use crate::ring::{Ring, Socket};
@@ -63,7 +63,7 @@ pub(super) async fn session(ring: Ring, admission: Admission, client: Socket) {
     // Connecting needs far more state than relaying; on the heap it is gone by then.
     let connected = Box::pin(establish(&ring, &admission, &upstream)).await;
     drop(upstream);
-    let (relayed, backend) = match connected {
+    let (outcome, backend) = match connected {
         Ok(Connection { socket, backend }) => {
             socket.belongs_to_this_task();
             let mut relay = Relay::new(&ring, client, socket, timeouts);
@@ -76,7 +76,7 @@ pub(super) async fn session(ring: Ring, admission: Admission, client: Socket) {
         }
         Err(reason) => {
             client.abort();
-            (Relayed::nothing(reason), None)
+            (Outcome::nothing(reason), None)
         }
     };
     let backend = backend.map(|backend| backend.name.clone());
@@ -84,7 +84,7 @@ pub(super) async fn session(ring: Ring, admission: Admission, client: Socket) {
         &ring,
         (&admission.worker, admission.listener()),
         record,
-        &relayed,
+        &outcome,
         backend,
     );
 }
@@ -103,7 +103,7 @@ pub(super) fn refuse(
         ring,
         (worker, listener),
         record,
-        &Relayed::nothing(reason),
+        &Outcome::nothing(reason),
         None,
     );
 }
@@ -113,15 +113,15 @@ fn book(
     ring: &Ring,
     place: (&WorkerState, usize),
     record: Option<Box<Record>>,
-    relayed: &Relayed,
+    outcome: &Outcome,
     backend: Option<Arc<str>>,
 ) {
     let counters = place.0.counters(place.1);
-    counters.close(relayed.reason);
-    counters.bytes_received.add(relayed.bytes_received);
-    counters.bytes_sent.add(relayed.bytes_sent);
+    counters.close(outcome.reason);
+    counters.bytes_received.add(outcome.bytes_received);
+    counters.bytes_sent.add(outcome.bytes_sent);
     if let Some(record) = record {
-        record.end(ring.now(), place, relayed, backend);
+        record.end(ring.now(), place, outcome, backend);
     }
 }
 
@@ -178,7 +178,7 @@ impl Record {
         &self,
         now: Instant,
         place: (&WorkerState, usize),
-        relayed: &Relayed,
+        outcome: &Outcome,
         backend: Option<Arc<str>>,
     ) {
         let (worker, listener) = place;
@@ -189,9 +189,9 @@ impl Record {
                 listener: worker.listener(listener).name.clone(),
                 client: self.client,
                 backend,
-                reason: relayed.reason,
-                bytes_received: relayed.bytes_received,
-                bytes_sent: relayed.bytes_sent,
+                reason: outcome.reason,
+                bytes_received: outcome.bytes_received,
+                bytes_sent: outcome.bytes_sent,
                 duration: now - self.began,
             })));
     }

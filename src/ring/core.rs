@@ -9,6 +9,7 @@ use super::driver::{Capabilities, Driver, Shutdown};
 use super::executor::RunQueue;
 use super::op::{Completion, Fd, Lane, Op, Token};
 use super::slots::{End, LaneState, MOST_SLICES, Memory, Slices, Slots};
+use super::socket::Flow;
 use super::timers::Timers;
 use crate::time::Instant;
 
@@ -16,7 +17,6 @@ use crate::time::Instant;
 const STARVED_PER_TURN: usize = 256;
 
 pub(super) struct Core {
-    // The driver goes first: once it is gone the kernel writes no buffer any more.
     pub(super) driver: Box<dyn Driver>,
     capabilities: Capabilities,
     pub(super) slots: Slots,
@@ -25,20 +25,10 @@ pub(super) struct Core {
     pub(super) queue: RunQueue,
     pub(super) now: Instant,
     starved: VecDeque<(u32, u32)>,
+    /// There are buffers, and receivers in the line that were not looked at.
+    pub(super) hungry: bool,
     trim_at: Option<Instant>,
     cancels: u32,
-}
-
-/// Calls a method of the pool with the driver's `provide` as its last argument.
-macro_rules! with_pool {
-    ($core:expr, $method:ident $(, $argument:expr)*) => {{
-        let driver = &mut $core.driver;
-        $core.buffers.$method($($argument,)* |buffer, start| {
-            // SAFETY: the pool hands over whole buffers of its mappings, each to the kernel or to
-            // a session at a time, and outlives the driver (field order of `Core`).
-            unsafe { driver.provide(buffer, start, BUFFER_BYTES) }
-        })
-    }};
 }
 
 impl Core {
@@ -54,10 +44,11 @@ impl Core {
             queue: RunQueue::default(),
             now,
             starved: VecDeque::new(),
+            hungry: false,
             trim_at: None,
             cancels: 0,
         };
-        with_pool!(core, fill);
+        core.provide();
         core
     }
 
@@ -70,6 +61,15 @@ impl Core {
         }
     }
 
+    /// Gives the kernel the buffers that are free again.
+    pub(super) fn provide(&mut self) {
+        for (buffer, start) in self.buffers.take_outgoing() {
+            // SAFETY: the pool hands over whole buffers of its mappings, each to the kernel or to
+            // a session at a time; see `drop` for its mappings' end.
+            unsafe { self.driver.provide(buffer, start, BUFFER_BYTES) };
+        }
+    }
+
     /// Everything that time alone brings about. All completions of the turn are booked by now:
     /// trimming must not forget what they filled.
     pub(super) fn tick(&mut self) {
@@ -78,7 +78,10 @@ impl Core {
         self.timers.expire(now, |task| queue.wake(task));
         if self.trim_at.is_some_and(|at| at <= now) {
             self.buffers.trim(self.driver.is_quiescent());
-            self.trim_at = self.buffers.has_grown().then(|| now + TRIM_INTERVAL);
+            self.trim_at = None;
+        }
+        if self.trim_at.is_none() && self.buffers.wants_trim() {
+            self.trim_at = Some(now + TRIM_INTERVAL);
         }
     }
 
@@ -86,12 +89,8 @@ impl Core {
     pub(super) fn complete(&mut self, completion: &Completion) {
         let token = completion.token;
         match token.lane() {
-            Some(Lane::Read) if self.slots.of_token(token).is_some() => {
-                self.complete_read(completion);
-            }
-            Some(Lane::Write) if self.slots.of_token(token).is_some() => {
-                self.complete_write(completion);
-            }
+            Some(Lane::Read) if self.slots.is_current(token) => self.complete_read(completion),
+            Some(Lane::Write) if self.slots.is_current(token) => self.complete_write(completion),
             // A stale completion still gives its buffer back; an accepted descriptor has no owner.
             _ => self.give_back(completion),
         }
@@ -125,11 +124,11 @@ impl Core {
             });
         }
         if bytes == 0 || slot.closing {
-            with_pool!(self, release, &mut one);
+            self.buffers.release(&mut one);
             return;
         }
         let mut chain = slot.received;
-        with_pool!(self, append, &mut chain, one);
+        self.buffers.append(&mut chain, one);
         let slot = &mut self.slots[index];
         slot.received = chain;
         if chain.count > 1 && slot.read == LaneState::Armed && self.is_scarce() {
@@ -142,7 +141,7 @@ impl Core {
         let slot = &mut self.slots[index];
         match slot.memory.as_deref_mut() {
             Some(Memory::Accepted(accepted)) => accepted.push_back(Fd(completion.result)),
-            Some(Memory::Counter(_)) => slot.drained = true,
+            Some(Memory::Counter { signalled, .. }) => *signalled = true,
             _ => slot.ended = Some(End::Fin),
         }
     }
@@ -178,7 +177,7 @@ impl Core {
         let sent = u32::try_from(completion.result)
             .unwrap_or(0)
             .min(sending.bytes);
-        with_pool!(self, consume, &mut sending, sent);
+        self.buffers.consume(&mut sending, sent);
         if !sending.is_empty() && completion.result > 0 && !self.slots[index].closing {
             self.push_send(index, sending);
             return;
@@ -193,7 +192,7 @@ impl Core {
             slot.failed = Some(errno);
         }
         let wake = slot.wants_sent || slot.failed.is_some();
-        with_pool!(self, release, &mut sending);
+        self.buffers.release(&mut sending);
         self.after_completion(index, wake);
     }
 
@@ -212,7 +211,7 @@ impl Core {
     fn give_back(&mut self, completion: &Completion) {
         if let Some(buffer) = completion.buffer {
             let mut one = self.buffers.filled(buffer, 0);
-            with_pool!(self, release, &mut one);
+            self.buffers.release(&mut one);
         }
     }
 
@@ -222,25 +221,26 @@ impl Core {
         self.buffers.held() * 4 >= self.buffers.limit() * 3
     }
 
-    /// Starts receiving at most about `window` bytes, unless a receive is on its way or receiving
-    /// has ended. `holds`: the session has buffers of this direction already.
-    pub(super) fn arm(&mut self, index: u32, window: u32, holds: bool) {
+    /// What a direction may hold at most: `most`, but never more than a quarter of the pool, and one
+    /// buffer only when more than half of it is in use.
+    pub(super) fn window(&self, most: u32) -> u32 {
         let limit = self.buffers.limit();
-        let share = u32::try_from(limit / 4)
-            .unwrap_or(u32::MAX)
-            .max(1)
-            .saturating_mul(BUFFER_BYTES);
-        let window = if self.buffers.held() * 2 > limit {
-            BUFFER_BYTES.min(window)
-        } else {
-            window.min(share)
-        };
+        if self.buffers.held() * 2 > limit {
+            return most.min(BUFFER_BYTES);
+        }
+        let share = u32::try_from((limit / 4).max(1)).unwrap_or(u32::MAX);
+        most.min(share.saturating_mul(BUFFER_BYTES))
+    }
+
+    /// Starts receiving `budget` bytes, one buffer more at most, unless a receive is on its way or
+    /// receiving has ended. `holds`: the session has buffers of this direction already.
+    pub(super) fn arm(&mut self, index: u32, budget: u32, holds: bool) {
         let scarce = self.is_scarce();
         let slot = &mut self.slots[index];
         if slot.ended.is_some() || slot.closing || slot.read.in_flight() {
             return;
         }
-        slot.budget = window.max(1);
+        slot.budget = budget.max(1);
         slot.holds = holds;
         match slot.read {
             LaneState::Starved => {}
@@ -273,16 +273,18 @@ impl Core {
         self.starved.push_back((index, slot.generation));
     }
 
-    /// Arms starved receivers again, in order, as far as there are buffers: those that hold none
-    /// first when buffers are scarce.
+    /// Arms starved receivers again, in order, as far as there are buffers; when buffers are scarce
+    /// only those that hold none.
     pub(super) fn feed_starved(&mut self) {
+        self.hungry = false;
         if self.starved.is_empty() {
             return;
         }
-        if self.buffers.provided() == 0 && with_pool!(self, grow) && self.trim_at.is_none() {
-            self.trim_at = Some(self.now + TRIM_INTERVAL);
+        if self.buffers.provided() == 0 {
+            self.buffers.grow();
         }
         let mut free = self.buffers.provided();
+        let scarce = self.is_scarce();
         for _ in 0..self.starved.len().min(STARVED_PER_TURN) {
             if free == 0 {
                 return;
@@ -290,7 +292,6 @@ impl Core {
             let Some((index, generation)) = self.starved.pop_front() else {
                 return;
             };
-            let scarce = self.is_scarce();
             let slot = &self.slots[index];
             if slot.generation != generation || slot.read != LaneState::Starved {
                 continue;
@@ -302,6 +303,7 @@ impl Core {
             self.push_recv(index);
             free -= 1;
         }
+        self.hungry = self.starved.len() > STARVED_PER_TURN;
     }
 
     /// Sends what `from` has received on `to`, whose write lane is idle; returns the bytes.
@@ -313,16 +315,25 @@ impl Core {
         front.bytes
     }
 
-    /// A reset is told once: when a send on the same socket was told of it, receiving only sees an
-    /// end, which must not pass for a FIN.
-    pub(super) fn true_end(&mut self, index: u32, end: End) -> End {
+    /// How the direction that begins at `index` stands with `held` bytes on their way. A reset is
+    /// told once: when a send on the same socket was told of it, receiving only sees an end, which
+    /// must not pass for a FIN.
+    pub(super) fn flow(&mut self, index: u32, ended: Option<End>, held: u32) -> Flow {
+        let drained = held == 0;
         let slot = &self.slots[index];
-        match (end, slot.failed) {
-            (End::Fin, Some(errno)) => End::Failed(errno),
-            (End::Fin, None) if slot.write.in_flight() && self.driver.is_gone(slot.fd) => {
-                End::Failed(libc::ECONNRESET)
+        match (ended, slot.failed) {
+            (None, _) => Flow::Open,
+            (Some(End::Failed(errno)), _) | (Some(End::Fin), Some(errno)) => {
+                Flow::Failed { errno, drained }
             }
-            _ => end,
+            (Some(End::Fin), None) if !drained => Flow::Open,
+            (Some(End::Fin), None) if slot.write.in_flight() && self.driver.is_gone(slot.fd) => {
+                Flow::Failed {
+                    errno: libc::ECONNRESET,
+                    drained,
+                }
+            }
+            (Some(End::Fin), None) => Flow::Finished,
         }
     }
 
@@ -354,7 +365,7 @@ impl Core {
         debug_assert!(usize::from(chain.count) <= MOST_SLICES);
         let memory = self.slots[index]
             .memory
-            .insert(Box::new(Memory::Slices(Slices::boxed())));
+            .insert(Box::new(Memory::Slices(Slices::new())));
         let Memory::Slices(slices) = &mut **memory else {
             unreachable!("inserted just above");
         };
@@ -399,7 +410,7 @@ impl Core {
     pub(super) fn push(&mut self, op: Op, token: Token) {
         // SAFETY: every pointer of an op leads into buffers or into memory that `token`'s slot
         // owns, and neither is given back before the last completion (`complete_read`,
-        // `complete_write`, `release_slot`) or before the driver is gone (field order).
+        // `complete_write`, `release_slot`); what is still in use at the end is leaked (`drop`).
         unsafe { self.driver.push(op, token) }
     }
 
@@ -443,8 +454,8 @@ impl Core {
         let mut sending = std::mem::replace(&mut slot.sending, Chain::EMPTY);
         let memory = slot.memory.take();
         let fd = slot.fd;
-        with_pool!(self, release, &mut received);
-        with_pool!(self, release, &mut sending);
+        self.buffers.release(&mut received);
+        self.buffers.release(&mut sending);
         if let Some(Memory::Accepted(accepted)) = memory.map(|memory| *memory) {
             for unclaimed in accepted {
                 self.driver.close(unclaimed);
@@ -481,7 +492,7 @@ impl Core {
         }
         slot.read = LaneState::Armed;
         let (fd, token) = (slot.fd, slot.token(Lane::Read, index));
-        let Some(Memory::Counter(counter)) = slot.memory.as_deref_mut() else {
+        let Some(Memory::Counter { counter, .. }) = slot.memory.as_deref_mut() else {
             unreachable!("an event's slot owns a counter");
         };
         let counter = &raw mut *counter;
@@ -502,17 +513,29 @@ impl Core {
     }
 }
 
+impl Drop for Core {
+    /// A ring is torn down asynchronously: as long as an op may be pending the kernel may still
+    /// write. Slots are in use until their last completion, so any that is left means leaking what
+    /// it and the kernel have.
+    fn drop(&mut self) {
+        if self.slots.len() > 0 {
+            std::mem::forget(std::mem::replace(&mut self.buffers, Buffers::empty()));
+            std::mem::forget(std::mem::take(&mut self.slots));
+        }
+    }
+}
+
 impl Slices {
-    fn boxed() -> Box<Self> {
+    fn new() -> Self {
         let empty = libc::iovec {
             iov_base: std::ptr::null_mut(),
             iov_len: 0,
         };
         // SAFETY: msghdr is a C struct of integers and pointers, for which zero is a valid value.
         let header = unsafe { std::mem::zeroed() };
-        Box::new(Self {
+        Self {
             vectors: [empty; MOST_SLICES],
             header,
-        })
+        }
     }
 }

@@ -37,6 +37,5 @@ pub use driver::{Capabilities, Driver, Shutdown, SocketOptions};
 pub use mailbox::{Mailbox, Receiver};
 pub use op::{Completion, Fd, Lane, Op, Token};
 pub use runtime::{Ring, Timer, Usage};
-pub use slots::End;
 pub use socket::{Event, Flow, Listener, Relayed, Socket};
 pub use uring::{Setup, Uring, Without};

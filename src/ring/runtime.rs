@@ -98,7 +98,8 @@ impl Ring {
     pub fn turn(&self) -> io::Result<()> {
         let mut completions = self.0.completions.take();
         self.with(|core| {
-            let wait = if core.queue.len() > 0 {
+            core.provide();
+            let wait = if core.queue.len() > 0 || core.hungry {
                 Some(Duration::ZERO)
             } else {
                 core.next_deadline()
@@ -198,7 +199,10 @@ impl Ring {
     pub fn event(&self, fd: Fd) -> Event {
         let index = self.with(|core| {
             let index = core.slots.insert(fd);
-            core.slots[index].memory = Some(Box::new(Memory::Counter(0)));
+            core.slots[index].memory = Some(Box::new(Memory::Counter {
+                counter: 0,
+                signalled: false,
+            }));
             index
         });
         Event::new(self.clone(), index)

@@ -39,7 +39,7 @@ impl LaneState {
 
 /// How the bytes of a socket end, or why a listener stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub(super) enum End {
     /// The other side sent FIN.
     Fin,
     /// An errno.
@@ -51,11 +51,11 @@ pub(super) enum Memory {
     /// Connect's address.
     Address(SockAddr),
     /// A vectored send's slices.
-    Slices(Box<Slices>),
+    Slices(Slices),
     /// Accepted descriptors that no task has taken yet.
     Accepted(VecDeque<Fd>),
-    /// An eventfd's counter.
-    Counter(u64),
+    /// An eventfd's counter, and whether it was read since a task asked.
+    Counter { counter: u64, signalled: bool },
 }
 
 /// The slices of one vectored send.
@@ -151,11 +151,10 @@ impl Slots {
         self.free.push(index);
     }
 
-    /// The slot a completion belongs to; `None` if it has another generation by now.
-    pub(super) fn of_token(&mut self, token: Token) -> Option<&mut Slot> {
-        self.slots
-            .get_mut(token.slot() as usize)
-            .filter(|slot| slot.generation == token.generation())
+    /// The slot of a completion has not been given to another descriptor.
+    pub(super) fn is_current(&self, token: Token) -> bool {
+        let slot = self.slots.get(token.slot() as usize);
+        slot.is_some_and(|slot| slot.generation == token.generation())
     }
 
     /// Slots in use.
