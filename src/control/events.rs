@@ -2,23 +2,32 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::Duration;
 
 use crate::config::LogLevel;
 use crate::telemetry::events::{Event, Events, SessionRecord};
 
-/// Starts logging the events. The thread ends with the process.
+/// The thread that writes.
+pub(super) struct Reporter {
+    /// Disconnected when it has ended.
+    ended: Receiver<()>,
+}
+
+/// Starts logging the events.
 pub(super) fn report(
     receiver: Receiver<Event>,
     events: &Arc<Events>,
     level: LogLevel,
-) -> io::Result<()> {
+) -> io::Result<Reporter> {
     set_level(events, level);
     let events = Arc::downgrade(events);
+    let (ends, ended) = mpsc::channel();
     thread::Builder::new()
         .name("events".to_owned())
         .spawn(move || {
+            let _ends: mpsc::Sender<()> = ends;
             for event in receiver {
                 write(&event);
                 let dropped = events.upgrade().map_or(0, |events| events.take_dropped());
@@ -27,7 +36,18 @@ pub(super) fn report(
                 }
             }
         })?;
-    Ok(())
+    Ok(Reporter { ended })
+}
+
+impl Reporter {
+    /// Waits until all is written, once nobody has anything to tell any more: how the last sessions
+    /// ended would be lost with the process.
+    pub(super) fn finish(self) {
+        /// A terminal may be stuck, and the process shall end all the same.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        // Nothing is ever sent: it is over in time, or not.
+        let _ = self.ended.recv_timeout(PATIENCE);
+    }
 }
 
 /// Sessions are told at level debug.

@@ -45,13 +45,21 @@ async fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), Error>
     let Bound { sockets, addresses } = workers::bind(&config, plan.workers)?;
     let (events, receiver) = Events::new();
     let shared = Shared::new(&config, plan.workers, max_connections, events);
-    events::report(receiver, &shared.events, config.log.level).map_err(Error::Resources)?;
+    let reporter =
+        events::report(receiver, &shared.events, config.log.level).map_err(Error::Resources)?;
     let mut workers = Workers::start(plan, &shared, sockets)?;
     announce(&config, &plan, max_connections, &addresses);
     loop {
         tokio::select! {
             request = signals.next() => match request {
-                Request::End(name) => return drain(&config, &shared, &mut workers, &mut signals, name).await,
+                Request::End(name) => {
+                    let outcome = drain(&config, &shared, &mut workers, &mut signals, name).await;
+                    drop(shared);
+                    reporter.finish();
+                    outcome?;
+                    tracing::info!("ended");
+                    return Ok(());
+                }
                 Request::Reload => reload::reload(&mut config, &shared, source.as_deref()).await,
             },
             ended = workers.next_end() => {
@@ -98,7 +106,6 @@ async fn drain(
             },
         }
     }
-    tracing::info!("ended");
     Ok(())
 }
 
