@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::tcp::{self, Admission};
-use super::worker::{Busy, WorkerState};
+use super::worker::WorkerState;
 use crate::ring::{Listener, Ring, Socket};
 
 /// How long accepting pauses when the system has no descriptor or memory: long enough not to spin,
@@ -20,8 +20,8 @@ pub(super) async fn accept_loop(
     worker: Rc<WorkerState>,
     listener: usize,
     socket: Listener,
-    _busy: Busy,
 ) {
+    worker.begin();
     while let Some(accepted) = next(&worker, &socket).await {
         match accepted {
             Ok(client) => begin(&ring, &worker, listener, client),
@@ -36,6 +36,7 @@ pub(super) async fn accept_loop(
             Err(error) => rest(&ring, &worker, listener, &error).await,
         }
     }
+    worker.end();
 }
 
 async fn next(worker: &WorkerState, socket: &Listener) -> Option<io::Result<Socket>> {
@@ -83,7 +84,9 @@ fn is_about_one_connection(errno: i32) -> bool {
 fn begin(ring: &Ring, worker: &Rc<WorkerState>, listener: usize, client: Socket) {
     worker.counters(listener).accepted.add(1);
     match Admission::new(worker, listener) {
-        Ok(admission) => ring.spawn(tcp::session(ring.clone(), admission, client)),
+        Ok((admission, policy)) => {
+            ring.spawn(tcp::session(ring.clone(), admission, policy, client));
+        }
         Err(reason) => tcp::refuse(ring, worker, listener, client, reason),
     }
 }

@@ -1,6 +1,7 @@
 //! A TCP session, from admission to its one reason.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -8,39 +9,48 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::relay::{Ending, Outcome, Relay};
-use super::worker::{Busy, WorkerState};
+use super::worker::WorkerState;
 use crate::config::Timeouts;
 use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
 use crate::telemetry::events::{Event, SessionRecord};
 use crate::time::Instant;
-use crate::upstream::{self, Connection, Failure, Upstream};
+use crate::upstream::{self, Backend, Connection, Failure, Upstream};
 
 /// A session's places under the caps of its listener and of the process; they are free again when
 /// it goes.
 pub(super) struct Admission {
     worker: Rc<WorkerState>,
     listener: u32,
-    _busy: Busy,
 }
 
 impl Admission {
-    /// Takes the places, or says which cap is reached.
-    pub(super) fn new(worker: &Rc<WorkerState>, listener: usize) -> Result<Self, Reason> {
+    /// Takes the places, or says which cap is reached. The session sees the generation that is
+    /// returned with it, whole.
+    pub(super) fn new(worker: &Rc<WorkerState>, listener: usize) -> Result<(Self, Policy), Reason> {
         let shared = &worker.shared;
-        if !shared.active.enter(shared.max_connections()) {
+        if !shared.active.enter(shared.max_connections) {
             return Err(Reason::ProcessFull);
         }
-        let cap = shared.snapshot.load().listeners[listener].max_connections;
-        if !shared.listeners[listener].active.enter(cap) {
+        let snapshot = shared.snapshot.load();
+        let policy = &snapshot.listeners[listener];
+        if !shared.listeners[listener]
+            .active
+            .enter(policy.max_connections)
+        {
             shared.active.leave();
             return Err(Reason::ListenerFull);
         }
-        Ok(Self {
+        worker.begin();
+        let admission = Self {
             worker: worker.clone(),
             listener: listener as u32,
-            _busy: Busy::new(worker),
-        })
+        };
+        let policy = Policy {
+            upstream: policy.upstream.clone(),
+            timeouts: policy.timeouts,
+        };
+        Ok((admission, policy))
     }
 
     fn listener(&self) -> usize {
@@ -52,14 +62,21 @@ impl Drop for Admission {
     fn drop(&mut self) {
         self.worker.listener(self.listener()).active.leave();
         self.worker.shared.active.leave();
+        self.worker.end();
     }
 }
 
+/// What of its listener a session goes by.
+pub(super) struct Policy {
+    upstream: Arc<Upstream>,
+    timeouts: Timeouts,
+}
+
 /// Serves one client: connects a backend, relays, and books the reason.
-pub(super) async fn session(ring: Ring, admission: Admission, client: Socket) {
+pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, client: Socket) {
     client.belongs_to_this_task();
     let record = Record::begin(&ring, &admission.worker, &client);
-    let (upstream, timeouts) = policy(&admission);
+    let Policy { upstream, timeouts } = policy;
     // Connecting needs far more state than relaying; on the heap it is gone by then.
     let connected = Box::pin(establish(&ring, &admission, &upstream)).await;
     drop(upstream);
@@ -125,12 +142,6 @@ fn book(
     }
 }
 
-fn policy(admission: &Admission) -> (Arc<Upstream>, Timeouts) {
-    let snapshot = admission.worker.shared.snapshot.load();
-    let policy = &snapshot.listeners[admission.listener()];
-    (policy.upstream.clone(), policy.timeouts)
-}
-
 /// Connects to a backend, unless the worker ends its sessions first.
 async fn establish(
     ring: &Ring,
@@ -138,9 +149,12 @@ async fn establish(
     upstream: &Upstream,
 ) -> Result<Connection, Reason> {
     let counters = admission.worker.counters(admission.listener());
-    let mut connecting = pin!(upstream::connect(ring, upstream, || counters
-        .connect_failures
-        .add(1)));
+    let failed = |backend: &Backend, error: &io::Error| {
+        counters.connect_failures.add(1);
+        let events = &admission.worker.shared.events;
+        events.connect_failed(ring.now(), upstream.name(), &backend.name, error);
+    };
+    let mut connecting = pin!(upstream::connect(ring, upstream, failed));
     poll_fn(|context| {
         if admission.worker.aborting.get() {
             return Poll::Ready(Err(Reason::Drained));

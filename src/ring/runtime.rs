@@ -55,6 +55,7 @@ impl Ring {
     pub fn new(driver: Box<dyn Driver>, buffer_memory: u64) -> Self {
         let most_buffers =
             usize::try_from(buffer_memory / u64::from(BUFFER_BYTES)).unwrap_or(usize::MAX);
+        let most_buffers = most_buffers.min(driver.most_buffers());
         Self(Rc::new(Inner {
             core: RefCell::new(Core::new(driver, most_buffers)),
             executor: Executor::default(),

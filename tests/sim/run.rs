@@ -228,7 +228,7 @@ impl Run {
         }
         let sessions = self.events.try_iter().filter_map(|event| match event {
             Event::SessionClosed(session) => Some(*session),
-            Event::AcceptPaused { .. } => None,
+            Event::AcceptPaused { .. } | Event::ConnectFailed { .. } => None,
         });
         let addresses = (0..snapshot.upstreams[0].backends().len()).map(Plan::backend_address);
         let sessions: Vec<_> = sessions.collect();
