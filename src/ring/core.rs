@@ -3,6 +3,7 @@
 //! afterwards.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use super::buffers::{BUFFER_BYTES, Buffers, Chain, TRIM_INTERVAL};
 use super::driver::{Capabilities, Driver, Shutdown};
@@ -172,7 +173,17 @@ impl Core {
             return;
         }
         // Slices are rare, under backlog only: an idle connection shall not keep them.
-        slot.memory = None;
+        let memory = slot.memory.take().map(|memory| *memory);
+        let took = usize::try_from(completion.result).unwrap_or(0);
+        if let Some(Memory::Bytes { bytes, taken }) = memory
+            && took > 0
+            && taken + took < bytes.len()
+            && !slot.closing
+        {
+            self.push_bytes(index, bytes, taken + took);
+            return;
+        }
+        let slot = &mut self.slots[index];
         let mut sending = std::mem::replace(&mut slot.sending, Chain::EMPTY);
         let sent = u32::try_from(completion.result)
             .unwrap_or(0)
@@ -359,6 +370,23 @@ impl Core {
         }
         let message = self.fill_slices(index, &chain);
         self.push(Op::SendVectored { fd, message }, token);
+    }
+
+    /// Hands the kernel what is left of `bytes` after the first `taken`.
+    pub(super) fn push_bytes(&mut self, index: u32, bytes: Rc<[u8]>, taken: usize) {
+        let left = &bytes[taken..];
+        let (data, len) = (left.as_ptr(), u32::try_from(left.len()).unwrap_or(u32::MAX));
+        let slot = &mut self.slots[index];
+        slot.write = LaneState::Armed;
+        slot.memory = Some(Box::new(Memory::Bytes { bytes, taken }));
+        let (fd, token) = (slot.fd, slot.token(Lane::Write, index));
+        self.push(Op::Send { fd, data, len }, token);
+    }
+
+    /// Releases what was received, once it has been looked at.
+    pub(super) fn discard_received(&mut self, index: u32) {
+        let mut chain = std::mem::replace(&mut self.slots[index].received, Chain::EMPTY);
+        self.buffers.release(&mut chain);
     }
 
     fn fill_slices(&mut self, index: u32, chain: &Chain) -> *const libc::msghdr {

@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use socket2::SockAddr;
 
@@ -52,6 +53,8 @@ pub(super) enum Memory {
     Address(SockAddr),
     /// A vectored send's slices.
     Slices(Slices),
+    /// What is being sent without having been received, and how much of it was taken.
+    Bytes { bytes: Rc<[u8]>, taken: usize },
     /// Accepted descriptors that no task has taken yet.
     Accepted(VecDeque<Fd>),
     /// An eventfd's counter, and whether it was read since a task asked.

@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::rc::Rc;
 use std::task::Poll;
 
 use super::driver::Shutdown;
@@ -111,6 +112,55 @@ impl Socket {
                 flow: core.flow(self.index, ended, held),
             }
         })
+    }
+
+    /// Keeps receiving: at most about `budget` bytes from now on. Nothing happens while a receive is
+    /// on its way or after the end.
+    pub fn receive(&self, budget: u32) {
+        self.ring.with(|core| {
+            let holds = !core.slots[self.index].received.is_empty();
+            core.arm(self.index, budget, holds);
+        });
+    }
+
+    /// Shows `look` what has arrived, a slice per buffer, and forgets it. Returns the bytes and how
+    /// the direction stands. `look` must not use the ring.
+    pub fn read(&self, mut look: impl FnMut(&[u8])) -> (u32, Flow) {
+        self.ring.with(|core| {
+            let chain = core.slots[self.index].received;
+            for (start, len) in core.buffers.slices(&chain) {
+                // SAFETY: a slice of the chain lies in a buffer that this session holds, the kernel
+                // has filled it, and it is given back only after this loop.
+                look(unsafe { std::slice::from_raw_parts(start.as_ptr(), len as usize) });
+            }
+            core.discard_received(self.index);
+            let ended = core.slots[self.index].ended;
+            (chain.bytes, core.flow(self.index, ended, 0))
+        })
+    }
+
+    /// Starts sending `bytes`; false when a send is on its way or sending has failed. The task is
+    /// woken when it fails, and after [`Socket::wake_when_sent`] when it is done.
+    pub fn send(&self, bytes: Rc<[u8]>) -> bool {
+        self.ring.with(|core| {
+            let slot = &core.slots[self.index];
+            let ready = slot.write == LaneState::Idle && slot.failed.is_none() && !bytes.is_empty();
+            if ready {
+                core.push_bytes(self.index, bytes, 0);
+            }
+            ready
+        })
+    }
+
+    /// The task is woken when the send on its way is done.
+    pub fn wake_when_sent(&self) {
+        self.ring
+            .with(|core| core.slots[self.index].wants_sent = true);
+    }
+
+    /// The errno with which sending failed, once it has.
+    pub fn send_error(&self) -> Option<i32> {
+        self.ring.with(|core| core.slots[self.index].failed)
     }
 
     /// A send is with the kernel.
