@@ -1,6 +1,7 @@
 //! The command line: arguments → subcommand → exit code. 0 is fine, 1 an error, 2 wrong usage.
 
 mod backend;
+mod compare;
 mod self_check;
 mod tcp;
 
@@ -16,6 +17,7 @@ pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Tcp(arguments) => tcp::run(&arguments),
         Command::Backend(arguments) => backend::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::SelfCheck => self_check::run(),
     };
     match outcome {
@@ -42,6 +44,8 @@ enum Command {
     Tcp(tcp::Arguments),
     /// Run a backend: echo, or downloads of a counted pattern
     Backend(backend::Arguments),
+    /// Compare ringress with the other proxies that are installed
+    Compare(compare::Arguments),
     /// Show that a stall of the backend is seen and not hidden
     SelfCheck,
 }
@@ -84,6 +88,9 @@ mod tests {
             "ringress-bench backend 127.0.0.1:0",
             "ringress-bench backend 127.0.0.1:0 --download --cpu 1",
             "ringress-bench self-check",
+            "ringress-bench compare",
+            "ringress-bench compare --only echo-64,idle --peers ringress,nginx --rounds 2",
+            "ringress-bench compare --seconds 0.5 --show-configs",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -97,6 +104,10 @@ mod tests {
             "ringress-bench tcp 127.0.0.1:80 --idle --download 5",
             "ringress-bench tcp 127.0.0.1:80 --duration 5",
             "ringress-bench backend 127.0.0.1:0 --echo --download",
+            "ringress-bench compare --only nonsense",
+            "ringress-bench compare --peers nonsense",
+            "ringress-bench compare --seconds 0",
+            "ringress-bench compare --rounds 0",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
