@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ringress::ring::Ring;
@@ -35,6 +36,10 @@ pub struct Report {
 
 /// Longer than any request takes that no stall delays, also on a busy machine.
 const SLOW: Duration = Duration::from_millis(50);
+
+/// What was seen over what there was to see. Less is dishonest, but for rounding; more happens when
+/// the machine stalls as well.
+const PLAUSIBLE: RangeInclusive<f64> = 0.98..=2.0;
 
 /// Makes both runs, with the stall in the middle third of each.
 ///
@@ -92,13 +97,13 @@ impl Report {
         let expected = self.affected_by_arithmetic() * (1.0 - slow / stall);
         let mut findings = Vec::new();
         let affected = self.affected() as f64;
-        if !(0.9..=1.25).contains(&(affected / expected)) {
+        if !PLAUSIBLE.contains(&(affected / expected)) {
             findings.push(format!(
                 "{affected:.0} requests were slow, {expected:.0} should have been"
             ));
         }
         let longest = self.open.latency.max_us() / 1e6;
-        if !(0.95..=1.5).contains(&(longest / stall)) {
+        if !PLAUSIBLE.contains(&(longest / stall)) {
             findings.push(format!(
                 "the longest took {longest:.3} s of a stall of {stall} s"
             ));
