@@ -98,15 +98,26 @@ impl Drop for Running {
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }
-        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(id) = id {
-            // It is our child and was not waited for, so the number is still its own.
+        // It is our child and was not waited for, so the number is still its own.
+        if let Some(id) = pid(self.child.id()) {
             let _ = kill_process(id, Signal::TERM);
             wait_for_end(id, END_PATIENCE);
         }
-        let _ = self.child.kill();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // A master that is killed can't end its workers.
+            for descendant in procstat::family(self.child.id())
+                .into_iter()
+                .filter_map(pid)
+            {
+                let _ = kill_process(descendant, Signal::KILL);
+            }
+        }
         let _ = self.child.wait();
     }
+}
+
+fn pid(number: u32) -> Option<Pid> {
+    i32::try_from(number).ok().and_then(Pid::from_raw)
 }
 
 /// Waits until the process has ended, `patience` at most.
