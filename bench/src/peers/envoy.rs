@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, first_line, in_path, output};
+use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, in_path, output};
 use crate::local::BACKLOG;
 
 pub(super) const NAME: &str = "envoy";
@@ -21,7 +21,7 @@ pub(super) fn find() -> Result<Peer, Missing> {
     let version = version.lines().find(|line| !line.trim().is_empty());
     Ok(Peer {
         name: NAME,
-        version: first_line(&short(version.unwrap_or_default())),
+        version: short(version.unwrap_or_default()),
         program,
         launch,
         module: None,
@@ -39,10 +39,11 @@ fn from_python() -> Option<PathBuf> {
     program.is_file().then_some(program)
 }
 
-/// `PROGRAM  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL` without the program's path.
+/// The number in `PROGRAM  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
 fn short(line: &str) -> String {
-    match line.split_once("version:") {
-        Some((_, version)) => format!("envoy {}", version.trim()),
+    let version = line.split_once("version:");
+    match version.and_then(|(_, version)| version.split('/').nth(1)) {
+        Some(number) => format!("envoy {number}"),
         None => line.to_owned(),
     }
 }
@@ -116,9 +117,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_does_not_tell_where_the_program_is() {
+    fn the_version_is_the_number() {
         let line = "/opt/x/envoy  version: ab12/1.40.0/Clean/RELEASE/BoringSSL";
-        assert_eq!(short(line), "envoy ab12/1.40.0/Clean/RELEASE/BoringSSL");
+        assert_eq!(short(line), "envoy 1.40.0");
         assert_eq!(short("odd"), "odd");
     }
 }
