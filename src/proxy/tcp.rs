@@ -80,13 +80,10 @@ pub(super) async fn session(ring: Ring, admission: Admission, client: Socket) {
         }
     };
     let backend = backend.map(|backend| backend.name.clone());
-    book(
-        &ring,
-        (&admission.worker, admission.listener()),
-        record,
-        &relayed,
-        backend,
-    );
+    let (worker, listener) = (admission.worker.clone(), admission.listener());
+    // Whoever hears that it ended shall find its places free.
+    drop(admission);
+    book(&ring, (&worker, listener), record, &relayed, backend);
 }
 
 /// Refuses a client with RST.
