@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::common::backend::{drain, finish_and_wait};
 use crate::common::essentials::MIB;
 use crate::common::pattern::Pattern;
-use crate::common::socket::{connect_with_small_window, ending_of};
-use crate::common::system::taken_by_the_other_end;
+use crate::common::socket::{connect_with_small_window, ending_of, finish};
+use crate::common::system::{cpu_ticks, taken_by_the_other_end, threads};
 use crate::common::{Backend, Ending, Proxy, config, ending, pass, plain, reset};
 use rustix::process::Signal;
 
@@ -146,5 +146,56 @@ fn a_client_that_has_gone_keeps_its_address_in_the_log() {
         reset(client);
         assert_eq!(proxy.next_session().client, address);
     }
+    proxy.end();
+}
+
+/// io_uring takes a peer's FIN for readiness to write: a send without room on such a socket is tried
+/// 128 times in a row, handed to a kernel thread, and fails with EAGAIN.
+#[test]
+fn a_slow_reader_that_has_sent_fin_gets_every_byte() {
+    let total = 32 * MIB;
+    let backend = Backend::start(move |mut connection| {
+        drain(&mut connection).1.expect("FIN");
+        Pattern::new()
+            .write(&mut connection, total)
+            .expect("it is taken");
+    });
+    let mut proxy = Proxy::start(&plain(&[&backend.address]));
+    let mut client = connect_with_small_window(&proxy.address("web"), 64 * 1024);
+    finish(&client);
+    pass(Duration::from_millis(300));
+    let ticks = cpu_ticks(proxy.pid());
+    pass(Duration::from_millis(1000));
+    let used = cpu_ticks(proxy.pid()) - ticks;
+    assert!(used <= 3, "{used} ticks in a second of standing still");
+    let mut pattern = Pattern::new();
+    pattern.check_to_end(&mut client).expect("FIN at the end");
+    assert_eq!(pattern.place, total);
+    let names = threads(proxy.pid());
+    let punted = names.iter().any(|name| name.starts_with("iou-wrk"));
+    assert!(!punted, "{names:?}");
+    assert_eq!(proxy.next_session().reason, "client-closed");
+    proxy.end();
+}
+
+/// The same, with the FIN coming while the send waits for room.
+#[test]
+fn fin_from_a_slow_reader_does_not_break_the_send_that_waits_for_it() {
+    let total = 32 * MIB;
+    let backend = Backend::start(move |mut connection| {
+        Pattern::new()
+            .write(&mut connection, total)
+            .expect("it is taken");
+        finish_and_wait(connection);
+    });
+    let mut proxy = Proxy::start(&plain(&[&backend.address]));
+    let mut client = connect_with_small_window(&proxy.address("web"), 64 * 1024);
+    pass(Duration::from_millis(300));
+    finish(&client);
+    pass(Duration::from_millis(300));
+    let mut pattern = Pattern::new();
+    pattern.check_to_end(&mut client).expect("FIN at the end");
+    assert_eq!(pattern.place, total);
+    assert_eq!(proxy.next_session().reason, "client-closed");
     proxy.end();
 }
