@@ -3,6 +3,7 @@
 //! afterwards.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::buffers::{BUFFER_BYTES, Buffers, Chain, TRIM_INTERVAL};
 use super::driver::{Capabilities, Driver, Shutdown};
@@ -14,6 +15,8 @@ use crate::time::Instant;
 
 /// Starved receivers looked at in one turn: the rest keep their place in the line.
 const STARVED_PER_TURN: usize = 256;
+/// The pauses of a blocked send grow from 1 ms to 64 ms.
+const MOST_DOUBLINGS: u8 = 6;
 
 pub(super) struct Core {
     // The driver goes first: once it is gone the kernel writes no buffer any more.
@@ -26,6 +29,8 @@ pub(super) struct Core {
     pub(super) now: Instant,
     starved: VecDeque<(u32, u32)>,
     trim_at: Option<Instant>,
+    /// Sends that found no room, each with the time of its next try.
+    blocked: Vec<(Instant, u32, u32)>,
     cancels: u32,
 }
 
@@ -55,6 +60,7 @@ impl Core {
             now,
             starved: VecDeque::new(),
             trim_at: None,
+            blocked: Vec::new(),
             cancels: 0,
         };
         with_pool!(core, fill);
@@ -64,10 +70,8 @@ impl Core {
     /// When the loop has to turn next without a completion.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.next_deadline();
-        match (timer, self.trim_at) {
-            (Some(timer), Some(trim)) => Some(timer.min(trim)),
-            (timer, trim) => timer.or(trim),
-        }
+        let blocked = self.blocked.iter().map(|(at, ..)| *at).min();
+        [timer, self.trim_at, blocked].into_iter().flatten().min()
     }
 
     /// Everything that time alone brings about. All completions of the turn are booked by now:
@@ -80,6 +84,7 @@ impl Core {
             self.buffers.trim(self.driver.is_quiescent());
             self.trim_at = self.buffers.has_grown().then(|| now + TRIM_INTERVAL);
         }
+        self.retry_blocked(now);
     }
 
     /// Books one completion: fills its slot and wakes its task.
@@ -179,9 +184,17 @@ impl Core {
             .unwrap_or(0)
             .min(sending.bytes);
         with_pool!(self, consume, &mut sending, sent);
-        if !sending.is_empty() && completion.result > 0 && !self.slots[index].closing {
-            self.push_send(index, sending);
-            return;
+        if !sending.is_empty() && !self.slots[index].closing {
+            if completion.result > 0 {
+                self.slots[index].blocked = 0;
+                self.push_send(index, sending);
+                return;
+            }
+            if completion.result == -libc::EAGAIN {
+                self.slots[index].sending = sending;
+                self.block(index);
+                return;
+            }
         }
         let slot = &mut self.slots[index];
         if completion.result <= 0 {
@@ -192,9 +205,34 @@ impl Core {
             };
             slot.failed = Some(errno);
         }
+        slot.blocked = 0;
         let wake = slot.wants_sent || slot.failed.is_some();
         with_pool!(self, release, &mut sending);
         self.after_completion(index, wake);
+    }
+
+    /// io_uring takes a peer's FIN for readiness to write. Where there is no room for a send after
+    /// FIN, it tries 128 times in a row, hands the send to a kernel thread, and that one fails with
+    /// EAGAIN. So such a send is told not to wait, and is tried again after growing pauses.
+    fn block(&mut self, index: u32) {
+        let slot = &mut self.slots[index];
+        slot.write = LaneState::Blocked;
+        let pause = Duration::from_millis(1 << slot.blocked);
+        slot.blocked = (slot.blocked + 1).min(MOST_DOUBLINGS);
+        self.blocked
+            .push((self.now + pause, index, slot.generation));
+    }
+
+    fn retry_blocked(&mut self, now: Instant) {
+        let due: Vec<_> = self.blocked.extract_if(.., |(at, ..)| *at <= now).collect();
+        for (_, index, generation) in due {
+            let slot = &mut self.slots[index];
+            if slot.generation == generation && slot.write == LaneState::Blocked {
+                let sending = std::mem::replace(&mut slot.sending, Chain::EMPTY);
+                slot.write = LaneState::Idle;
+                self.push_send(index, sending);
+            }
+        }
     }
 
     fn after_completion(&mut self, index: u32, wake: bool) {
@@ -334,6 +372,7 @@ impl Core {
         slot.sending = chain;
         let token = slot.token(Lane::Write, index);
         let fd = slot.fd;
+        let wait = slot.ended.is_none() && slot.blocked == 0;
         if chain.count == 1 {
             let (start, len) = self.buffers.slices(&chain).next().expect("one buffer");
             self.push(
@@ -341,13 +380,14 @@ impl Core {
                     fd,
                     data: start.as_ptr(),
                     len,
+                    wait,
                 },
                 token,
             );
             return;
         }
         let message = self.fill_slices(index, &chain);
-        self.push(Op::SendVectored { fd, message }, token);
+        self.push(Op::SendVectored { fd, message, wait }, token);
     }
 
     fn fill_slices(&mut self, index: u32, chain: &Chain) -> *const libc::msghdr {
@@ -410,6 +450,9 @@ impl Core {
         self.slots[index].closing = true;
         if self.slots[index].read == LaneState::Starved {
             self.slots[index].read = LaneState::Idle;
+        }
+        if self.slots[index].write == LaneState::Blocked {
+            self.slots[index].write = LaneState::Idle;
         }
         if self.slots[index].is_quiet() {
             if abort {

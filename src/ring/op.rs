@@ -44,6 +44,8 @@ pub enum Op {
         data: *const u8,
         /// Bytes.
         len: u32,
+        /// Wait for room; without, EAGAIN when there is none.
+        wait: bool,
     },
     /// The same with several slices.
     SendVectored {
@@ -51,6 +53,8 @@ pub enum Op {
         fd: Fd,
         /// The message header; it names the slices.
         message: *const libc::msghdr,
+        /// As for `Send`.
+        wait: bool,
     },
     /// Connect a stream socket of the Internet families.
     Connect {

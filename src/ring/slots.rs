@@ -8,6 +8,8 @@
 //!    │              ▼                          │
 //!    │           Cancelling ──last completion──┘
 //!    └──no buffer──▶ Starved ──buffers are back──▶ Armed
+//!
+//!   Armed ──no room──▶ Blocked ──after a pause──▶ Armed
 //! ```
 
 use std::collections::VecDeque;
@@ -28,6 +30,8 @@ pub(super) enum LaneState {
     Cancelling,
     /// A receive that waits for buffers in the ring's FIFO.
     Starved,
+    /// A send that is tried again later, because the kernel can't wait for room.
+    Blocked,
 }
 
 impl LaneState {
@@ -83,6 +87,8 @@ pub(super) struct Slot {
     pub(super) holds: bool,
     /// The task wants to be polled when the send in flight is done, not only if it fails.
     pub(super) wants_sent: bool,
+    /// How often in a row the send has found no room.
+    pub(super) blocked: u8,
     /// The receive that starves asked for this many bytes.
     pub(super) budget: u32,
     /// Received and not taken yet.
@@ -108,6 +114,7 @@ impl Slot {
             drained: false,
             holds: false,
             wants_sent: false,
+            blocked: 0,
             budget: 0,
             received: Chain::EMPTY,
             ended: None,

@@ -338,7 +338,10 @@ fn completion(entry: &cqueue::Entry) -> Completion {
 }
 
 fn entry(op: Op) -> Entry {
-    const STREAM: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+    let stream = |wait: bool| {
+        let all = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        if wait { all } else { all | libc::MSG_DONTWAIT }
+    };
     match op {
         Op::AcceptMulti { fd } => opcode::AcceptMulti::new(types::Fd(fd.0))
             .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
@@ -367,11 +370,16 @@ fn entry(op: Op) -> Entry {
                 0,
             )
         }
-        Op::Send { fd, data, len } => opcode::Send::new(types::Fd(fd.0), data, len)
-            .flags(STREAM)
+        Op::Send {
+            fd,
+            data,
+            len,
+            wait,
+        } => opcode::Send::new(types::Fd(fd.0), data, len)
+            .flags(stream(wait))
             .build(),
-        Op::SendVectored { fd, message } => opcode::SendMsg::new(types::Fd(fd.0), message)
-            .flags(STREAM as u32)
+        Op::SendVectored { fd, message, wait } => opcode::SendMsg::new(types::Fd(fd.0), message)
+            .flags(stream(wait) as u32)
             .build(),
         Op::Connect { fd, address } => {
             // SAFETY: the contract of `Driver::push`: the address lives until the last completion.

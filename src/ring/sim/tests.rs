@@ -81,6 +81,7 @@ impl Rig {
             fd,
             data: bytes.as_ptr(),
             len: bytes.len() as u32,
+            wait: true,
         };
         self.memory.push(bytes);
         self.push(Lane::Write, op)
@@ -348,7 +349,14 @@ fn vectored_sends_take_their_slices_in_order() {
     header.msg_iov = slices.as_mut_ptr();
     header.msg_iovlen = slices.len();
     let message = &raw const header;
-    let send = rig.push(Lane::Write, Op::SendVectored { fd, message });
+    let send = rig.push(
+        Lane::Write,
+        Op::SendVectored {
+            fd,
+            message,
+            wait: true,
+        },
+    );
     assert_eq!(result_of(&rig.turn(), send), [8]);
     rig.settle();
     let stream = rig.world.backend_sessions(&back())[0].stream;

@@ -190,6 +190,7 @@ impl Relay {
                 fd,
                 data: self.buffers[usize::from(buffer)][sent as usize..].as_ptr(),
                 len: len - sent,
+                wait: true,
             };
             self.sockets.get_mut(&other).unwrap().writing = true;
             self.push(op, Lane::Write, other);
