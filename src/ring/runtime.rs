@@ -115,10 +115,11 @@ impl Ring {
             core.tick();
             io::Result::Ok(())
         })?;
+        let fresh = !completions.is_empty();
         completions.clear();
         self.0.completions.replace(completions);
         self.poll_woken();
-        self.with(Core::feed_starved);
+        self.with(|core| core.feed_starved(fresh));
         Ok(())
     }
 

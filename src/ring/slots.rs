@@ -67,6 +67,21 @@ pub(super) struct Slices {
     pub(super) header: libc::msghdr,
 }
 
+impl Slices {
+    pub(super) fn new() -> Self {
+        let empty = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
+        // SAFETY: msghdr is a C struct of integers and pointers, for which zero is a valid value.
+        let header = unsafe { std::mem::zeroed() };
+        Self {
+            vectors: [empty; MOST_SLICES],
+            header,
+        }
+    }
+}
+
 /// Buffers of one send at most; four are the default window.
 pub(super) const MOST_SLICES: usize = 8;
 
