@@ -69,3 +69,62 @@ fn giving_pages_back_forgets_no_received_byte() {
         outcome.most_buffers
     );
 }
+
+fn stalled() -> ClientScript {
+    ClientScript::new(vec![Step::send(8), Step::Stall(None), Step::ReadToEnd])
+}
+
+/// A receiver that had starved while its session held bytes stayed marked as holding; nothing woke
+/// a one-way stream after its last send.
+#[test]
+fn a_one_way_stream_goes_on_while_stalled_readers_keep_buffers_scarce() {
+    let mut plan = Plan::quiet(1, vec![BackendScript::Download { bytes: 2_000_000 }]);
+    plan.buffers = 8;
+    let reader = ClientScript::new(vec![Step::send(8), Step::Finish, Step::ReadToEnd]);
+    plan.clients = vec![stalled(), stalled(), stalled(), reader];
+    let outcome = run(&plan);
+    assert_eq!(outcome.broken_promises(), [""; 0]);
+    assert_eq!(outcome.clients[3].received, 2_000_000);
+    let ended = outcome.clients[3].ended_at.expect("it ended");
+    assert!(ended.as_nanos() < 5_000_000_000, "{ended:?}");
+}
+
+/// Past half of the pool windows shrank for new receives only, so that stalled readers took the
+/// quarter that is kept for sessions without any.
+#[test]
+fn stalled_readers_leave_buffers_for_those_that_hold_none() {
+    let mut plan = Plan::quiet(1, vec![BackendScript::Download { bytes: 400_000 }]);
+    plan.buffers = 1024;
+    plan.clients = vec![stalled(); 320];
+    let late = vec![
+        Step::Pause(Duration::from_secs(1)),
+        Step::send(8),
+        Step::Finish,
+        Step::ReadToEnd,
+    ];
+    plan.clients.push(ClientScript::new(late));
+    let outcome = run(&plan);
+    assert_eq!(outcome.broken_promises(), [""; 0]);
+    assert_eq!(outcome.clients[320].received, 400_000);
+    let ended = outcome.clients[320].ended_at.expect("it ended");
+    assert!(ended.as_nanos() < 5_000_000_000, "{ended:?}");
+}
+
+/// While the window was full nothing was received, and so a reset was only found by `idle`.
+#[test]
+fn a_reset_behind_a_full_window_is_noticed() {
+    let mut plan = Plan::quiet(1, vec![BackendScript::NeverReads]);
+    plan.idle = Duration::from_secs(600);
+    plan.half_close = Duration::from_secs(10);
+    let wait = Step::Pause(Duration::from_secs(5));
+    plan.clients = vec![ClientScript::new(vec![
+        Step::send(190_000),
+        wait,
+        Step::Reset,
+    ])];
+    let outcome = run(&plan);
+    assert_eq!(outcome.broken_promises(), [""; 0]);
+    let session = &outcome.sessions[0];
+    assert_eq!(session.reason, ringress::telemetry::Reason::ClientReset);
+    assert!(session.duration < Duration::from_secs(20), "{session:?}");
+}

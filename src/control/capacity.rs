@@ -5,8 +5,9 @@ use crate::ring::BUFFER_BYTES;
 
 /// Both ends of a session.
 const PER_SESSION: u64 = 2;
-/// A worker's ring, its eventfd, and the sender's copy of that.
-const PER_WORKER: u64 = 3;
+/// A worker's ring, its eventfd, and the sender's copy of that; and connections that the kernel has
+/// accepted for it and that are still to be refused because a cap is reached.
+const PER_WORKER: u64 = 3 + 128;
 /// stdio, the control plane's ring and runtime, signal pipes, the log, files that a reload reads,
 /// and a few to look at the process with.
 const PROCESS: u64 = 64;
@@ -33,7 +34,7 @@ mod tests {
 
     #[test]
     fn connections_are_what_the_process_and_its_workers_leave() {
-        assert_eq!(max_connections(1024, 2, 1), (1024 - 64 - 8) / 2);
+        assert_eq!(max_connections(1024, 2, 1), (1024 - 64 - 264) / 2);
         assert_eq!(max_connections(10, 2, 1), 0);
     }
 

@@ -58,6 +58,13 @@ pub(super) fn set_level(events: &Events, level: LogLevel) {
 fn write(event: &Event) {
     match event {
         Event::SessionClosed(session) => write_session(session),
+        Event::ConnectFailed {
+            upstream,
+            backend,
+            error,
+        } => {
+            tracing::warn!(%upstream, %backend, %error, "a backend can't be connected to");
+        }
         Event::AcceptPaused { listener, errno } => {
             let error = io::Error::from_raw_os_error(*errno);
             tracing::warn!(%listener, %error, "accepting pauses");

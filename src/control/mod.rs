@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::reload::Reload;
 use self::workers::{Bound, Plan, Workers};
 use crate::address::Address;
 use crate::config::Config;
@@ -49,24 +50,27 @@ async fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), Error>
         events::report(receiver, &shared.events, config.log.level).map_err(Error::Resources)?;
     let mut workers = Workers::start(plan, &shared, sockets)?;
     announce(&config, &plan, max_connections, &addresses);
-    loop {
+    let mut reload = Reload::default();
+    let source = source.as_deref();
+    let end = loop {
         tokio::select! {
             request = signals.next() => match request {
-                Request::End(name) => {
-                    let outcome = drain(&config, &shared, &mut workers, &mut signals, name).await;
-                    drop(shared);
-                    reporter.finish();
-                    outcome?;
-                    tracing::info!("ended");
-                    return Ok(());
-                }
-                Request::Reload => reload::reload(&mut config, &shared, source.as_deref()).await,
+                Request::End(name) => break name,
+                Request::Reload => reload.request(source),
             },
+            loaded = reload.loaded() => reload.finish(loaded, &mut config, &shared, source),
             ended = workers.next_end() => {
-                return ended.unwrap_or(Ok(())).and(Err(Error::Worker("a worker ended by itself".to_owned())));
+                let unasked = Error::Worker("a worker ended by itself".to_owned());
+                return ended.unwrap_or(Ok(())).and(Err(unasked));
             }
         }
-    }
+    };
+    let outcome = drain(&config, &shared, &mut workers, &mut signals, end).await;
+    drop(shared);
+    reporter.finish();
+    outcome?;
+    tracing::info!("ended");
+    Ok(())
 }
 
 /// Stops accepting and waits for the sessions, until `drain_timeout` or a second signal.

@@ -4,50 +4,97 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::oneshot;
 
 use super::events;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Diagnostics};
 use crate::proxy::{Shared, Snapshot};
 use crate::telemetry::log;
 
-/// Reloads `source` and says how that went.
-pub(super) async fn reload(current: &mut Config, shared: &Arc<Shared>, source: Option<&Path>) {
-    let Some(source) = source else {
-        tracing::warn!("reload refused: this process was started without a configuration file");
-        return;
-    };
-    let path = source.to_owned();
-    // Reading and resolving names may block.
-    let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
-    let new = match loaded {
-        Ok(Ok(new)) => new,
-        Ok(Err(diagnostics)) => {
-            for finding in diagnostics.list() {
-                let (line, column) = finding
-                    .place
-                    .map_or((0, 0), |place| (place.line, place.column));
-                tracing::error!(
-                    file = diagnostics.file(),
-                    line,
-                    column,
-                    "reload refused: {}",
-                    finding.message
-                );
-            }
+/// A reload that was asked for: the file is being read on a thread of its own, since reading and
+/// resolving names may block for as long as they like without holding up a signal.
+#[derive(Default)]
+pub(super) struct Reload {
+    loading: Option<oneshot::Receiver<Result<Config, Diagnostics>>>,
+    /// It was asked for again while the file was being read.
+    again: bool,
+}
+
+impl Reload {
+    /// Begins to read `source`, or to read it again after the present reading.
+    pub(super) fn request(&mut self, source: Option<&Path>) {
+        let Some(source) = source else {
+            tracing::warn!("reload refused: this process was started without a configuration file");
+            return;
+        };
+        if self.loading.is_some() {
+            self.again = true;
             return;
         }
-        Err(failed) => {
-            tracing::error!("reload refused: {failed}");
-            return;
+        let path = source.to_owned();
+        let (sender, receiver) = oneshot::channel();
+        // The receiver is gone when the process ends meanwhile.
+        let load = move || drop(sender.send(config::load(&path)));
+        match thread::Builder::new().name("reload".to_owned()).spawn(load) {
+            Ok(_) => self.loading = Some(receiver),
+            Err(error) => tracing::error!(%error, "reload refused"),
         }
-    };
-    if let Err(refusals) = config::diff::reload(current, &new) {
-        for refusal in refusals {
-            tracing::error!("reload refused: {refusal}");
-        }
-        return;
     }
-    apply(current, shared, new);
+
+    /// Waits until the file has been read; for ever when nothing was asked for.
+    pub(super) async fn loaded(&mut self) -> Option<Result<Config, Diagnostics>> {
+        match &mut self.loading {
+            Some(loading) => loading.await.ok(),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Applies what was read, or says why not; then reads again if that was asked for.
+    pub(super) fn finish(
+        &mut self,
+        loaded: Option<Result<Config, Diagnostics>>,
+        current: &mut Config,
+        shared: &Shared,
+        source: Option<&Path>,
+    ) {
+        self.loading = None;
+        match loaded {
+            Some(Ok(new)) => accept(current, shared, new),
+            Some(Err(diagnostics)) => refuse(&diagnostics),
+            None => tracing::error!("reload refused: reading the file failed"),
+        }
+        if std::mem::take(&mut self.again) {
+            self.request(source);
+        }
+    }
+}
+
+fn refuse(diagnostics: &Diagnostics) {
+    for finding in diagnostics.list() {
+        let (line, column) = finding
+            .place
+            .map_or((0, 0), |place| (place.line, place.column));
+        tracing::error!(
+            file = diagnostics.file(),
+            line,
+            column,
+            "reload refused: {}",
+            finding.message
+        );
+    }
+}
+
+fn accept(current: &mut Config, shared: &Shared, new: Config) {
+    match config::diff::reload(current, &new) {
+        Ok(()) => apply(current, shared, new),
+        Err(refusals) => {
+            for refusal in refusals {
+                tracing::error!("reload refused: {refusal}");
+            }
+        }
+    }
 }
 
 fn apply(current: &mut Config, shared: &Shared, new: Config) {

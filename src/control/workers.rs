@@ -72,7 +72,8 @@ pub(super) fn bind(config: &Config, workers: usize) -> Result<Bound, Error> {
 }
 
 impl Workers {
-    /// Starts one thread per worker and waits until each has its ring.
+    /// Starts one thread per worker, waits until each has its ring, and only then lets all of them
+    /// accept.
     pub(super) fn start(
         plan: Plan,
         shared: &Arc<Shared>,
@@ -82,6 +83,7 @@ impl Workers {
         let (ready_sender, ready) = mpsc::channel();
         let cpus = limits::usable_cpus();
         let mut mailboxes = Vec::new();
+        let mut go_senders = Vec::new();
         for (index, sockets) in sockets.into_iter().enumerate() {
             let (mailbox, event) = Mailbox::new().map_err(Error::Resources)?;
             mailboxes.push(mailbox.clone());
@@ -93,6 +95,8 @@ impl Workers {
                 sockets,
                 mailbox: (mailbox, event),
             };
+            let (go, started) = mpsc::channel();
+            go_senders.push(go);
             let guard = Ended {
                 index,
                 sender: ended_sender.clone(),
@@ -101,9 +105,11 @@ impl Workers {
             let ready = ready_sender.clone();
             thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || run(start, guard, &ready))
+                .spawn(move || run(start, guard, &ready, &started))
                 .map_err(Error::Resources)?;
         }
+        // So that a thread that ends without an answer is noticed.
+        drop(ready_sender);
         let workers = Self {
             running: mailboxes.len(),
             mailboxes,
@@ -113,6 +119,10 @@ impl Workers {
             ready
                 .recv()
                 .map_err(|_| Error::Worker("it ended while starting".to_owned()))??;
+        }
+        for go in go_senders {
+            // A worker that has ended since is found by `next_end`.
+            let _ = go.send(());
         }
         Ok(workers)
     }
@@ -163,17 +173,23 @@ impl Drop for Ended {
     }
 }
 
-fn run(start: Start, mut guard: Ended, ready: &mpsc::Sender<Result<(), Error>>) {
-    let worker = match build(start) {
-        Ok(worker) => worker,
-        Err(error) => {
-            guard.outcome = Some(Ok(()));
-            let _ = ready.send(Err(error));
-            return;
-        }
+fn run(
+    start: Start,
+    mut guard: Ended,
+    ready: &mpsc::Sender<Result<(), Error>>,
+    started: &mpsc::Receiver<()>,
+) {
+    let built = build(start);
+    let (worker, answer) = match built {
+        Ok(worker) => (Some(worker), Ok(())),
+        Err(error) => (None, Err(error)),
     };
-    let _ = ready.send(Ok(()));
-    guard.outcome = Some(worker.run());
+    let _ = ready.send(answer);
+    // Without the word to go another worker could not start, and nobody may.
+    guard.outcome = Some(match worker {
+        Some(worker) if started.recv().is_ok() => worker.run(),
+        _ => Ok(()),
+    });
 }
 
 fn build(start: Start) -> Result<Worker, Error> {

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::tcp::{self, Admission};
-use super::worker::{Busy, WorkerState};
+use super::worker::WorkerState;
 use crate::ring::{Listener, Ring, Socket};
 
 /// How long accepting pauses when the system has no descriptor or memory: long enough not to spin,
@@ -20,17 +20,23 @@ pub(super) async fn accept_loop(
     worker: Rc<WorkerState>,
     listener: usize,
     socket: Listener,
-    _busy: Busy,
 ) {
+    worker.begin();
     while let Some(accepted) = next(&worker, &socket).await {
         match accepted {
             Ok(client) => begin(&ring, &worker, listener, client),
             Err(error) => rest(&ring, &worker, listener, &error).await,
         }
     }
-    for client in socket.stop().await {
-        begin(&ring, &worker, listener, client);
+    socket.stop().await;
+    while !worker.aborting.get() {
+        match socket.take_queued() {
+            Ok(Some(client)) => begin(&ring, &worker, listener, client),
+            Ok(None) => break,
+            Err(error) => rest(&ring, &worker, listener, &error).await,
+        }
     }
+    worker.end();
 }
 
 async fn next(worker: &WorkerState, socket: &Listener) -> Option<io::Result<Socket>> {
@@ -45,36 +51,42 @@ async fn next(worker: &WorkerState, socket: &Listener) -> Option<io::Result<Sock
 
 /// Waits where trying again at once would fail again.
 async fn rest(ring: &Ring, worker: &WorkerState, listener: usize, error: &io::Error) {
-    let Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =
-        error.raw_os_error()
-    else {
-        // ECONNABORTED and the like are about one connection that is gone.
+    let errno = error.raw_os_error().unwrap_or(0);
+    if is_about_one_connection(errno) {
         return;
-    };
+    }
     worker.counters(listener).accept_pauses.add(1);
     let now = ring.now();
     worker
         .shared
         .events
         .accept_paused(now, &worker.listener(listener).name, errno);
-    let until = now + PAUSE;
-    let timer = ring.timer();
-    timer.set(until);
-    poll_fn(|_| {
-        if worker.draining.get() || ring.now() >= until {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
+    ring.sleep_until(now + PAUSE).await;
+}
+
+/// Errors that accept(2) passes on from a connection that is gone already; the next one may do.
+fn is_about_one_connection(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECONNABORTED
+            | libc::EPROTO
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EINTR
+    )
 }
 
 /// Admits the client and starts its session, or refuses it with RST.
 fn begin(ring: &Ring, worker: &Rc<WorkerState>, listener: usize, client: Socket) {
     worker.counters(listener).accepted.add(1);
     match Admission::new(worker, listener) {
-        Ok(admission) => ring.spawn(tcp::session(ring.clone(), admission, client)),
+        Ok((admission, policy)) => {
+            ring.spawn(tcp::session(ring.clone(), admission, policy, client));
+        }
         Err(reason) => tcp::refuse(ring, worker, listener, client, reason),
     }
 }

@@ -16,15 +16,19 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::config::Timeouts;
-use crate::ring::{End, Flow, Ring, Socket, Timer};
+use crate::ring::{Flow, Relayed, Ring, Socket, Timer};
 use crate::telemetry::Reason;
 use crate::time::Instant;
 
 /// Bytes held of one direction at most, one buffer more at the end.
 pub(super) const WINDOW: u32 = 64 * 1024;
 
-/// How a relay ended.
-pub(super) struct Relayed {
+/// While a direction is blocked nothing is received on it, so that a reset comes without a
+/// completion: it is looked for this often.
+const BLOCKED_CHECK: Duration = Duration::from_secs(1);
+
+/// How a session's relaying ended.
+pub(super) struct Outcome {
     pub(super) reason: Reason,
     /// From the client, handed to the backend's kernel.
     pub(super) bytes_received: u64,
@@ -32,7 +36,7 @@ pub(super) struct Relayed {
     pub(super) bytes_sent: u64,
 }
 
-impl Relayed {
+impl Outcome {
     /// The session ended before there was a backend.
     pub(super) const fn nothing(reason: Reason) -> Self {
         Self {
@@ -121,12 +125,12 @@ impl Relay {
     }
 
     /// Closes both sides.
-    pub(super) fn close(self, ending: Ending) -> Relayed {
+    pub(super) fn close(self, ending: Ending) -> Outcome {
         if ending.reset {
             self.client.abort();
             self.backend.abort();
         }
-        Relayed {
+        Outcome {
             reason: ending.reason,
             bytes_received: self.bytes_received,
             bytes_sent: self.bytes_sent,
@@ -134,13 +138,19 @@ impl Relay {
     }
 
     fn relay(&mut self) -> Poll<Ending> {
+        let mut blocked = false;
         for from in [Side::Client, Side::Backend] {
-            match self.pump(from) {
+            let relayed = self.pump(from);
+            blocked |= relayed.blocked;
+            match relayed.flow {
                 Flow::Open => {}
-                Flow::Ended(End::Fin) => self.pass_fin_on(from),
-                Flow::Ended(End::Failed(errno)) => return self.start_flushing(from, errno),
+                Flow::Finished => self.pass_fin_on(from),
+                Flow::Failed { errno, .. } => return self.start_flushing(from, errno),
                 Flow::Broken(errno) => return self.start_flushing(from.other(), errno),
             }
+        }
+        if blocked && self.check_at > self.ring.now() + BLOCKED_CHECK {
+            self.check_again_in(BLOCKED_CHECK);
         }
         match self.state {
             State::Relaying {
@@ -151,13 +161,13 @@ impl Relay {
                 first_fin: Some(Side::Backend),
                 both: true,
             } => Ending::in_order(Reason::BackendClosed),
-            State::Relaying { first_fin, .. } => self.check_idle(first_fin.is_some()),
+            State::Relaying { first_fin, .. } => self.check(first_fin, blocked),
             State::Flushing { .. } => Poll::Pending,
         }
     }
 
     /// Moves what `from` has sent.
-    fn pump(&mut self, from: Side) -> Flow {
+    fn pump(&mut self, from: Side) -> Relayed {
         let (source, target) = self.sides(from);
         let relayed = source.relay_to(target, WINDOW);
         if relayed.moved > 0 {
@@ -167,7 +177,7 @@ impl Relay {
                 Side::Backend => self.bytes_sent += u64::from(relayed.moved),
             }
         }
-        relayed.state
+        relayed
     }
 
     fn pass_fin_on(&mut self, from: Side) {
@@ -208,13 +218,15 @@ impl Relay {
         else {
             return Poll::Pending;
         };
-        let flow = self.pump(broken);
+        let flow = self.pump(broken).flow;
         let now = self.ring.now();
         let (_, target) = self.sides(broken);
         let progress = Some(target.progress());
         let delivered = match flow {
-            Flow::Open => false,
-            Flow::Ended(_) => target.unacknowledged() == 0,
+            Flow::Open | Flow::Failed { drained: false, .. } => target.is_gone(),
+            Flow::Finished | Flow::Failed { .. } => {
+                target.unacknowledged() == 0 || target.is_gone()
+            }
             Flow::Broken(_) => true,
         };
         if self.progress != progress {
@@ -238,14 +250,31 @@ impl Relay {
         Poll::Pending
     }
 
-    /// Ends the session when no byte moved for too long. What the kernel has taken may trickle out
-    /// of it without a completion: what was acknowledged tells, looked at twice per timeout. So a
-    /// stalled session ends after one to one and a half timeouts, a silent one after exactly one.
-    fn check_idle(&mut self, half_closed: bool) -> Poll<Ending> {
-        let now = self.ring.now();
-        if now < self.check_at {
+    /// Looks at what no completion tells, when it is time to.
+    fn check(&mut self, first_fin: Option<Side>, blocked: bool) -> Poll<Ending> {
+        if self.ring.now() < self.check_at {
             return Poll::Pending;
         }
+        if blocked && let Some(side) = self.gone(first_fin) {
+            return self.start_flushing(side, libc::ECONNRESET);
+        }
+        self.check_idle(first_fin.is_some(), blocked)
+    }
+
+    /// A side that was reset while nothing was being received from it. Not for a side that was sent
+    /// FIN: it may be gone in order.
+    fn gone(&self, first_fin: Option<Side>) -> Option<Side> {
+        [Side::Client, Side::Backend]
+            .into_iter()
+            .find(|side| first_fin != Some(side.other()) && self.sides(*side).0.is_gone())
+    }
+
+    /// Ends the session when no byte moved for too long. What the kernel has taken may trickle out
+    /// of it without a completion: what was acknowledged tells, looked at twice per timeout or more
+    /// often. So a stalled session ends after one to one and a half timeouts, a silent one after
+    /// exactly one.
+    fn check_idle(&mut self, half_closed: bool, blocked: bool) -> Poll<Ending> {
+        let now = self.ring.now();
         let waiting = self.client.unacknowledged() > 0 || self.backend.unacknowledged() > 0;
         let stuck = waiting || self.client.is_sending() || self.backend.is_sending();
         if stuck || self.progress.is_some() {
@@ -255,24 +284,23 @@ impl Relay {
             }
             self.progress = stuck.then_some(progress);
         }
-        let timeout = if half_closed {
-            self.timeouts.half_close
-        } else {
-            self.timeouts.idle
+        let (timeout, reason) = match half_closed {
+            true => (self.timeouts.half_close, Reason::HalfClose),
+            false => (self.timeouts.idle, Reason::Idle),
         };
         let left = (self.active + timeout) - now;
         if left.is_zero() {
-            let reason = if half_closed {
-                Reason::HalfClose
-            } else {
-                Reason::Idle
-            };
             return Poll::Ready(Ending {
                 reason,
                 reset: half_closed || stuck,
             });
         }
-        self.check_again_in(left.min(timeout / 2));
+        let most = if blocked {
+            BLOCKED_CHECK.min(timeout / 2)
+        } else {
+            timeout / 2
+        };
+        self.check_again_in(left.min(most));
         Poll::Pending
     }
 

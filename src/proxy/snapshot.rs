@@ -2,7 +2,6 @@
 //! that are promised to be exact.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -59,7 +58,7 @@ pub struct Shared {
     /// Sessions at once.
     pub active: Occupancy,
     /// Sessions at once at most.
-    max_connections: AtomicUsize,
+    pub max_connections: usize,
     /// What is to be told.
     pub events: Arc<Events>,
 }
@@ -124,14 +123,9 @@ impl Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::new(config, None)),
             listeners: listeners.collect(),
             active: Occupancy::default(),
-            max_connections: AtomicUsize::new(max_connections),
+            max_connections,
             events,
         })
-    }
-
-    /// Sessions of the process at once at most.
-    pub fn max_connections(&self) -> usize {
-        self.max_connections.load(Ordering::Relaxed)
     }
 
     /// Sessions of the listener that ended for `reason`, over all workers.

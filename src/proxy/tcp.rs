@@ -1,46 +1,56 @@
 //! A TCP session, from admission to its one reason.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::relay::{Ending, Relay, Relayed};
-use super::worker::{Busy, WorkerState};
+use super::relay::{Ending, Outcome, Relay};
+use super::worker::WorkerState;
 use crate::config::Timeouts;
 use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
 use crate::telemetry::events::{Event, SessionRecord};
 use crate::time::Instant;
-use crate::upstream::{self, Connection, Failure, Upstream};
+use crate::upstream::{self, Backend, Connection, Failure, Upstream};
 
 /// A session's places under the caps of its listener and of the process; they are free again when
 /// it goes.
 pub(super) struct Admission {
     worker: Rc<WorkerState>,
     listener: u32,
-    _busy: Busy,
 }
 
 impl Admission {
-    /// Takes the places, or says which cap is reached.
-    pub(super) fn new(worker: &Rc<WorkerState>, listener: usize) -> Result<Self, Reason> {
+    /// Takes the places, or says which cap is reached. The session sees the generation that is
+    /// returned with it, whole.
+    pub(super) fn new(worker: &Rc<WorkerState>, listener: usize) -> Result<(Self, Policy), Reason> {
         let shared = &worker.shared;
-        if !shared.active.enter(shared.max_connections()) {
+        if !shared.active.enter(shared.max_connections) {
             return Err(Reason::ProcessFull);
         }
-        let cap = shared.snapshot.load().listeners[listener].max_connections;
-        if !shared.listeners[listener].active.enter(cap) {
+        let snapshot = shared.snapshot.load();
+        let policy = &snapshot.listeners[listener];
+        if !shared.listeners[listener]
+            .active
+            .enter(policy.max_connections)
+        {
             shared.active.leave();
             return Err(Reason::ListenerFull);
         }
-        Ok(Self {
+        worker.begin();
+        let admission = Self {
             worker: worker.clone(),
             listener: listener as u32,
-            _busy: Busy::new(worker),
-        })
+        };
+        let policy = Policy {
+            upstream: policy.upstream.clone(),
+            timeouts: policy.timeouts,
+        };
+        Ok((admission, policy))
     }
 
     fn listener(&self) -> usize {
@@ -52,18 +62,25 @@ impl Drop for Admission {
     fn drop(&mut self) {
         self.worker.listener(self.listener()).active.leave();
         self.worker.shared.active.leave();
+        self.worker.end();
     }
 }
 
+/// What of its listener a session goes by.
+pub(super) struct Policy {
+    upstream: Arc<Upstream>,
+    timeouts: Timeouts,
+}
+
 /// Serves one client: connects a backend, relays, and books the reason.
-pub(super) async fn session(ring: Ring, admission: Admission, client: Socket) {
+pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, client: Socket) {
     client.belongs_to_this_task();
     let record = Record::begin(&ring, &admission.worker, &client);
-    let (upstream, timeouts) = policy(&admission);
+    let Policy { upstream, timeouts } = policy;
     // Connecting needs far more state than relaying; on the heap it is gone by then.
     let connected = Box::pin(establish(&ring, &admission, &upstream)).await;
     drop(upstream);
-    let (relayed, backend) = match connected {
+    let (outcome, backend) = match connected {
         Ok(Connection { socket, backend }) => {
             socket.belongs_to_this_task();
             let mut relay = Relay::new(&ring, client, socket, timeouts);
@@ -76,14 +93,14 @@ pub(super) async fn session(ring: Ring, admission: Admission, client: Socket) {
         }
         Err(reason) => {
             client.abort();
-            (Relayed::nothing(reason), None)
+            (Outcome::nothing(reason), None)
         }
     };
     let backend = backend.map(|backend| backend.name.clone());
     let (worker, listener) = (admission.worker.clone(), admission.listener());
     // Whoever hears that it ended shall find its places free.
     drop(admission);
-    book(&ring, (&worker, listener), record, &relayed, backend);
+    book(&ring, (&worker, listener), record, &outcome, backend);
 }
 
 /// Refuses a client with RST.
@@ -100,7 +117,7 @@ pub(super) fn refuse(
         ring,
         (worker, listener),
         record,
-        &Relayed::nothing(reason),
+        &Outcome::nothing(reason),
         None,
     );
 }
@@ -110,22 +127,16 @@ fn book(
     ring: &Ring,
     place: (&WorkerState, usize),
     record: Option<Box<Record>>,
-    relayed: &Relayed,
+    outcome: &Outcome,
     backend: Option<Arc<str>>,
 ) {
     let counters = place.0.counters(place.1);
-    counters.close(relayed.reason);
-    counters.bytes_received.add(relayed.bytes_received);
-    counters.bytes_sent.add(relayed.bytes_sent);
+    counters.close(outcome.reason);
+    counters.bytes_received.add(outcome.bytes_received);
+    counters.bytes_sent.add(outcome.bytes_sent);
     if let Some(record) = record {
-        record.end(ring.now(), place, relayed, backend);
+        record.end(ring.now(), place, outcome, backend);
     }
-}
-
-fn policy(admission: &Admission) -> (Arc<Upstream>, Timeouts) {
-    let snapshot = admission.worker.shared.snapshot.load();
-    let policy = &snapshot.listeners[admission.listener()];
-    (policy.upstream.clone(), policy.timeouts)
 }
 
 /// Connects to a backend, unless the worker ends its sessions first.
@@ -135,9 +146,12 @@ async fn establish(
     upstream: &Upstream,
 ) -> Result<Connection, Reason> {
     let counters = admission.worker.counters(admission.listener());
-    let mut connecting = pin!(upstream::connect(ring, upstream, || counters
-        .connect_failures
-        .add(1)));
+    let failed = |backend: &Backend, error: &io::Error| {
+        counters.connect_failures.add(1);
+        let events = &admission.worker.shared.events;
+        events.connect_failed(ring.now(), upstream.name(), &backend.name, error);
+    };
+    let mut connecting = pin!(upstream::connect(ring, upstream, failed));
     poll_fn(|context| {
         if admission.worker.aborting.get() {
             return Poll::Ready(Err(Reason::Drained));
@@ -175,7 +189,7 @@ impl Record {
         &self,
         now: Instant,
         place: (&WorkerState, usize),
-        relayed: &Relayed,
+        outcome: &Outcome,
         backend: Option<Arc<str>>,
     ) {
         let (worker, listener) = place;
@@ -186,9 +200,9 @@ impl Record {
                 listener: worker.listener(listener).name.clone(),
                 client: self.client,
                 backend,
-                reason: relayed.reason,
-                bytes_received: relayed.bytes_received,
-                bytes_sent: relayed.bytes_sent,
+                reason: outcome.reason,
+                bytes_received: outcome.bytes_received,
+                bytes_sent: outcome.bytes_sent,
                 duration: now - self.began,
             })));
     }

@@ -54,21 +54,15 @@ impl WorkerState {
     pub(super) fn counters(&self, listener: usize) -> &ListenerCounters {
         &self.listener(listener).counters[self.index]
     }
-}
 
-/// Counts a task as busy for as long as it lives.
-pub(super) struct Busy(Rc<WorkerState>);
-
-impl Busy {
-    pub(super) fn new(state: &Rc<WorkerState>) -> Self {
-        state.busy.set(state.busy.get() + 1);
-        Self(state.clone())
+    /// A task has begun that a draining worker waits for.
+    pub(super) fn begin(&self) {
+        self.busy.set(self.busy.get() + 1);
     }
-}
 
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.busy.set(self.0.busy.get() - 1);
+    /// It has ended.
+    pub(super) fn end(&self) {
+        self.busy.set(self.busy.get() - 1);
     }
 }
 
@@ -92,13 +86,11 @@ impl Worker {
         ring.spawn(obey(ring.clone(), state.clone(), receiver));
         for socket in listeners {
             let listener = ring.listener(socket.fd, socket.shared);
-            let busy = Busy::new(&state);
             ring.spawn(listener::accept_loop(
                 ring.clone(),
                 state.clone(),
                 socket.listener,
                 listener,
-                busy,
             ));
         }
         Self { ring, state }

@@ -54,6 +54,8 @@ struct Filled {
     start: u16,
     len: u16,
     place: Place,
+    /// It was filled since its pages were last given back.
+    touched: bool,
 }
 
 /// Who has a buffer.
@@ -66,13 +68,15 @@ enum Place {
 
 const _: () = assert!(BUFFER_BYTES <= u16::MAX as u32);
 
-/// The pool. `provide` arguments are called with a buffer that goes to the kernel.
+/// The pool. What goes to the kernel is collected until [`Buffers::take_outgoing`].
 pub(crate) struct Buffers {
     blocks: Vec<Block>,
     filled: Vec<Filled>,
     /// Buffers that neither the kernel nor a session has.
     spare: Vec<u16>,
-    /// Buffers that the kernel has.
+    /// Buffers on their way to the kernel.
+    outgoing: Vec<u16>,
+    /// Buffers that the kernel has, those on their way included.
     provided: usize,
     /// Buffers in use by sessions.
     held: usize,
@@ -82,21 +86,36 @@ pub(crate) struct Buffers {
     limit: usize,
     /// Growth was needed since the last trim.
     busy: bool,
+    /// There may be pages to give back.
+    dirty: bool,
 }
 
 impl Buffers {
     /// A pool of at most `limit` buffers (1..=32768).
     pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.clamp(1, MOST_BUFFERS);
+        let mut pool = Self {
+            target: INITIAL.min(limit),
+            limit,
+            ..Self::empty()
+        };
+        pool.fill();
+        pool
+    }
+
+    /// No pool at all.
+    pub(crate) fn empty() -> Self {
         Self {
             blocks: Vec::new(),
             filled: Vec::new(),
             spare: Vec::new(),
+            outgoing: Vec::new(),
             provided: 0,
             held: 0,
-            target: INITIAL.min(limit),
-            limit,
+            target: 0,
+            limit: 0,
             busy: false,
+            dirty: false,
         }
     }
 
@@ -114,28 +133,34 @@ impl Buffers {
         self.provided
     }
 
-    /// The pool is larger than it started.
-    pub(crate) fn has_grown(&self) -> bool {
-        self.target > INITIAL.min(self.limit)
+    /// What is to be provided to the kernel, each whole buffer once.
+    pub(crate) fn take_outgoing(&mut self) -> impl Iterator<Item = (u16, NonNull<u8>)> {
+        let blocks = &self.blocks;
+        self.outgoing
+            .drain(..)
+            .map(|buffer| (buffer, start_of(blocks, buffer)))
     }
 
     /// Brings what is in circulation up to the target.
-    pub(crate) fn fill(&mut self, mut provide: impl FnMut(u16, NonNull<u8>)) {
+    fn fill(&mut self) {
         while self.provided + self.held < self.target {
             if self.spare.is_empty() && !self.allocate() {
                 return;
             }
             let buffer = self.spare.pop().expect("just allocated");
-            self.hand_over(buffer, &mut provide);
+            self.hand_over(buffer);
         }
     }
 
-    /// Raises the target by a step, as far as the limit allows; true if there are more buffers now.
-    pub(crate) fn grow(&mut self, provide: impl FnMut(u16, NonNull<u8>)) -> bool {
+    /// Puts a step more into circulation than is there, as far as the limit allows; true if the
+    /// kernel has more buffers now.
+    pub(crate) fn grow(&mut self) -> bool {
         self.busy = true;
+        self.dirty = true;
         let before = self.provided;
-        self.target = (self.target + STEP).min(self.limit);
-        self.fill(provide);
+        let circulating = self.target.max(self.provided + self.held);
+        self.target = (circulating + STEP).min(self.limit);
+        self.fill();
         self.provided > before
     }
 
@@ -153,6 +178,7 @@ impl Buffers {
             start: 0,
             len: len16,
             place: Place::Session,
+            touched: true,
         };
         self.provided -= 1;
         self.held += 1;
@@ -167,12 +193,7 @@ impl Buffers {
     /// Puts the one buffer of `one` behind `chain`. What fits into the room left in the last
     /// buffer is copied there, so that a peer that speaks in single bytes can't hold a buffer for
     /// each; a buffer that is emptied by that is released.
-    pub(crate) fn append(
-        &mut self,
-        chain: &mut Chain,
-        mut one: Chain,
-        provide: impl FnMut(u16, NonNull<u8>),
-    ) {
+    pub(crate) fn append(&mut self, chain: &mut Chain, mut one: Chain) {
         debug_assert_eq!(one.count, 1);
         if chain.is_empty() {
             *chain = one;
@@ -190,7 +211,7 @@ impl Buffers {
             };
             self.filled[chain.tail as usize].len += one.bytes as u16;
             chain.bytes += one.bytes;
-            self.release(&mut one, provide);
+            self.release(&mut one);
             return;
         }
         self.filled[chain.tail as usize].next = one.head;
@@ -226,12 +247,7 @@ impl Buffers {
     }
 
     /// Drops the first `bytes` of the payload, and the buffers that are empty by then.
-    pub(crate) fn consume(
-        &mut self,
-        chain: &mut Chain,
-        mut bytes: u32,
-        mut provide: impl FnMut(u16, NonNull<u8>),
-    ) {
+    pub(crate) fn consume(&mut self, chain: &mut Chain, mut bytes: u32) {
         assert!(bytes <= chain.bytes, "more consumed than there is");
         chain.bytes -= bytes;
         while chain.count > 0 {
@@ -245,15 +261,15 @@ impl Buffers {
             bytes -= u32::from(entry.len);
             chain.head = entry.next;
             chain.count -= 1;
-            self.take_back(head, &mut provide);
+            self.take_back(head);
         }
         *chain = Chain::EMPTY;
     }
 
     /// Gives all buffers of `chain` back.
-    pub(crate) fn release(&mut self, chain: &mut Chain, provide: impl FnMut(u16, NonNull<u8>)) {
+    pub(crate) fn release(&mut self, chain: &mut Chain) {
         let bytes = chain.bytes;
-        self.consume(chain, bytes, provide);
+        self.consume(chain, bytes);
     }
 
     /// The payload, one slice (start, bytes) per buffer. Valid until the chain is given back.
@@ -266,41 +282,46 @@ impl Buffers {
         })
     }
 
-    /// Once per [`TRIM_INTERVAL`]: when growth was not needed since, pages go back to the system
-    /// and what comes back beyond the initial size is kept out of circulation. `quiescent`: what
-    /// the kernel has is empty; else it may hold bytes that nobody has been told of.
+    /// [`Buffers::trim`] has something to do after a [`TRIM_INTERVAL`].
+    pub(crate) fn wants_trim(&self) -> bool {
+        self.dirty
+    }
+
+    /// When no growth was needed since the last time, pages go back to the system and what comes
+    /// back beyond the initial size is kept out of circulation. `quiescent`: what the kernel has
+    /// is empty; else it may hold bytes that nobody has been told of.
     pub(crate) fn trim(&mut self, quiescent: bool) {
         if std::mem::take(&mut self.busy) {
             return;
         }
         self.target = INITIAL.min(self.limit);
+        self.dirty = !quiescent && self.provided > self.target;
         for buffer in 0..self.filled.len() {
-            let forgettable = match self.filled[buffer].place {
-                Place::Spare => true,
-                Place::Kernel => quiescent,
-                Place::Session => false,
-            };
-            if forgettable {
+            let Filled { place, touched, .. } = self.filled[buffer];
+            let empty = place == Place::Spare || (place == Place::Kernel && quiescent);
+            if touched && empty {
                 self.forget_pages(buffer as u16);
+                self.filled[buffer].touched = false;
             }
         }
     }
 
-    fn hand_over(&mut self, buffer: u16, provide: &mut impl FnMut(u16, NonNull<u8>)) {
+    fn hand_over(&mut self, buffer: u16) {
         self.filled[buffer as usize].place = Place::Kernel;
         self.provided += 1;
-        provide(buffer, self.start_of(buffer));
+        self.outgoing.push(buffer);
     }
 
-    fn take_back(&mut self, buffer: u16, provide: &mut impl FnMut(u16, NonNull<u8>)) {
+    fn take_back(&mut self, buffer: u16) {
         let place = &mut self.filled[buffer as usize].place;
         assert_eq!(*place, Place::Session, "buffer {buffer} was returned twice");
         *place = Place::Spare;
         self.held -= 1;
         if self.provided + self.held < self.target {
-            self.hand_over(buffer, provide);
+            self.hand_over(buffer);
         } else {
             self.spare.push(buffer);
+            self.dirty = true;
         }
     }
 
@@ -322,6 +343,7 @@ impl Buffers {
                 start: 0,
                 len: 0,
                 place: Place::Spare,
+                touched: false,
             },
         );
         self.spare
@@ -329,17 +351,9 @@ impl Buffers {
         true
     }
 
-    fn start_of(&self, buffer: u16) -> NonNull<u8> {
-        let block = &self.blocks[buffer as usize / STEP];
-        let offset = (buffer as usize % STEP) * BUFFER_BYTES as usize;
-        assert!(offset < block.bytes);
-        // SAFETY: `offset` is inside the mapping, whose length is `block.bytes`.
-        unsafe { block.start.add(offset) }
-    }
-
     fn bytes_of(&self, buffer: u16) -> (NonNull<u8>, u32) {
         let entry = self.filled[buffer as usize];
-        let start = self.start_of(buffer);
+        let start = start_of(&self.blocks, buffer);
         // SAFETY: start + len never passes BUFFER_BYTES: `filled` checks it, `append` uses the room
         // left, `consume` moves both by the same amount.
         (
@@ -355,13 +369,22 @@ impl Buffers {
     }
 
     fn forget_pages(&self, buffer: u16) {
-        let start = self.start_of(buffer).as_ptr().cast();
-        // SAFETY: the range is one whole buffer of a private anonymous mapping of ours, page-aligned,
-        // and its content is of no interest: the kernel will overwrite it or nobody has it.
+        let start = start_of(&self.blocks, buffer).as_ptr().cast();
+        // SAFETY: the range is one whole buffer of a private anonymous mapping of ours, page-aligned;
+        // it turns to zeros, and nobody needs its content: `trim` asks for spare buffers, and for
+        // the kernel's when its caller has made sure that they are empty.
         let forgotten =
             unsafe { rustix::mm::madvise(start, BUFFER_BYTES as usize, Advice::LinuxDontNeed) };
         debug_assert!(forgotten.is_ok());
     }
+}
+
+fn start_of(blocks: &[Block], buffer: u16) -> NonNull<u8> {
+    let block = &blocks[buffer as usize / STEP];
+    let offset = (buffer as usize % STEP) * BUFFER_BYTES as usize;
+    assert!(offset < block.bytes);
+    // SAFETY: `offset` is inside the mapping, whose length is `block.bytes`.
+    unsafe { block.start.add(offset) }
 }
 
 /// One anonymous mapping.
@@ -407,6 +430,10 @@ mod tests {
     struct Given(std::collections::VecDeque<(u16, NonNull<u8>)>);
 
     impl Given {
+        fn take_from(&mut self, pool: &mut Buffers) {
+            self.0.extend(pool.take_outgoing());
+        }
+
         fn receive(&mut self, pool: &mut Buffers, payload: &[u8]) -> Chain {
             let (buffer, start) = self.0.pop_front().expect("a buffer is there");
             // SAFETY: the pool gave this buffer of BUFFER_BYTES for writing, and no payload of
@@ -432,13 +459,12 @@ mod tests {
     #[test]
     fn single_bytes_share_a_buffer() {
         let (mut pool, mut given) = (Buffers::new(64), Given::default());
-        pool.fill(|buffer, start| given.0.push_back((buffer, start)));
+        given.take_from(&mut pool);
         let mut chain = Chain::EMPTY;
         for byte in 0..100u8 {
             let one = given.receive(&mut pool, &[byte]);
-            pool.append(&mut chain, one, |buffer, start| {
-                given.0.push_back((buffer, start));
-            });
+            pool.append(&mut chain, one);
+            given.take_from(&mut pool);
         }
         assert_eq!((chain.count, chain.bytes, pool.held()), (1, 100, 1));
         assert_eq!(payload(&pool, &chain), (0..100).collect::<Vec<u8>>());
@@ -447,23 +473,24 @@ mod tests {
     #[test]
     fn growth_ends_at_the_limit_and_is_given_back_after_a_quiet_interval() {
         let (mut pool, mut given) = (Buffers::new(80), Given::default());
-        pool.fill(|buffer, start| given.0.push_back((buffer, start)));
+        given.take_from(&mut pool);
         let mut held = Vec::new();
         while held.len() < 80 {
             if given.0.is_empty() {
-                assert!(pool.grow(|buffer, start| given.0.push_back((buffer, start))));
+                assert!(pool.grow());
+                given.take_from(&mut pool);
             }
             held.push(given.receive(&mut pool, b"x"));
         }
-        assert!(!pool.grow(|_, _| panic!("over the limit")));
+        assert!(!pool.grow());
         pool.trim(true);
         pool.trim(true);
-        assert!(!pool.has_grown());
+        assert!(!pool.wants_trim());
         for mut chain in held {
-            pool.release(&mut chain, |buffer, start| {
-                given.0.push_back((buffer, start));
-            });
+            pool.release(&mut chain);
         }
+        given.take_from(&mut pool);
+        assert!(pool.wants_trim());
         assert_eq!(
             (pool.held(), pool.provided(), given.0.len()),
             (0, INITIAL, INITIAL)
@@ -471,50 +498,74 @@ mod tests {
     }
 
     #[test]
+    fn growth_helps_at_once_when_sessions_hold_more_than_the_target() {
+        let (mut pool, mut given) = (Buffers::new(1024), Given::default());
+        given.take_from(&mut pool);
+        let mut held = Vec::new();
+        while held.len() < 300 {
+            if given.0.is_empty() {
+                assert!(pool.grow());
+                given.take_from(&mut pool);
+            }
+            held.push(given.receive(&mut pool, b"x"));
+        }
+        pool.trim(true);
+        pool.trim(true);
+        while !given.0.is_empty() {
+            held.push(given.receive(&mut pool, b"x"));
+        }
+        assert!(pool.grow());
+        for mut chain in held {
+            pool.release(&mut chain);
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "returned twice")]
     fn a_buffer_returned_twice_is_a_broken_invariant() {
         let (mut pool, mut given) = (Buffers::new(8), Given::default());
-        pool.fill(|buffer, start| given.0.push_back((buffer, start)));
+        given.take_from(&mut pool);
         let one = given.receive(&mut pool, b"x");
         let (mut first, mut second) = (one, one);
-        pool.release(&mut first, |_, _| ());
-        pool.release(&mut second, |_, _| ());
+        pool.release(&mut first);
+        pool.release(&mut second);
     }
 
     proptest! {
         #[test]
         fn a_chain_is_a_byte_queue(steps in prop::collection::vec((0u8..4, 1usize..20_000), 1..60)) {
             let (mut pool, mut given) = (Buffers::new(2048), Given::default());
-            pool.fill(|buffer, start| given.0.push_back((buffer, start)));
+            given.take_from(&mut pool);
             let (mut chain, mut model, mut next) = (Chain::EMPTY, Vec::<u8>::new(), 0u8);
             for (kind, amount) in steps {
-                let mut provide = |buffer, start| given.0.push_back((buffer, start));
+                given.take_from(&mut pool);
                 match kind {
                     0 | 1 => {
                         let bytes: Vec<u8> = (0..amount.min(BUFFER_BYTES as usize)).map(|_| { next = next.wrapping_add(1); next }).collect();
                         if given.0.is_empty() {
-                            prop_assert!(pool.grow(|buffer, start| given.0.push_back((buffer, start))));
+                            prop_assert!(pool.grow());
+                            given.take_from(&mut pool);
                         }
                         let one = given.receive(&mut pool, &bytes);
-                        pool.append(&mut chain, one, |buffer, start| given.0.push_back((buffer, start)));
+                        pool.append(&mut chain, one);
                         model.extend(bytes);
                     }
                     2 => {
                         let some = (amount as u32).min(chain.bytes);
-                        pool.consume(&mut chain, some, &mut provide);
+                        pool.consume(&mut chain, some);
                         model.drain(..some as usize);
                     }
                     _ => {
                         let mut front = pool.split(&mut chain, (amount % 5) as u16);
                         prop_assert_eq!(payload(&pool, &front), &model[..front.bytes as usize]);
                         model.drain(..front.bytes as usize);
-                        pool.release(&mut front, &mut provide);
+                        pool.release(&mut front);
                     }
                 }
                 prop_assert_eq!(payload(&pool, &chain), &model[..]);
                 prop_assert_eq!(chain.bytes as usize, model.len());
             }
-            pool.release(&mut chain, |_, _| ());
+            pool.release(&mut chain);
             prop_assert_eq!(pool.held(), 0);
         }
     }

@@ -1,25 +1,21 @@
 //! The state of one ring: slots, buffers, timers and the run queue, and what a completion does to
 //! them. No task runs in here: completions fill slots and name tasks, and the runtime polls those
-//! afterwards.
+//! afterwards. The write lane is in [`super::send`].
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use super::buffers::{BUFFER_BYTES, Buffers, Chain, TRIM_INTERVAL};
 use super::driver::{Capabilities, Driver, Shutdown};
 use super::executor::RunQueue;
 use super::op::{Completion, Fd, Lane, Op, Token};
-use super::slots::{End, LaneState, MOST_SLICES, Memory, Slices, Slots};
+use super::slots::{End, LaneState, Memory, Slots};
 use super::timers::Timers;
 use crate::time::Instant;
 
 /// Starved receivers looked at in one turn: the rest keep their place in the line.
 const STARVED_PER_TURN: usize = 256;
-/// The pauses of a blocked send grow from 1 ms to 64 ms.
-const MOST_DOUBLINGS: u8 = 6;
 
 pub(super) struct Core {
-    // The driver goes first: once it is gone the kernel writes no buffer any more.
     pub(super) driver: Box<dyn Driver>,
     capabilities: Capabilities,
     pub(super) slots: Slots,
@@ -28,22 +24,14 @@ pub(super) struct Core {
     pub(super) queue: RunQueue,
     pub(super) now: Instant,
     starved: VecDeque<(u32, u32)>,
+    /// There are buffers, and receivers in the line that were not looked at.
+    pub(super) hungry: bool,
+    /// Receivers in the line that were looked at in vain since something has happened.
+    passed_over: usize,
     trim_at: Option<Instant>,
     /// Sends that found no room, each with the time of its next try.
-    blocked: Vec<(Instant, u32, u32)>,
+    pub(super) blocked: Vec<(Instant, u32, u32)>,
     cancels: u32,
-}
-
-/// Calls a method of the pool with the driver's `provide` as its last argument.
-macro_rules! with_pool {
-    ($core:expr, $method:ident $(, $argument:expr)*) => {{
-        let driver = &mut $core.driver;
-        $core.buffers.$method($($argument,)* |buffer, start| {
-            // SAFETY: the pool hands over whole buffers of its mappings, each to the kernel or to
-            // a session at a time, and outlives the driver (field order of `Core`).
-            unsafe { driver.provide(buffer, start, BUFFER_BYTES) }
-        })
-    }};
 }
 
 impl Core {
@@ -59,11 +47,13 @@ impl Core {
             queue: RunQueue::default(),
             now,
             starved: VecDeque::new(),
+            hungry: false,
+            passed_over: 0,
             trim_at: None,
             blocked: Vec::new(),
             cancels: 0,
         };
-        with_pool!(core, fill);
+        core.provide();
         core
     }
 
@@ -74,6 +64,15 @@ impl Core {
         [timer, self.trim_at, blocked].into_iter().flatten().min()
     }
 
+    /// Gives the kernel the buffers that are free again.
+    pub(super) fn provide(&mut self) {
+        for (buffer, start) in self.buffers.take_outgoing() {
+            // SAFETY: the pool hands over whole buffers of its mappings, each to the kernel or to
+            // a session at a time; see `drop` for its mappings' end.
+            unsafe { self.driver.provide(buffer, start, BUFFER_BYTES) };
+        }
+    }
+
     /// Everything that time alone brings about. All completions of the turn are booked by now:
     /// trimming must not forget what they filled.
     pub(super) fn tick(&mut self) {
@@ -82,7 +81,10 @@ impl Core {
         self.timers.expire(now, |task| queue.wake(task));
         if self.trim_at.is_some_and(|at| at <= now) {
             self.buffers.trim(self.driver.is_quiescent());
-            self.trim_at = self.buffers.has_grown().then(|| now + TRIM_INTERVAL);
+            self.trim_at = None;
+        }
+        if self.trim_at.is_none() && self.buffers.wants_trim() {
+            self.trim_at = Some(now + TRIM_INTERVAL);
         }
         self.retry_blocked(now);
     }
@@ -91,12 +93,8 @@ impl Core {
     pub(super) fn complete(&mut self, completion: &Completion) {
         let token = completion.token;
         match token.lane() {
-            Some(Lane::Read) if self.slots.of_token(token).is_some() => {
-                self.complete_read(completion);
-            }
-            Some(Lane::Write) if self.slots.of_token(token).is_some() => {
-                self.complete_write(completion);
-            }
+            Some(Lane::Read) if self.slots.is_current(token) => self.complete_read(completion),
+            Some(Lane::Write) if self.slots.is_current(token) => self.complete_write(completion),
             // A stale completion still gives its buffer back; an accepted descriptor has no owner.
             _ => self.give_back(completion),
         }
@@ -130,11 +128,11 @@ impl Core {
             });
         }
         if bytes == 0 || slot.closing {
-            with_pool!(self, release, &mut one);
+            self.buffers.release(&mut one);
             return;
         }
         let mut chain = slot.received;
-        with_pool!(self, append, &mut chain, one);
+        self.buffers.append(&mut chain, one);
         let slot = &mut self.slots[index];
         slot.received = chain;
         if chain.count > 1 && slot.read == LaneState::Armed && self.is_scarce() {
@@ -147,7 +145,7 @@ impl Core {
         let slot = &mut self.slots[index];
         match slot.memory.as_deref_mut() {
             Some(Memory::Accepted(accepted)) => accepted.push_back(Fd(completion.result)),
-            Some(Memory::Counter(_)) => slot.drained = true,
+            Some(Memory::Counter { signalled, .. }) => *signalled = true,
             _ => slot.ended = Some(End::Fin),
         }
     }
@@ -167,75 +165,7 @@ impl Core {
         }
     }
 
-    fn complete_write(&mut self, completion: &Completion) {
-        let index = completion.token.slot();
-        let slot = &mut self.slots[index];
-        slot.write = LaneState::Idle;
-        if let Some(Memory::Address(_)) = slot.memory.as_deref() {
-            slot.memory = None;
-            slot.failed = (completion.result < 0).then_some(-completion.result);
-            self.after_completion(index, true);
-            return;
-        }
-        // Slices are rare, under backlog only: an idle connection shall not keep them.
-        slot.memory = None;
-        let mut sending = std::mem::replace(&mut slot.sending, Chain::EMPTY);
-        let sent = u32::try_from(completion.result)
-            .unwrap_or(0)
-            .min(sending.bytes);
-        with_pool!(self, consume, &mut sending, sent);
-        if !sending.is_empty() && !self.slots[index].closing {
-            if completion.result > 0 {
-                self.slots[index].blocked = 0;
-                self.push_send(index, sending);
-                return;
-            }
-            if completion.result == -libc::EAGAIN {
-                self.slots[index].sending = sending;
-                self.block(index);
-                return;
-            }
-        }
-        let slot = &mut self.slots[index];
-        if completion.result <= 0 {
-            let errno = if completion.result == 0 {
-                libc::EPIPE
-            } else {
-                -completion.result
-            };
-            slot.failed = Some(errno);
-        }
-        slot.blocked = 0;
-        let wake = slot.wants_sent || slot.failed.is_some();
-        with_pool!(self, release, &mut sending);
-        self.after_completion(index, wake);
-    }
-
-    /// io_uring takes a peer's FIN for readiness to write. Where there is no room for a send after
-    /// FIN, it tries 128 times in a row, hands the send to a kernel thread, and that one fails with
-    /// EAGAIN. So such a send is told not to wait, and is tried again after growing pauses.
-    fn block(&mut self, index: u32) {
-        let slot = &mut self.slots[index];
-        slot.write = LaneState::Blocked;
-        let pause = Duration::from_millis(1 << slot.blocked);
-        slot.blocked = (slot.blocked + 1).min(MOST_DOUBLINGS);
-        self.blocked
-            .push((self.now + pause, index, slot.generation));
-    }
-
-    fn retry_blocked(&mut self, now: Instant) {
-        let due: Vec<_> = self.blocked.extract_if(.., |(at, ..)| *at <= now).collect();
-        for (_, index, generation) in due {
-            let slot = &mut self.slots[index];
-            if slot.generation == generation && slot.write == LaneState::Blocked {
-                let sending = std::mem::replace(&mut slot.sending, Chain::EMPTY);
-                slot.write = LaneState::Idle;
-                self.push_send(index, sending);
-            }
-        }
-    }
-
-    fn after_completion(&mut self, index: u32, wake: bool) {
+    pub(super) fn after_completion(&mut self, index: u32, wake: bool) {
         let slot = &mut self.slots[index];
         if !slot.closing {
             if wake {
@@ -250,7 +180,7 @@ impl Core {
     fn give_back(&mut self, completion: &Completion) {
         if let Some(buffer) = completion.buffer {
             let mut one = self.buffers.filled(buffer, 0);
-            with_pool!(self, release, &mut one);
+            self.buffers.release(&mut one);
         }
     }
 
@@ -260,25 +190,26 @@ impl Core {
         self.buffers.held() * 4 >= self.buffers.limit() * 3
     }
 
-    /// Starts receiving at most about `window` bytes, unless a receive is on its way or receiving
-    /// has ended. `holds`: the session has buffers of this direction already.
-    pub(super) fn arm(&mut self, index: u32, window: u32, holds: bool) {
+    /// What a direction may hold at most: `most`, but never more than a quarter of the pool, and one
+    /// buffer only when more than half of it is in use.
+    pub(super) fn window(&self, most: u32) -> u32 {
         let limit = self.buffers.limit();
-        let share = u32::try_from(limit / 4)
-            .unwrap_or(u32::MAX)
-            .max(1)
-            .saturating_mul(BUFFER_BYTES);
-        let window = if self.buffers.held() * 2 > limit {
-            BUFFER_BYTES.min(window)
-        } else {
-            window.min(share)
-        };
+        if self.buffers.held() * 2 > limit {
+            return most.min(BUFFER_BYTES);
+        }
+        let share = u32::try_from((limit / 4).max(1)).unwrap_or(u32::MAX);
+        most.min(share.saturating_mul(BUFFER_BYTES))
+    }
+
+    /// Starts receiving `budget` bytes, one buffer more at most, unless a receive is on its way or
+    /// receiving has ended. `holds`: the session has buffers of this direction already.
+    pub(super) fn arm(&mut self, index: u32, budget: u32, holds: bool) {
         let scarce = self.is_scarce();
         let slot = &mut self.slots[index];
         if slot.ended.is_some() || slot.closing || slot.read.in_flight() {
             return;
         }
-        slot.budget = window.max(1);
+        slot.budget = budget.max(1);
         slot.holds = holds;
         match slot.read {
             LaneState::Starved => {}
@@ -311,16 +242,22 @@ impl Core {
         self.starved.push_back((index, slot.generation));
     }
 
-    /// Arms starved receivers again, in order, as far as there are buffers: those that hold none
-    /// first when buffers are scarce.
-    pub(super) fn feed_starved(&mut self) {
+    /// Arms starved receivers again, in order, as far as there are buffers; when buffers are scarce
+    /// only those that hold none. `fresh`: something has happened since the last time, so that
+    /// those that were passed over are worth another look.
+    pub(super) fn feed_starved(&mut self, fresh: bool) {
+        if fresh {
+            self.passed_over = 0;
+        }
+        self.hungry = false;
         if self.starved.is_empty() {
             return;
         }
-        if self.buffers.provided() == 0 && with_pool!(self, grow) && self.trim_at.is_none() {
-            self.trim_at = Some(self.now + TRIM_INTERVAL);
+        if self.buffers.provided() == 0 {
+            self.buffers.grow();
         }
         let mut free = self.buffers.provided();
+        let scarce = self.is_scarce();
         for _ in 0..self.starved.len().min(STARVED_PER_TURN) {
             if free == 0 {
                 return;
@@ -328,85 +265,19 @@ impl Core {
             let Some((index, generation)) = self.starved.pop_front() else {
                 return;
             };
-            let scarce = self.is_scarce();
             let slot = &self.slots[index];
             if slot.generation != generation || slot.read != LaneState::Starved {
                 continue;
             }
             if slot.holds && scarce {
                 self.starved.push_back((index, generation));
+                self.passed_over += 1;
                 continue;
             }
             self.push_recv(index);
             free -= 1;
         }
-    }
-
-    /// Sends what `from` has received on `to`, whose write lane is idle; returns the bytes.
-    pub(super) fn forward(&mut self, from: u32, to: u32) -> u32 {
-        let mut chain = self.slots[from].received;
-        let front = self.buffers.split(&mut chain, MOST_SLICES as u16);
-        self.slots[from].received = chain;
-        self.push_send(to, front);
-        front.bytes
-    }
-
-    /// A reset is told once: when a send on the same socket was told of it, receiving only sees an
-    /// end, which must not pass for a FIN.
-    pub(super) fn true_end(&mut self, index: u32, end: End) -> End {
-        let slot = &self.slots[index];
-        match (end, slot.failed) {
-            (End::Fin, Some(errno)) => End::Failed(errno),
-            (End::Fin, None) if slot.write.in_flight() && self.driver.is_gone(slot.fd) => {
-                End::Failed(libc::ECONNRESET)
-            }
-            _ => end,
-        }
-    }
-
-    /// Hands `chain` to the kernel as one send.
-    fn push_send(&mut self, index: u32, chain: Chain) {
-        debug_assert!(self.slots[index].write == LaneState::Idle && !chain.is_empty());
-        let slot = &mut self.slots[index];
-        slot.write = LaneState::Armed;
-        slot.sending = chain;
-        let token = slot.token(Lane::Write, index);
-        let fd = slot.fd;
-        let wait = slot.ended.is_none() && slot.blocked == 0;
-        if chain.count == 1 {
-            let (start, len) = self.buffers.slices(&chain).next().expect("one buffer");
-            self.push(
-                Op::Send {
-                    fd,
-                    data: start.as_ptr(),
-                    len,
-                    wait,
-                },
-                token,
-            );
-            return;
-        }
-        let message = self.fill_slices(index, &chain);
-        self.push(Op::SendVectored { fd, message, wait }, token);
-    }
-
-    fn fill_slices(&mut self, index: u32, chain: &Chain) -> *const libc::msghdr {
-        debug_assert!(usize::from(chain.count) <= MOST_SLICES);
-        let memory = self.slots[index]
-            .memory
-            .insert(Box::new(Memory::Slices(Slices::boxed())));
-        let Memory::Slices(slices) = &mut **memory else {
-            unreachable!("inserted just above");
-        };
-        for (vector, (start, len)) in slices.vectors.iter_mut().zip(self.buffers.slices(chain)) {
-            *vector = libc::iovec {
-                iov_base: start.as_ptr().cast(),
-                iov_len: len as usize,
-            };
-        }
-        slices.header.msg_iov = slices.vectors.as_mut_ptr();
-        slices.header.msg_iovlen = usize::from(chain.count);
-        &raw const slices.header
+        self.hungry = self.passed_over < self.starved.len();
     }
 
     /// Cancels the op of the read lane, if one is with the kernel.
@@ -419,16 +290,7 @@ impl Core {
         }
     }
 
-    fn cancel_write(&mut self, index: u32) {
-        let slot = &mut self.slots[index];
-        if slot.write == LaneState::Armed {
-            slot.write = LaneState::Cancelling;
-            let target = slot.token(Lane::Write, index);
-            self.push_cancel(target);
-        }
-    }
-
-    fn push_cancel(&mut self, target: Token) {
+    pub(super) fn push_cancel(&mut self, target: Token) {
         self.cancels = self.cancels.wrapping_add(1);
         self.push(
             Op::Cancel { target },
@@ -439,7 +301,7 @@ impl Core {
     pub(super) fn push(&mut self, op: Op, token: Token) {
         // SAFETY: every pointer of an op leads into buffers or into memory that `token`'s slot
         // owns, and neither is given back before the last completion (`complete_read`,
-        // `complete_write`, `release_slot`) or before the driver is gone (field order).
+        // `complete_write`, `release_slot`); what is still in use at the end is leaked (`drop`).
         unsafe { self.driver.push(op, token) }
     }
 
@@ -486,8 +348,8 @@ impl Core {
         let mut sending = std::mem::replace(&mut slot.sending, Chain::EMPTY);
         let memory = slot.memory.take();
         let fd = slot.fd;
-        with_pool!(self, release, &mut received);
-        with_pool!(self, release, &mut sending);
+        self.buffers.release(&mut received);
+        self.buffers.release(&mut sending);
         if let Some(Memory::Accepted(accepted)) = memory.map(|memory| *memory) {
             for unclaimed in accepted {
                 self.driver.close(unclaimed);
@@ -524,38 +386,22 @@ impl Core {
         }
         slot.read = LaneState::Armed;
         let (fd, token) = (slot.fd, slot.token(Lane::Read, index));
-        let Some(Memory::Counter(counter)) = slot.memory.as_deref_mut() else {
+        let Some(Memory::Counter { counter, .. }) = slot.memory.as_deref_mut() else {
             unreachable!("an event's slot owns a counter");
         };
         let counter = &raw mut *counter;
         self.push(Op::ReadEvent { fd, counter }, token);
     }
-
-    /// Starts connecting; the slot's memory holds the address.
-    pub(super) fn arm_connect(&mut self, index: u32, address: socket2::SockAddr) {
-        let slot = &mut self.slots[index];
-        slot.write = LaneState::Armed;
-        let (fd, token) = (slot.fd, slot.token(Lane::Write, index));
-        let memory = slot.memory.insert(Box::new(Memory::Address(address)));
-        let Memory::Address(address) = &**memory else {
-            unreachable!("inserted just above");
-        };
-        let address = &raw const *address;
-        self.push(Op::Connect { fd, address }, token);
-    }
 }
 
-impl Slices {
-    fn boxed() -> Box<Self> {
-        let empty = libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        };
-        // SAFETY: msghdr is a C struct of integers and pointers, for which zero is a valid value.
-        let header = unsafe { std::mem::zeroed() };
-        Box::new(Self {
-            vectors: [empty; MOST_SLICES],
-            header,
-        })
+impl Drop for Core {
+    /// A ring is torn down asynchronously: as long as an op may be pending the kernel may still
+    /// write. Slots are in use until their last completion, so any that is left means leaking what
+    /// it and the kernel have.
+    fn drop(&mut self) {
+        if self.slots.len() > 0 {
+            std::mem::forget(std::mem::replace(&mut self.buffers, Buffers::empty()));
+            std::mem::forget(std::mem::take(&mut self.slots));
+        }
     }
 }

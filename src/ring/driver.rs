@@ -49,6 +49,9 @@ pub trait Driver {
     /// What this kernel can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// Buffers that it can be provided with at once.
+    fn most_buffers(&self) -> usize;
+
     /// The time now. Never goes back.
     fn now(&mut self) -> Instant;
 

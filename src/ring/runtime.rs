@@ -55,6 +55,7 @@ impl Ring {
     pub fn new(driver: Box<dyn Driver>, buffer_memory: u64) -> Self {
         let most_buffers =
             usize::try_from(buffer_memory / u64::from(BUFFER_BYTES)).unwrap_or(usize::MAX);
+        let most_buffers = most_buffers.min(driver.most_buffers());
         Self(Rc::new(Inner {
             core: RefCell::new(Core::new(driver, most_buffers)),
             executor: Executor::default(),
@@ -98,7 +99,8 @@ impl Ring {
     pub fn turn(&self) -> io::Result<()> {
         let mut completions = self.0.completions.take();
         self.with(|core| {
-            let wait = if core.queue.len() > 0 {
+            core.provide();
+            let wait = if core.queue.len() > 0 || core.hungry {
                 Some(Duration::ZERO)
             } else {
                 core.next_deadline()
@@ -113,10 +115,11 @@ impl Ring {
             core.tick();
             io::Result::Ok(())
         })?;
+        let fresh = !completions.is_empty();
         completions.clear();
         self.0.completions.replace(completions);
         self.poll_woken();
-        self.with(Core::feed_starved);
+        self.with(|core| core.feed_starved(fresh));
         Ok(())
     }
 
@@ -198,7 +201,10 @@ impl Ring {
     pub fn event(&self, fd: Fd) -> Event {
         let index = self.with(|core| {
             let index = core.slots.insert(fd);
-            core.slots[index].memory = Some(Box::new(Memory::Counter(0)));
+            core.slots[index].memory = Some(Box::new(Memory::Counter {
+                counter: 0,
+                signalled: false,
+            }));
             index
         });
         Event::new(self.clone(), index)

@@ -13,6 +13,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use socket2::SockAddr;
 
@@ -43,7 +44,7 @@ impl LaneState {
 
 /// How the bytes of a socket end, or why a listener stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub(super) enum End {
     /// The other side sent FIN.
     Fin,
     /// An errno.
@@ -55,17 +56,34 @@ pub(super) enum Memory {
     /// Connect's address.
     Address(SockAddr),
     /// A vectored send's slices.
-    Slices(Box<Slices>),
+    Slices(Slices),
+    /// What is being sent without having been received, and how much of it was taken.
+    Bytes { bytes: Rc<[u8]>, taken: usize },
     /// Accepted descriptors that no task has taken yet.
     Accepted(VecDeque<Fd>),
-    /// An eventfd's counter.
-    Counter(u64),
+    /// An eventfd's counter, and whether it was read since a task asked.
+    Counter { counter: u64, signalled: bool },
 }
 
 /// The slices of one vectored send.
 pub(super) struct Slices {
     pub(super) vectors: [libc::iovec; MOST_SLICES],
     pub(super) header: libc::msghdr,
+}
+
+impl Slices {
+    pub(super) fn new() -> Self {
+        let empty = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
+        // SAFETY: msghdr is a C struct of integers and pointers, for which zero is a valid value.
+        let header = unsafe { std::mem::zeroed() };
+        Self {
+            vectors: [empty; MOST_SLICES],
+            header,
+        }
+    }
 }
 
 /// Buffers of one send at most; four are the default window.
@@ -128,6 +146,11 @@ impl Slot {
         Token::new(lane, self.generation, index)
     }
 
+    /// See `Core::block`.
+    pub(super) fn can_wait_for_room(&self) -> bool {
+        self.ended.is_none() && self.blocked == 0
+    }
+
     pub(super) fn is_quiet(&self) -> bool {
         !self.read.in_flight() && !self.write.in_flight()
     }
@@ -158,11 +181,10 @@ impl Slots {
         self.free.push(index);
     }
 
-    /// The slot a completion belongs to; `None` if it has another generation by now.
-    pub(super) fn of_token(&mut self, token: Token) -> Option<&mut Slot> {
-        self.slots
-            .get_mut(token.slot() as usize)
-            .filter(|slot| slot.generation == token.generation())
+    /// The slot of a completion has not been given to another descriptor.
+    pub(super) fn is_current(&self, token: Token) -> bool {
+        let slot = self.slots.get(token.slot() as usize);
+        slot.is_some_and(|slot| slot.generation == token.generation())
     }
 
     /// Slots in use.

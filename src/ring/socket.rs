@@ -6,10 +6,10 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::rc::Rc;
 use std::task::Poll;
 
 use super::driver::Shutdown;
-use super::op::Fd;
 use super::runtime::Ring;
 use super::slots::{End, LaneState, Memory};
 
@@ -26,17 +26,26 @@ pub struct Socket {
 pub struct Relayed {
     /// Bytes whose send was started.
     pub moved: u32,
+    /// Bytes are held and nothing is being received: the source's reset would go unnoticed.
+    pub blocked: bool,
     /// How the direction stands.
-    pub state: Flow,
+    pub flow: Flow,
 }
 
 /// One direction between two sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
-    /// Bytes may come.
+    /// Bytes may come, or are on their way.
     Open,
-    /// Receiving ended, and every byte that came before was taken by the target's kernel.
-    Ended(End),
+    /// The source sent FIN, and every byte that came before was taken by the target's kernel.
+    Finished,
+    /// The source was reset or is lost; the errno says which.
+    Failed {
+        /// Why.
+        errno: i32,
+        /// Every byte that came before was taken by the target's kernel.
+        drained: bool,
+    },
     /// The target takes no more; the errno says why.
     Broken(i32),
 }
@@ -60,38 +69,98 @@ impl Socket {
         self.ring.with(|core| core.slots[self.index].task = task);
     }
 
-    /// Keeps this socket's bytes flowing to `to`: sends what has arrived straight from the buffers
-    /// when no send is on its way, and keeps a receive armed as long as fewer than `window` bytes
-    /// are held. The task is woken when there is more to do.
+    /// Keeps this socket's bytes flowing to `to`. It sends what has arrived straight from the
+    /// buffers when no send is on its way, and keeps a receive armed while at most half a window is
+    /// held. As long as there is more to do, something is on its way that wakes the task:
+    ///
+    /// | held | receive | woken by |
+    /// |---|---|---|
+    /// | all of it being sent, or nothing | armed | the receive |
+    /// | some waits behind a send | armed | the receive, the send |
+    /// | any | not armed: window full, starved, or ended | the send |
+    /// | nothing | starved | the receive, once there are buffers |
     pub fn relay_to(&self, to: &Self, window: u32) -> Relayed {
         self.ring.with(|core| {
-            let target = &core.slots[to.index];
-            if let Some(errno) = target.failed {
+            if let Some(errno) = core.slots[to.index].failed {
                 return Relayed {
                     moved: 0,
-                    state: Flow::Broken(errno),
+                    blocked: false,
+                    flow: Flow::Broken(errno),
                 };
             }
             let mut moved = 0;
-            if target.write == LaneState::Idle && !core.slots[self.index].received.is_empty() {
+            if core.slots[to.index].write == LaneState::Idle
+                && !core.slots[self.index].received.is_empty()
+            {
                 moved = core.forward(self.index, to.index);
             }
-            let source = &core.slots[self.index];
-            let waiting = source.received.bytes;
+            let waiting = core.slots[self.index].received.bytes;
             let in_flight = core.slots[to.index].sending.bytes;
             let held = waiting + in_flight;
-            let ended = source.ended.filter(|_| held == 0);
-            let armed = source.read.in_flight() || source.ended.is_some();
-            if !armed && held <= window / 2 {
+            let window = core.window(window);
+            if held <= window / 2 {
                 core.arm(self.index, window - held, held > 0);
-            } else if in_flight > 0 && (waiting > 0 || !armed || source.ended.is_some()) {
+            }
+            let source = &core.slots[self.index];
+            let (ended, armed) = (source.ended, source.read.in_flight());
+            if in_flight > 0 && (waiting > 0 || !armed) {
                 core.slots[to.index].wants_sent = true;
             }
-            let state = ended.map_or(Flow::Open, |end| {
-                Flow::Ended(core.true_end(self.index, end))
-            });
-            Relayed { moved, state }
+            Relayed {
+                moved,
+                blocked: held > 0 && !armed,
+                flow: core.flow(self.index, ended, held),
+            }
         })
+    }
+
+    /// Keeps receiving: at most about `budget` bytes from now on. Nothing happens while a receive is
+    /// on its way or after the end.
+    pub fn receive(&self, budget: u32) {
+        self.ring.with(|core| {
+            let holds = !core.slots[self.index].received.is_empty();
+            core.arm(self.index, budget, holds);
+        });
+    }
+
+    /// Shows `look` what has arrived, a slice per buffer, and forgets it. Returns the bytes and how
+    /// the direction stands. `look` must not use the ring.
+    pub fn read(&self, mut look: impl FnMut(&[u8])) -> (u32, Flow) {
+        self.ring.with(|core| {
+            let chain = core.slots[self.index].received;
+            for (start, len) in core.buffers.slices(&chain) {
+                // SAFETY: a slice of the chain lies in a buffer that this session holds, the kernel
+                // has filled it, and it is given back only after this loop.
+                look(unsafe { std::slice::from_raw_parts(start.as_ptr(), len as usize) });
+            }
+            core.discard_received(self.index);
+            let ended = core.slots[self.index].ended;
+            (chain.bytes, core.flow(self.index, ended, 0))
+        })
+    }
+
+    /// Starts sending `bytes`; false when a send is on its way or sending has failed. The task is
+    /// woken when it fails, and after [`Socket::wake_when_sent`] when it is done.
+    pub fn send(&self, bytes: Rc<[u8]>) -> bool {
+        self.ring.with(|core| {
+            let slot = &core.slots[self.index];
+            let ready = slot.write == LaneState::Idle && slot.failed.is_none() && !bytes.is_empty();
+            if ready {
+                core.push_bytes(self.index, bytes, 0);
+            }
+            ready
+        })
+    }
+
+    /// The task is woken when the send on its way is done.
+    pub fn wake_when_sent(&self) {
+        self.ring
+            .with(|core| core.slots[self.index].wants_sent = true);
+    }
+
+    /// The errno with which sending failed, once it has.
+    pub fn send_error(&self) -> Option<i32> {
+        self.ring.with(|core| core.slots[self.index].failed)
     }
 
     /// A send is with the kernel.
@@ -106,6 +175,14 @@ impl Socket {
             let fd = core.slots[self.index].fd;
             core.driver.shutdown(fd, Shutdown::Write);
         });
+    }
+
+    /// The connection is gone, reset by either side.
+    pub fn is_gone(&self) -> bool {
+        self.ring.with(|core| {
+            let fd = core.slots[self.index].fd;
+            core.driver.is_gone(fd)
+        })
     }
 
     /// Bytes that the other end has not acknowledged yet.
@@ -176,9 +253,8 @@ impl Listener {
         accepted.map_ok(|fd| self.ring.adopt(fd))
     }
 
-    /// Stops accepting and waits until the kernel has confirmed it; connections that were accepted
-    /// by then and those that still stand in the kernel's queue are returned.
-    pub async fn stop(self) -> Vec<Socket> {
+    /// Stops accepting and waits until the kernel has confirmed it.
+    pub async fn stop(&self) {
         self.ring.with(|core| core.cancel_read(self.index));
         poll_fn(|_| {
             let task = self.ring.running();
@@ -193,23 +269,28 @@ impl Listener {
             })
         })
         .await;
-        let mut left = Vec::new();
-        while let Some(fd) = self.take_queued() {
-            left.push(self.ring.adopt(fd));
-        }
-        left
     }
 
-    fn take_queued(&self) -> Option<Fd> {
-        self.ring.with(|core| {
+    /// A connection that was accepted before [`Listener::stop`] or still stands in the kernel's
+    /// queue; `None` when there are no more.
+    ///
+    /// # Errors
+    /// As accept4(2); the queue may hold more.
+    pub fn take_queued(&self) -> io::Result<Option<Socket>> {
+        let taken = self.ring.with(|core| {
             let slot = &mut core.slots[self.index];
             if let Some(Memory::Accepted(accepted)) = slot.memory.as_deref_mut()
                 && let Some(fd) = accepted.pop_front()
             {
-                return Some(fd);
+                return Ok(fd);
             }
-            core.driver.accept_now(slot.fd).ok()
-        })
+            core.driver.accept_now(slot.fd)
+        });
+        match taken {
+            Ok(fd) => Ok(Some(self.ring.adopt(fd))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -240,7 +321,9 @@ impl Event {
             self.ring.with(|core| {
                 let slot = &mut core.slots[self.index];
                 slot.task = task;
-                if std::mem::take(&mut slot.drained) {
+                if let Some(Memory::Counter { signalled, .. }) = slot.memory.as_deref_mut()
+                    && std::mem::take(signalled)
+                {
                     return Poll::Ready(Ok(()));
                 }
                 if let Some(End::Failed(errno)) = slot.ended.take() {

@@ -12,9 +12,10 @@ const TICK_SHIFT: u32 = 20;
 const LEVELS: usize = 6;
 const SLOTS: usize = 64;
 const NONE: u32 = u32::MAX;
-/// The furthest tick ahead that the wheel can hold: 64^6 ticks, about 2.3 years. A later deadline
-/// waits there and is put back when its time comes.
-const HORIZON: u64 = (1 << (6 * LEVELS)) - 1;
+/// The furthest tick ahead that the wheel can hold, about 2.3 years: one slot of the last level less
+/// than a lap of it, so that no deadline falls into the slot where time stands. A later one waits
+/// there and is put back when its time comes.
+const HORIZON: u64 = (1 << (6 * LEVELS)) - (1 << (6 * (LEVELS - 1)));
 
 /// An entry of the wheel; it belongs to whoever created it until it is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -239,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_deadline_beyond_the_horizon_waits_for_its_time() {
-        let start = Instant::default();
+        let start = Instant::from_nanos(123_456_789_012_345);
         let ten_years = Duration::from_secs(10 * 365 * 86_400);
         let mut timers = Timers::new(start);
         let id = timers.create();

@@ -223,6 +223,10 @@ impl Driver for Uring {
         self.capabilities
     }
 
+    fn most_buffers(&self) -> usize {
+        usize::from(self.buffers.mask) + 1
+    }
+
     fn now(&mut self) -> Instant {
         now()
     }
@@ -491,7 +495,7 @@ impl BufferRing {
         // SAFETY: the index is masked to the entries of the mapping.
         let entry = unsafe { self.entries.add(usize::from(self.tail & self.mask)) };
         // SAFETY: the entry lies in the mapping, and the kernel does not read it before the tail
-        // has passed it; more buffers than entries do not exist.
+        // has passed it; nobody provides more than `most_buffers`, so it has read the entry's last use.
         let entry = unsafe { &mut *entry.as_ptr() };
         entry.set_addr(start.as_ptr() as u64);
         entry.set_len(len);

@@ -1,6 +1,7 @@
 //! What the data plane has to say to people. A worker never logs: it leaves an event in a bounded
 //! queue, and when the queue is full the event is counted and forgotten.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +22,15 @@ pub enum Event {
         listener: Arc<str>,
         /// What accept4(2) said.
         errno: i32,
+    },
+    /// A try to connect to a backend failed.
+    ConnectFailed {
+        /// The upstream's name.
+        upstream: Arc<str>,
+        /// The backend's name.
+        backend: Arc<str>,
+        /// Why.
+        error: io::Error,
     },
 }
 
@@ -49,7 +59,8 @@ pub struct Events {
     queue: SyncSender<Event>,
     sessions: AtomicBool,
     dropped: AtomicU64,
-    last_pause_nanos: AtomicU64,
+    pauses: Throttle,
+    connect_failures: Throttle,
 }
 
 /// Events that may wait for the log.
@@ -63,7 +74,8 @@ impl Events {
             queue,
             sessions: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
-            last_pause_nanos: AtomicU64::new(0),
+            pauses: Throttle::default(),
+            connect_failures: Throttle::default(),
         };
         (Arc::new(events), receiver)
     }
@@ -87,15 +99,7 @@ impl Events {
 
     /// Tells that accepting pauses, once a second for the whole process.
     pub fn accept_paused(&self, now: Instant, listener: &Arc<str>, errno: i32) {
-        const SECOND: u64 = 1_000_000_000;
-        let now = now.as_nanos().max(SECOND);
-        let told = self.last_pause_nanos.load(Ordering::Relaxed);
-        let first = now.saturating_sub(told) >= SECOND
-            && self
-                .last_pause_nanos
-                .compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        if first {
+        if self.pauses.admits(now) {
             self.send(Event::AcceptPaused {
                 listener: listener.clone(),
                 errno,
@@ -103,8 +107,63 @@ impl Events {
         }
     }
 
+    /// Tells that a backend can't be connected to, once a second for the whole process.
+    pub fn connect_failed(
+        &self,
+        now: Instant,
+        upstream: &Arc<str>,
+        backend: &Arc<str>,
+        error: &io::Error,
+    ) {
+        if self.connect_failures.admits(now) {
+            self.send(Event::ConnectFailed {
+                upstream: upstream.clone(),
+                backend: backend.clone(),
+                error: error
+                    .raw_os_error()
+                    .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error),
+            });
+        }
+    }
+
     /// Takes the number of events that found the queue full since the last time.
     pub fn take_dropped(&self) -> u64 {
         self.dropped.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// Lets one event through a second, whoever asks.
+#[derive(Debug, Default)]
+struct Throttle {
+    last_nanos: AtomicU64,
+}
+
+impl Throttle {
+    fn admits(&self, now: Instant) -> bool {
+        const SECOND: u64 = 1_000_000_000;
+        // The first second counts from one second before the start, so that it is told, too.
+        let now = now.as_nanos() + SECOND;
+        let last = self.last_nanos.load(Ordering::Relaxed);
+        now.saturating_sub(last) >= SECOND
+            && self
+                .last_nanos
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttle_lets_one_through_a_second() {
+        let throttle = Throttle::default();
+        let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
+        assert!(throttle.admits(at(0)));
+        assert!(!throttle.admits(at(999)));
+        assert!(throttle.admits(at(1_000)));
+        assert!(!throttle.admits(at(1_500)));
+        assert!(throttle.admits(at(9_000)));
     }
 }

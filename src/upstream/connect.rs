@@ -50,14 +50,14 @@ pub enum Failure {
 }
 
 /// Connects to the balancer's choice, or to the next candidates when it can't be had. `failed` is
-/// called once for each try that failed.
+/// told of each try that failed.
 ///
 /// # Errors
 /// The last failure, when the tries are used up or no candidate is left.
 pub async fn connect(
     ring: &Ring,
     upstream: &Upstream,
-    failed: impl Fn(),
+    failed: impl Fn(&Backend, &io::Error),
 ) -> Result<Connection, Failure> {
     let draw = upstream.balancer().draw();
     let mut tried: Vec<usize> = Vec::new();
@@ -76,11 +76,13 @@ pub async fn connect(
             .await
         {
             Ok(socket) => return Ok(Connection { socket, backend }),
-            Err(error) => failure = classify(&error),
-        }
-        failed();
-        if failure == Failure::NoResources {
-            return Err(failure);
+            Err(error) => {
+                failed(&backend, &error);
+                failure = classify(&error);
+                if is_hopeless(&error) {
+                    return Err(failure);
+                }
+            }
         }
         tried.push(candidate);
         if tried.len() >= upstream.tries {
@@ -92,8 +94,19 @@ pub async fn connect(
 
 fn classify(error: &io::Error) -> Failure {
     match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => Failure::NoResources,
+        // No local port is left for this backend, or `source` is not one of this machine's.
+        Some(libc::EADDRNOTAVAIL) => Failure::NoResources,
         Some(libc::ETIMEDOUT) => Failure::TimedOut,
+        _ if is_hopeless(error) => Failure::NoResources,
         _ => Failure::Refused,
     }
+}
+
+/// Trying another backend would fail in the same way.
+fn is_hopeless(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    matches!(
+        errno,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
+    )
 }

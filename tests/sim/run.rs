@@ -18,6 +18,9 @@ use crate::plan::Plan;
 /// Turns after which a run is taken to spin.
 const MOST_TURNS: usize = 3_000_000;
 
+/// When the idle timer looks after a session for the first time: half of the plans' `idle`.
+const NUDGE: Duration = Duration::from_secs(30);
+
 /// What became of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -225,7 +228,7 @@ impl Run {
         }
         let sessions = self.events.try_iter().filter_map(|event| match event {
             Event::SessionClosed(session) => Some(*session),
-            Event::AcceptPaused { .. } => None,
+            Event::AcceptPaused { .. } | Event::ConnectFailed { .. } => None,
         });
         let addresses = (0..snapshot.upstreams[0].backends().len()).map(Plan::backend_address);
         let sessions: Vec<_> = sessions.collect();
@@ -259,11 +262,13 @@ impl Outcome {
             .count()
     }
 
-    /// With scripts that come to their end, every session that got a backend does, in order.
+    /// With scripts that come to their end, every session that got a backend does, in order, and
+    /// without the idle timer having to nudge it on.
     fn check_lively(&mut self) {
         let in_order = [Reason::ClientClosed, Reason::BackendClosed];
         for session in &self.sessions {
-            if session.backend.is_some() && !in_order.contains(&session.reason) {
+            let nudged = session.duration >= NUDGE;
+            if session.backend.is_some() && (nudged || !in_order.contains(&session.reason)) {
                 self.broken
                     .push(format!("nothing stalled, and yet: {session:?}"));
             }

@@ -62,6 +62,10 @@ impl Driver for SimDriver {
         Instant::from_nanos(self.kernel.borrow().now)
     }
 
+    fn most_buffers(&self) -> usize {
+        usize::from(u16::MAX)
+    }
+
     unsafe fn push(&mut self, op: Op, token: Token) {
         let mut kernel = self.kernel.borrow_mut();
         kernel.progressed = true;
