@@ -29,8 +29,8 @@ pub(super) struct Core {
     /// Receivers in the line that were looked at in vain since something has happened.
     passed_over: usize,
     trim_at: Option<Instant>,
-    /// Sends that found no room, each with the time of its next try.
-    pub(super) blocked: Vec<(Instant, u32, u32)>,
+    /// Slots whose blocked send is due; kept for its allocation.
+    due: Vec<u32>,
     cancels: u32,
 }
 
@@ -50,7 +50,7 @@ impl Core {
             hungry: false,
             passed_over: 0,
             trim_at: None,
-            blocked: Vec::new(),
+            due: Vec::new(),
             cancels: 0,
         };
         core.provide();
@@ -60,8 +60,7 @@ impl Core {
     /// When the loop has to turn next without a completion.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.next_deadline();
-        let blocked = self.blocked.iter().map(|(at, ..)| *at).min();
-        [timer, self.trim_at, blocked].into_iter().flatten().min()
+        [timer, self.trim_at].into_iter().flatten().min()
     }
 
     /// Gives the kernel the buffers that are free again.
@@ -77,8 +76,16 @@ impl Core {
     /// trimming must not forget what they filled.
     pub(super) fn tick(&mut self) {
         let now = self.now;
+        let mut due = std::mem::take(&mut self.due);
         let queue = &mut self.queue;
-        self.timers.expire(now, |task| queue.wake(task));
+        self.timers.expire(now, |task| match task.slot() {
+            Some(index) => due.push(index),
+            None => queue.wake(task),
+        });
+        for index in due.drain(..) {
+            self.retry_send(index);
+        }
+        self.due = due;
         if self.trim_at.is_some_and(|at| at <= now) {
             self.buffers.trim(self.driver.is_quiescent());
             self.trim_at = None;
@@ -86,7 +93,6 @@ impl Core {
         if self.trim_at.is_none() && self.buffers.wants_trim() {
             self.trim_at = Some(now + TRIM_INTERVAL);
         }
-        self.retry_blocked(now);
     }
 
     /// Books one completion: fills its slot and wakes its task.
@@ -314,7 +320,7 @@ impl Core {
             self.slots[index].read = LaneState::Idle;
         }
         if self.slots[index].write == LaneState::Blocked {
-            self.slots[index].write = LaneState::Idle;
+            self.unblock(index);
         }
         if self.slots[index].is_quiet() {
             if abort {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::buffers::Chain;
 use super::core::Core;
+use super::executor::TaskId;
 use super::op::{Completion, Lane, Op};
 use super::slots::{End, LaneState, MOST_SLICES, Memory, Slices};
 use super::socket::Flow;
-use crate::time::Instant;
+use super::timers::TimerId;
 
 /// The pauses of a blocked send grow from 1 ms to 64 ms.
 const MOST_DOUBLINGS: u8 = 6;
@@ -46,49 +47,44 @@ impl Core {
         }
     }
 
-    /// Hands `chain` to the kernel as one send.
+    /// Sends `chain`; the write lane is idle.
     fn push_send(&mut self, index: u32, chain: Chain) {
         debug_assert!(self.slots[index].write == LaneState::Idle && !chain.is_empty());
-        let slot = &mut self.slots[index];
-        slot.write = LaneState::Armed;
-        slot.sending = chain;
-        let token = slot.token(Lane::Write, index);
-        let (fd, wait) = (slot.fd, slot.can_wait_for_room());
-        if chain.count == 1 {
-            let (start, len) = self.buffers.slices(&chain).next().expect("one buffer");
-            self.push(
-                Op::Send {
-                    fd,
-                    data: start.as_ptr(),
-                    len,
-                    wait,
-                },
-                token,
-            );
-            return;
-        }
-        let message = self.fill_slices(index, &chain);
-        self.push(Op::SendVectored { fd, message, wait }, token);
+        self.slots[index].sending = chain;
+        self.push_rest(index);
     }
 
-    /// Hands the kernel what is left of `bytes` after the first `taken`.
-    pub(super) fn push_bytes(&mut self, index: u32, bytes: Rc<[u8]>, taken: usize) {
-        let left = &bytes[taken..];
-        let (data, len) = (left.as_ptr(), u32::try_from(left.len()).unwrap_or(u32::MAX));
+    /// Sends `bytes`; the write lane is idle.
+    pub(super) fn push_bytes(&mut self, index: u32, bytes: Rc<[u8]>) {
+        self.slots[index].memory = Some(Box::new(Memory::Bytes { bytes, taken: 0 }));
+        self.push_rest(index);
+    }
+
+    /// Hands the kernel what is left to be sent.
+    fn push_rest(&mut self, index: u32) {
         let slot = &mut self.slots[index];
         slot.write = LaneState::Armed;
-        slot.memory = Some(Box::new(Memory::Bytes { bytes, taken }));
-        let (fd, wait) = (slot.fd, slot.can_wait_for_room());
-        let token = slot.token(Lane::Write, index);
-        self.push(
+        let (fd, token, chain) = (slot.fd, slot.token(Lane::Write, index), slot.sending);
+        let op = if let Some(Memory::Bytes { bytes, taken }) = slot.memory.as_deref() {
+            let left = &bytes[*taken..];
+            let len = u32::try_from(left.len()).unwrap_or(u32::MAX);
             Op::Send {
                 fd,
-                data,
+                data: left.as_ptr(),
                 len,
-                wait,
-            },
-            token,
-        );
+            }
+        } else if chain.count == 1 {
+            let (start, len) = self.buffers.slices(&chain).next().expect("one buffer");
+            Op::Send {
+                fd,
+                data: start.as_ptr(),
+                len,
+            }
+        } else {
+            let message = self.fill_slices(index, &chain);
+            Op::SendVectored { fd, message }
+        };
+        self.push(op, token);
     }
 
     /// Releases what was received, once it has been looked at.
@@ -124,76 +120,108 @@ impl Core {
             slot.memory = None;
             slot.failed = (completion.result < 0).then_some(-completion.result);
             self.after_completion(index, true);
-            return;
+        } else if std::mem::take(&mut slot.waits_for_room) && !slot.closing {
+            self.complete_wait(index, completion.result);
+        } else {
+            self.complete_send(index, completion.result);
         }
-        if completion.result == -libc::EAGAIN && !slot.closing {
-            self.block(index);
-            return;
-        }
-        slot.blocked = 0;
-        // Slices are rare, under backlog only: an idle connection shall not keep them.
-        let memory = slot.memory.take().map(|memory| *memory);
-        let took = usize::try_from(completion.result).unwrap_or(0);
-        if let Some(Memory::Bytes { bytes, taken }) = memory
-            && took > 0
-            && taken + took < bytes.len()
-            && !slot.closing
-        {
-            self.push_bytes(index, bytes, taken + took);
-            return;
-        }
+    }
+
+    fn complete_send(&mut self, index: u32, result: i32) {
+        let left = self.book_sent(index, usize::try_from(result).unwrap_or(0));
         let slot = &mut self.slots[index];
-        let mut sending = std::mem::replace(&mut slot.sending, Chain::EMPTY);
-        let sent = u32::try_from(completion.result)
-            .unwrap_or(0)
-            .min(sending.bytes);
-        self.buffers.consume(&mut sending, sent);
-        if !sending.is_empty() && completion.result > 0 && !self.slots[index].closing {
-            self.push_send(index, sending);
-            return;
+        if left && !slot.closing {
+            if result > 0 {
+                slot.retries = 0;
+                self.push_rest(index);
+                return;
+            }
+            if result == -libc::EAGAIN {
+                self.wait_for_room(index);
+                return;
+            }
         }
-        let slot = &mut self.slots[index];
-        if completion.result <= 0 {
-            let errno = if completion.result == 0 {
-                libc::EPIPE
-            } else {
-                -completion.result
-            };
-            slot.failed = Some(errno);
+        if result <= 0 {
+            slot.failed = Some(if result == 0 { libc::EPIPE } else { -result });
         }
         let wake = slot.wants_sent || slot.failed.is_some();
-        self.buffers.release(&mut sending);
+        self.drop_send(index);
         self.after_completion(index, wake);
     }
 
-    /// io_uring takes a peer's FIN for readiness to write. Where there is no room for a send after
-    /// FIN, it tries 128 times in a row, hands the send to a kernel thread, and that one fails with
-    /// EAGAIN. So such a send is told not to wait, and is tried again after growing pauses.
+    /// The kernel took so many bytes; true when there are more to send.
+    fn book_sent(&mut self, index: u32, took: usize) -> bool {
+        let slot = &mut self.slots[index];
+        if let Some(Memory::Bytes { bytes, taken }) = slot.memory.as_deref_mut() {
+            *taken += took;
+            return *taken < bytes.len();
+        }
+        let took = u32::try_from(took)
+            .unwrap_or(u32::MAX)
+            .min(slot.sending.bytes);
+        self.buffers.consume(&mut slot.sending, took);
+        !slot.sending.is_empty()
+    }
+
+    /// The send is over: nothing of it is kept. An idle connection holds neither slices nor a timer.
+    fn drop_send(&mut self, index: u32) {
+        let slot = &mut self.slots[index];
+        slot.memory = None;
+        slot.retries = 0;
+        self.buffers.release(&mut slot.sending);
+        if slot.retry != TimerId::NONE {
+            self.timers.remove(slot.retry);
+            slot.retry = TimerId::NONE;
+        }
+    }
+
+    fn wait_for_room(&mut self, index: u32) {
+        let slot = &mut self.slots[index];
+        if slot.ended.is_some() {
+            self.block(index);
+            return;
+        }
+        slot.write = LaneState::Armed;
+        slot.waits_for_room = true;
+        let (fd, token) = (slot.fd, slot.token(Lane::Write, index));
+        self.push(Op::WaitForRoom { fd }, token);
+    }
+
+    fn complete_wait(&mut self, index: u32, result: i32) {
+        const TRY: i32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) as i32;
+        if result < 0 || result & TRY != 0 {
+            self.push_rest(index);
+        } else {
+            self.block(index);
+        }
+    }
+
+    /// io_uring reports a peer's FIN whatever it is asked to wait for, so that there is no waiting
+    /// for room after FIN: such a send is tried again after growing pauses.
     fn block(&mut self, index: u32) {
         let slot = &mut self.slots[index];
         slot.write = LaneState::Blocked;
-        let pause = Duration::from_millis(1 << slot.blocked);
-        slot.blocked = (slot.blocked + 1).min(MOST_DOUBLINGS);
-        self.blocked
-            .push((self.now + pause, index, slot.generation));
+        let pause = Duration::from_millis(1 << slot.retries);
+        slot.retries = (slot.retries + 1).min(MOST_DOUBLINGS);
+        if slot.retry == TimerId::NONE {
+            slot.retry = self.timers.create();
+        }
+        self.timers
+            .set(slot.retry, self.now + pause, TaskId::of_slot(index));
     }
 
-    pub(super) fn retry_blocked(&mut self, now: Instant) {
-        let due: Vec<_> = self.blocked.extract_if(.., |(at, ..)| *at <= now).collect();
-        for (_, index, generation) in due {
-            let slot = &mut self.slots[index];
-            if slot.generation != generation || slot.write != LaneState::Blocked {
-                continue;
-            }
-            slot.write = LaneState::Idle;
-            match slot.memory.take().map(|memory| *memory) {
-                Some(Memory::Bytes { bytes, taken }) => self.push_bytes(index, bytes, taken),
-                _ => {
-                    let sending = std::mem::replace(&mut slot.sending, Chain::EMPTY);
-                    self.push_send(index, sending);
-                }
-            }
+    /// The pause of a blocked send is over.
+    pub(super) fn retry_send(&mut self, index: u32) {
+        if self.slots[index].write == LaneState::Blocked {
+            self.slots[index].write = LaneState::Idle;
+            self.push_rest(index);
         }
+    }
+
+    /// Gives a blocked send up.
+    pub(super) fn unblock(&mut self, index: u32) {
+        self.slots[index].write = LaneState::Idle;
+        self.drop_send(index);
     }
 
     pub(super) fn cancel_write(&mut self, index: u32) {

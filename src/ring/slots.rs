@@ -20,6 +20,7 @@ use socket2::SockAddr;
 use super::buffers::Chain;
 use super::executor::TaskId;
 use super::op::{Fd, Lane, Token};
+use super::timers::TimerId;
 
 /// What a lane of a slot is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,8 +106,12 @@ pub(super) struct Slot {
     pub(super) holds: bool,
     /// The task wants to be polled when the send in flight is done, not only if it fails.
     pub(super) wants_sent: bool,
-    /// How often in a row the send has found no room.
-    pub(super) blocked: u8,
+    /// The op of the write lane waits for room; what is to be sent stays as it is.
+    pub(super) waits_for_room: bool,
+    /// How often in a row a send was tried again in vain.
+    pub(super) retries: u8,
+    /// Set while the write lane is blocked.
+    pub(super) retry: TimerId,
     /// The receive that starves asked for this many bytes.
     pub(super) budget: u32,
     /// Received and not taken yet.
@@ -132,7 +137,9 @@ impl Slot {
             drained: false,
             holds: false,
             wants_sent: false,
-            blocked: 0,
+            waits_for_room: false,
+            retries: 0,
+            retry: TimerId::NONE,
             budget: 0,
             received: Chain::EMPTY,
             ended: None,
@@ -144,11 +151,6 @@ impl Slot {
 
     pub(super) fn token(&self, lane: Lane, index: u32) -> Token {
         Token::new(lane, self.generation, index)
-    }
-
-    /// See `Core::block`.
-    pub(super) fn can_wait_for_room(&self) -> bool {
-        self.ended.is_none() && self.blocked == 0
     }
 
     pub(super) fn is_quiet(&self) -> bool {

@@ -146,7 +146,7 @@ impl Socket {
             let slot = &core.slots[self.index];
             let ready = slot.write == LaneState::Idle && slot.failed.is_none() && !bytes.is_empty();
             if ready {
-                core.push_bytes(self.index, bytes, 0);
+                core.push_bytes(self.index, bytes);
             }
             ready
         })

@@ -342,10 +342,7 @@ fn completion(entry: &cqueue::Entry) -> Completion {
 }
 
 fn entry(op: Op) -> Entry {
-    let stream = |wait: bool| {
-        let all = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
-        if wait { all } else { all | libc::MSG_DONTWAIT }
-    };
+    const STREAM: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     match op {
         Op::AcceptMulti { fd } => opcode::AcceptMulti::new(types::Fd(fd.0))
             .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
@@ -374,17 +371,15 @@ fn entry(op: Op) -> Entry {
                 0,
             )
         }
-        Op::Send {
-            fd,
-            data,
-            len,
-            wait,
-        } => opcode::Send::new(types::Fd(fd.0), data, len)
-            .flags(stream(wait))
+        Op::Send { fd, data, len } => opcode::Send::new(types::Fd(fd.0), data, len)
+            .flags(STREAM)
             .build(),
-        Op::SendVectored { fd, message, wait } => opcode::SendMsg::new(types::Fd(fd.0), message)
-            .flags(stream(wait) as u32)
+        Op::SendVectored { fd, message } => opcode::SendMsg::new(types::Fd(fd.0), message)
+            .flags(STREAM as u32)
             .build(),
+        Op::WaitForRoom { fd } => {
+            opcode::PollAdd::new(types::Fd(fd.0), libc::POLLOUT as u32).build()
+        }
         Op::Connect { fd, address } => {
             // SAFETY: the contract of `Driver::push`: the address lives until the last completion.
             let address = unsafe { &*address };
