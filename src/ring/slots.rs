@@ -105,6 +105,9 @@ pub(super) struct Slot {
     pub(super) holds: bool,
     /// The task wants to be polled when the send in flight is done, not only if it fails.
     pub(super) wants_sent: bool,
+    /// Receive a buffer at a time: where data and the end come together, multishot receive takes the
+    /// data, and no event is left for the end (unix sockets; for TCP the kernel counts FIN as data).
+    pub(super) one_shot: bool,
     /// How often in a row the send has found no room.
     pub(super) blocked: u8,
     /// The receive that starves asked for this many bytes.
@@ -132,6 +135,7 @@ impl Slot {
             drained: false,
             holds: false,
             wants_sent: false,
+            one_shot: false,
             blocked: 0,
             budget: 0,
             received: Chain::EMPTY,
