@@ -234,7 +234,7 @@ impl Core {
         let op = Op::Recv {
             fd: slot.fd,
             budget: recv_budget.then_some(slot.budget),
-            multishot: multishot_recv && recv_budget,
+            multishot: multishot_recv && recv_budget && !slot.one_shot,
             poll_first: slot.drained,
         };
         slot.read = LaneState::Armed;

@@ -181,7 +181,17 @@ impl Ring {
     /// Takes over an accepted or otherwise connected stream socket; it is closed when the
     /// [`Socket`] goes.
     pub fn adopt(&self, fd: Fd) -> Socket {
-        let index = self.with(|core| core.slots.insert(fd));
+        let one_shot = self.with(|core| core.driver.loses_ends(fd));
+        self.take_over(fd, one_shot)
+    }
+
+    /// [`Ring::adopt`], where it is known already whether to receive a buffer at a time.
+    pub(super) fn take_over(&self, fd: Fd, one_shot: bool) -> Socket {
+        let index = self.with(|core| {
+            let index = core.slots.insert(fd);
+            core.slots[index].one_shot = one_shot;
+            index
+        });
         Socket::new(self.clone(), index)
     }
 
@@ -189,6 +199,7 @@ impl Ring {
     pub fn listener(&self, fd: Fd, shared: bool) -> Listener {
         let index = self.with(|core| {
             let index = core.slots.insert(fd);
+            core.slots[index].one_shot = core.driver.loses_ends(fd);
             core.slots[index].memory = Some(Box::new(Memory::Accepted(
                 std::collections::VecDeque::new(),
             )));
@@ -233,7 +244,7 @@ impl Ring {
         deadline: Instant,
     ) -> io::Result<Socket> {
         let fd = self.with(|core| core.driver.open(address, source, options))?;
-        let socket = self.adopt(fd);
+        let socket = self.take_over(fd, matches!(address, Address::Unix(_)));
         let target = match address {
             Address::Unix(_) => {
                 self.with(|core| core.driver.connect_unix(fd, address))?;

@@ -106,6 +106,9 @@ pub(super) struct Slot {
     pub(super) holds: bool,
     /// The task wants to be polled when the send in flight is done, not only if it fails.
     pub(super) wants_sent: bool,
+    /// Receive a buffer at a time: where data and the end come together, multishot receive takes the
+    /// data, and no event is left for the end (unix sockets; for TCP the kernel counts FIN as data).
+    pub(super) one_shot: bool,
     /// The op of the write lane waits for room; what is to be sent stays as it is.
     pub(super) waits_for_room: bool,
     /// How often in a row a send was tried again in vain.
@@ -137,6 +140,7 @@ impl Slot {
             drained: false,
             holds: false,
             wants_sent: false,
+            one_shot: false,
             waits_for_room: false,
             retries: 0,
             retry: TimerId::NONE,

@@ -287,6 +287,10 @@ impl Driver for Uring {
         net::accept_now(fd)
     }
 
+    fn loses_ends(&mut self, fd: Fd) -> bool {
+        net::is_unix(fd)
+    }
+
     fn peer(&mut self, fd: Fd) -> io::Result<Option<SocketAddr>> {
         net::peer(fd)
     }

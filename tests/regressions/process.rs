@@ -8,7 +8,7 @@ use crate::common::essentials::MIB;
 use crate::common::pattern::Pattern;
 use crate::common::socket::{connect_with_small_window, ending_of, finish};
 use crate::common::system::{cpu_ticks, taken_by_the_other_end, threads};
-use crate::common::{Backend, Ending, Proxy, config, ending, pass, plain, reset};
+use crate::common::{Backend, Ending, Proxy, config, ending, pass, plain, read_to_end, reset};
 use rustix::process::Signal;
 
 /// Fits into the kernel's send buffer, so that the proxy has handed on everything while the reader
@@ -44,8 +44,7 @@ fn a_reader_of_what_the_kernel_holds_is_not_idle() {
     let time = Duration::from_secs(2);
     read_slowly(&mut client, &mut pattern, IN_THE_KERNEL, time);
     client.write_all(b"thanks").expect("the session lives");
-    let mut bye = [0; 3];
-    client.read_exact(&mut bye).expect("the session lives");
+    assert_eq!(read_to_end(&mut client), b"bye");
     drop(client);
     assert_eq!(proxy.next_session().reason, "backend-closed");
     proxy.end();
@@ -197,5 +196,32 @@ fn fin_from_a_slow_reader_does_not_break_the_send_that_waits_for_it() {
     pattern.check_to_end(&mut client).expect("FIN at the end");
     assert_eq!(pattern.place, total);
     assert_eq!(proxy.next_session().reason, "client-closed");
+    proxy.end();
+}
+
+/// A multishot receive forgets the end of a unix socket's stream when it comes together with the
+/// last bytes, and nothing wakes it again.
+#[test]
+fn the_end_of_a_unix_stream_is_seen_when_it_comes_with_the_last_byte() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| format!("unix:{}/{name}", folder.path().display());
+    let backend = Backend::at(&path("back"), crate::common::backend::echo);
+    let listener = format!("bind = {:?}\n", path("front"));
+    let tables = "[runtime]\nworkers = 1\n";
+    let proxy = Proxy::start(&config(&[&backend.address], &listener, "", tables));
+    for _ in 0..20 {
+        let mut clients: Vec<_> = (0..50).map(|_| proxy.connect()).collect();
+        for client in &mut clients {
+            client.write_all(b"x").expect("it is taken");
+            client.read_exact(&mut [0]).expect("the echo comes");
+        }
+        for client in &mut clients {
+            client.write_all(b"y").expect("it is taken");
+            finish(client);
+        }
+        for client in &mut clients {
+            assert_eq!(read_to_end(client), b"y");
+        }
+    }
     proxy.end();
 }
