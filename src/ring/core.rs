@@ -196,15 +196,18 @@ impl Core {
         self.buffers.held() * 4 >= self.buffers.limit() * 3
     }
 
-    /// What a direction may hold at most: `most`, but never more than a quarter of the pool, and one
-    /// buffer only when more than half of it is in use.
+    /// What a direction may hold at most: `most` while little of the pool is in use, half of it from
+    /// an eighth on, and one buffer from a quarter on. So stalled readers fill the first quarter in
+    /// bulk, and after that take one buffer each.
     pub(super) fn window(&self, most: u32) -> u32 {
-        let limit = self.buffers.limit();
-        if self.buffers.held() * 2 > limit {
-            return most.min(BUFFER_BYTES);
-        }
+        let (held, limit) = (self.buffers.held(), self.buffers.limit());
+        let window = match held {
+            _ if held * 8 < limit => most,
+            _ if held * 4 < limit => most / 2,
+            _ => BUFFER_BYTES,
+        };
         let share = u32::try_from((limit / 4).max(1)).unwrap_or(u32::MAX);
-        most.min(share.saturating_mul(BUFFER_BYTES))
+        window.min(most).min(share.saturating_mul(BUFFER_BYTES))
     }
 
     /// Starts receiving `budget` bytes, one buffer more at most, unless a receive is on its way or

@@ -33,7 +33,7 @@ mod socket;
 mod timers;
 mod uring;
 
-pub use buffers::BUFFER_BYTES;
+pub use buffers::{BUFFER_BYTES, MOST_BUFFERS};
 pub use driver::{Capabilities, Driver, Shutdown, SocketOptions};
 pub use mailbox::{Mailbox, Receiver};
 pub use op::{Completion, Fd, Lane, Op, Token};

@@ -123,13 +123,17 @@ impl Ring {
         Ok(())
     }
 
+    /// Polls each woken task once, then each that those have started or woken: a new session gets
+    /// its first ops into this turn's submission.
     fn poll_woken(&self) {
-        for _ in 0..self.with(|core| core.queue.len()) {
-            let Some(task) = self.with(|core| core.queue.pop()) else {
-                return;
-            };
-            self.0.running.set(task);
-            self.0.executor.poll(task);
+        for _ in 0..2 {
+            for _ in 0..self.with(|core| core.queue.len()) {
+                let Some(task) = self.with(|core| core.queue.pop()) else {
+                    break;
+                };
+                self.0.running.set(task);
+                self.0.executor.poll(task);
+            }
         }
         self.0.running.set(TaskId::NONE);
     }

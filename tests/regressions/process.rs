@@ -195,6 +195,9 @@ fn fin_from_a_slow_reader_does_not_break_the_send_that_waits_for_it() {
     let mut pattern = Pattern::new();
     pattern.check_to_end(&mut client).expect("FIN at the end");
     assert_eq!(pattern.place, total);
+    let names = threads(proxy.pid());
+    let punted = names.iter().any(|name| name.starts_with("iou-wrk"));
+    assert!(!punted, "{names:?}");
     assert_eq!(proxy.next_session().reason, "client-closed");
     proxy.end();
 }
