@@ -255,7 +255,7 @@ fn a_client_that_closes_with_an_answer_unread_resets_the_backend() {
         .peek(&mut [std::mem::MaybeUninit::uninit()])
         .expect("the answer is there");
     drop(client);
-    let end = seen.recv().expect("the script ran");
+    let end = common::told(&seen);
     assert_eq!(ending_of(&end.expect_err("RST")), Ending::Reset);
     assert_eq!(proxy.next_session().reason, "client-reset");
     proxy.end();

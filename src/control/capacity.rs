@@ -1,7 +1,7 @@
 //! How much fits: client connections into descriptors, buffers into memory. Pure sums, each term
 //! with its reason, checked before anything is started.
 
-use crate::ring::BUFFER_BYTES;
+use crate::ring::{BUFFER_BYTES, MOST_BUFFERS};
 
 /// Both ends of a session.
 const PER_SESSION: u64 = 2;
@@ -19,13 +19,21 @@ pub fn max_connections(descriptors: u64, workers: usize, addresses: usize) -> us
     usize::try_from(descriptors.saturating_sub(reserved) / PER_SESSION).unwrap_or(usize::MAX)
 }
 
-/// Bytes of receive buffers per worker when the configuration leaves it open: a sixteenth of the
-/// memory for all workers together, within bounds. The upper bound is what one buffer ring of
-/// 4,096 entries takes, of which only the busy part is ever touched.
-pub(super) fn buffer_memory(total_memory: u64, workers: usize) -> u64 {
+/// Bytes of receive buffers per worker when the configuration leaves it open: a buffer for each
+/// direction of twice the worker's share of the connections (the kernel spreads them by chance), so
+/// that readers that stall can't use all of them up; but for all workers together no more than a
+/// sixteenth of the memory. Only what is in use at once is ever touched.
+pub(super) fn buffer_memory(total_memory: u64, max_connections: usize, workers: usize) -> u64 {
     const LEAST: u64 = 2 << 20;
-    const MOST: u64 = 4096 * BUFFER_BYTES as u64;
-    (total_memory / 16 / workers.max(1) as u64).clamp(LEAST, MOST)
+    const DIRECTIONS: u64 = 2;
+    const IMBALANCE: u64 = 2;
+    let workers = workers.max(1) as u64;
+    let sessions = (max_connections as u64).div_ceil(workers) * IMBALANCE;
+    let wanted = sessions.saturating_mul(DIRECTIONS * u64::from(BUFFER_BYTES));
+    let affordable = total_memory / 16 / workers;
+    wanted
+        .min(affordable)
+        .clamp(LEAST, MOST_BUFFERS as u64 * u64::from(BUFFER_BYTES))
 }
 
 #[cfg(test)]
@@ -39,9 +47,10 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_shared_among_workers_within_bounds() {
-        assert_eq!(buffer_memory(1 << 30, 4), 16 << 20);
-        assert_eq!(buffer_memory(1 << 40, 2), 64 << 20);
-        assert_eq!(buffer_memory(1 << 20, 64), 2 << 20);
+    fn memory_is_a_buffer_per_direction_within_bounds() {
+        assert_eq!(buffer_memory(1 << 40, 1000, 2), 500 * 2 * 2 * (16 << 10));
+        assert_eq!(buffer_memory(1 << 30, 1_000_000, 4), 16 << 20);
+        assert_eq!(buffer_memory(1 << 40, 1_000_000, 4), 512 << 20);
+        assert_eq!(buffer_memory(1 << 20, 1000, 64), 2 << 20);
     }
 }

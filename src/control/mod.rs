@@ -41,8 +41,12 @@ pub fn run(config: Config, source: Option<PathBuf>) -> Result<(), Error> {
 
 async fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Resources)?;
-    let plan = plan(&config)?;
-    let max_connections = max_connections(&config, plan.workers)?;
+    let workers = config
+        .runtime
+        .workers
+        .map_or_else(limits::worker_count, usize::from);
+    let max_connections = max_connections(&config, workers)?;
+    let plan = plan(&config, workers, max_connections)?;
     let Bound { sockets, addresses } = workers::bind(&config, plan.workers)?;
     let (events, receiver) = Events::new();
     let shared = Shared::new(&config, plan.workers, max_connections, events);
@@ -121,17 +125,13 @@ fn abort(shared: &Shared, workers: &Workers, why: &str) {
     workers.post(Message::Abort);
 }
 
-fn plan(config: &Config) -> Result<Plan, Error> {
-    let workers = config
-        .runtime
-        .workers
-        .map_or_else(limits::worker_count, usize::from);
+fn plan(config: &Config, workers: usize, max_connections: usize) -> Result<Plan, Error> {
     let without = std::env::var(WITHOUT).unwrap_or_default();
     Ok(Plan {
         workers,
         pinned: config.runtime.pin_workers,
         buffer_memory: config.runtime.buffer_memory.map_or_else(
-            || capacity::buffer_memory(limits::total_memory(), workers),
+            || capacity::buffer_memory(limits::total_memory(), max_connections, workers),
             u64::from,
         ),
         without: Without::parse(&without).map_err(Error::Feature)?,

@@ -22,10 +22,10 @@ pub(super) async fn accept_loop(
     socket: Listener,
 ) {
     worker.begin();
-    while let Some(accepted) = next(&worker, &socket).await {
+    while let Some(accepted) = next(&ring, &worker, &socket).await {
         match accepted {
             Ok(client) => begin(&ring, &worker, listener, client),
-            Err(error) => rest(&ring, &worker, listener, &error).await,
+            Err(error) => rest(&ring, &worker, listener, &socket, &error).await,
         }
     }
     socket.stop().await;
@@ -33,28 +33,40 @@ pub(super) async fn accept_loop(
         match socket.take_queued() {
             Ok(Some(client)) => begin(&ring, &worker, listener, client),
             Ok(None) => break,
-            Err(error) => rest(&ring, &worker, listener, &error).await,
+            Err(error) => rest(&ring, &worker, listener, &socket, &error).await,
         }
     }
     worker.end();
 }
 
-async fn next(worker: &WorkerState, socket: &Listener) -> Option<io::Result<Socket>> {
+/// The next connection; `None` when the worker drains. While the system is short of descriptors
+/// that is an error, as it would be for accept(2).
+async fn next(ring: &Ring, worker: &WorkerState, socket: &Listener) -> Option<io::Result<Socket>> {
     poll_fn(|_| {
         if worker.draining.get() {
             return Poll::Ready(None);
+        }
+        if ring.now() < worker.short_until.get() {
+            return Poll::Ready(Some(Err(io::Error::from_raw_os_error(libc::EMFILE))));
         }
         socket.poll_accept().map(Some)
     })
     .await
 }
 
-/// Waits where trying again at once would fail again.
-async fn rest(ring: &Ring, worker: &WorkerState, listener: usize, error: &io::Error) {
+/// Waits where trying again at once would fail again. Meanwhile connections wait in the kernel.
+async fn rest(
+    ring: &Ring,
+    worker: &WorkerState,
+    listener: usize,
+    socket: &Listener,
+    error: &io::Error,
+) {
     let errno = error.raw_os_error().unwrap_or(0);
     if is_about_one_connection(errno) {
         return;
     }
+    socket.stop().await;
     worker.counters(listener).accept_pauses.add(1);
     let now = ring.now();
     worker
@@ -62,6 +74,14 @@ async fn rest(ring: &Ring, worker: &WorkerState, listener: usize, error: &io::Er
         .events
         .accept_paused(now, &worker.listener(listener).name, errno);
     ring.sleep_until(now + PAUSE).await;
+}
+
+/// A session could not get a descriptor: accept loops rest, too.
+pub(super) fn rest_all(ring: &Ring, worker: &WorkerState) {
+    let now = ring.now();
+    if now >= worker.short_until.replace(now + PAUSE) {
+        ring.wake_all();
+    }
 }
 
 /// Errors that accept(2) passes on from a connection that is gone already; the next one may do.

@@ -64,6 +64,8 @@ pub(super) struct Relay {
     active: Instant,
     /// When to look for idleness next.
     check_at: Instant,
+    /// The sockets and the timer wake the task that polls this.
+    begun: bool,
     /// What both sides had acknowledged when that was last looked at; `None` = nothing was waiting
     /// to be acknowledged.
     progress: Option<u64>,
@@ -96,7 +98,7 @@ pub(super) struct Ending {
 impl Relay {
     pub(super) fn new(ring: &Ring, client: Socket, backend: Socket, timeouts: Timeouts) -> Self {
         let now = ring.now();
-        let relay = Self {
+        Self {
             client,
             backend,
             ring: ring.clone(),
@@ -104,6 +106,7 @@ impl Relay {
             timeouts,
             active: now,
             check_at: now + timeouts.idle / 2,
+            begun: false,
             progress: None,
             bytes_received: 0,
             bytes_sent: 0,
@@ -111,13 +114,21 @@ impl Relay {
                 first_fin: None,
                 both: false,
             },
-        };
-        relay.timer.set(relay.check_at);
-        relay
+        }
+    }
+
+    fn begin(&mut self) {
+        self.begun = true;
+        self.client.belongs_to_this_task();
+        self.backend.belongs_to_this_task();
+        self.timer.set(self.check_at);
     }
 
     /// Does what can be done now; called whenever the task is woken.
     pub(super) fn poll(&mut self) -> Poll<Ending> {
+        if !self.begun {
+            self.begin();
+        }
         match self.state {
             State::Relaying { .. } => self.relay(),
             State::Flushing { .. } => self.flush(),

@@ -3,11 +3,12 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
+use super::listener;
 use super::relay::{Ending, Outcome, Relay};
 use super::worker::WorkerState;
 use crate::config::Timeouts;
@@ -15,7 +16,7 @@ use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
 use crate::telemetry::events::{Event, SessionRecord};
 use crate::time::Instant;
-use crate::upstream::{self, Backend, Connection, Failure, Upstream};
+use crate::upstream::{self, Backend, Connection, Failure, Leased, Upstream};
 
 /// A session's places under the caps of its listener and of the process; they are free again when
 /// it goes.
@@ -72,38 +73,75 @@ pub(super) struct Policy {
     timeouts: Timeouts,
 }
 
-/// Serves one client: connects a backend, relays, and books the reason.
+/// Serves one client: connects a backend, then goes on as [`Relaying`].
 pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, client: Socket) {
     client.belongs_to_this_task();
     let record = Record::begin(&ring, &admission.worker, &client);
-    let Policy { upstream, timeouts } = policy;
-    // Connecting needs far more state than relaying; on the heap it is gone by then.
-    let connected = Box::pin(establish(&ring, &admission, &upstream)).await;
-    drop(upstream);
-    let (outcome, backend) = match connected {
+    match establish(&ring, &admission, &policy.upstream).await {
         Ok(Connection { socket, backend }) => {
-            socket.belongs_to_this_task();
-            let mut relay = Relay::new(&ring, client, socket, timeouts);
-            let ending = poll_fn(|_| match admission.worker.aborting.get() {
-                true => Poll::Ready(Ending::DRAINED),
-                false => relay.poll(),
-            })
-            .await;
-            (relay.close(ending), Some(backend))
+            let relay = Some(Relay::new(&ring, client, socket, policy.timeouts));
+            ring.spawn(Relaying {
+                relay,
+                ring: ring.clone(),
+                admission: Some(admission),
+                backend,
+                record,
+            });
         }
         Err(reason) => {
             client.abort();
-            (Outcome::nothing(reason), None)
+            finish(&ring, admission, record, &Outcome::nothing(reason), None);
         }
-    };
-    let backend = backend.map(|backend| backend.name.clone());
-    book(
-        &ring,
-        (&admission.worker, admission.listener()),
-        record,
-        &outcome,
-        backend,
-    );
+    }
+}
+
+/// A session with both its connections: the form in which most sessions spend their lives. A task
+/// of its own, written by hand, because it is a third of what connecting needs.
+struct Relaying {
+    relay: Option<Relay>,
+    ring: Ring,
+    admission: Option<Admission>,
+    backend: Leased,
+    record: Option<Box<Record>>,
+}
+
+impl Future for Relaying {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let (Some(relay), Some(admission)) = (&mut this.relay, &this.admission) else {
+            return Poll::Ready(());
+        };
+        let ending = match admission.worker.aborting.get() {
+            true => Ending::DRAINED,
+            false => std::task::ready!(relay.poll()),
+        };
+        if let (Some(relay), Some(admission)) = (this.relay.take(), this.admission.take()) {
+            let backend = this.backend.name.clone();
+            finish(
+                &this.ring,
+                admission,
+                this.record.take(),
+                &relay.close(ending),
+                Some(backend),
+            );
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Books the end of a session. Whoever hears of it shall find the session's places free.
+fn finish(
+    ring: &Ring,
+    admission: Admission,
+    record: Option<Box<Record>>,
+    outcome: &Outcome,
+    backend: Option<Arc<str>>,
+) {
+    let (worker, listener) = (admission.worker.clone(), admission.listener());
+    drop(admission);
+    book(ring, (&worker, listener), record, outcome, backend);
 }
 
 /// Refuses a client with RST.
@@ -165,7 +203,10 @@ async fn establish(
             .map_err(|failure| match failure {
                 Failure::Refused => Reason::NoBackend,
                 Failure::TimedOut => Reason::ConnectTimeout,
-                Failure::NoResources => Reason::NoResources,
+                Failure::NoResources => {
+                    listener::rest_all(ring, &admission.worker);
+                    Reason::NoResources
+                }
             })
     })
     .await

@@ -9,6 +9,7 @@ use super::listener;
 use super::snapshot::{ListenerState, Shared};
 use crate::ring::{Fd, Mailbox, Receiver, Ring};
 use crate::telemetry::counters::ListenerCounters;
+use crate::time::Instant;
 
 /// What the control plane asks of a worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +45,9 @@ pub(super) struct WorkerState {
     pub(super) aborting: Cell<bool>,
     /// Accept loops and sessions that have not ended.
     pub(super) busy: Cell<usize>,
+    /// A session has found the system short of descriptors or memory: until then accepting rests,
+    /// since it would take what sessions need.
+    pub(super) short_until: Cell<Instant>,
 }
 
 impl WorkerState {
@@ -81,6 +85,7 @@ impl Worker {
             draining: Cell::new(false),
             aborting: Cell::new(false),
             busy: Cell::new(0),
+            short_until: Cell::new(Instant::default()),
         });
         let receiver = Receiver::new(&ring, mailbox.0, mailbox.1);
         ring.spawn(obey(ring.clone(), state.clone(), receiver));

@@ -19,7 +19,7 @@ const STEP: usize = 32;
 /// How long growth is kept after the last time it was needed.
 pub(crate) const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest provided-buffer ring there is (io_uring_register_buf_ring(3)).
-pub(crate) const MOST_BUFFERS: usize = 32768;
+pub const MOST_BUFFERS: usize = 32768;
 
 const NONE: u16 = u16::MAX;
 

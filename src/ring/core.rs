@@ -1,16 +1,14 @@
 //! The state of one ring: slots, buffers, timers and the run queue, and what a completion does to
 //! them. No task runs in here: completions fill slots and name tasks, and the runtime polls those
-//! afterwards.
+//! afterwards. The write lane is in [`super::send`].
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use super::buffers::{BUFFER_BYTES, Buffers, Chain, TRIM_INTERVAL};
 use super::driver::{Capabilities, Driver, Shutdown};
 use super::executor::RunQueue;
 use super::op::{Completion, Fd, Lane, Op, Token};
-use super::slots::{End, LaneState, MOST_SLICES, Memory, Slices, Slots};
-use super::socket::Flow;
+use super::slots::{End, LaneState, Memory, Slots};
 use super::timers::Timers;
 use crate::time::Instant;
 
@@ -28,7 +26,11 @@ pub(super) struct Core {
     starved: VecDeque<(u32, u32)>,
     /// There are buffers, and receivers in the line that were not looked at.
     pub(super) hungry: bool,
+    /// Receivers in the line that were looked at in vain since something has happened.
+    passed_over: usize,
     trim_at: Option<Instant>,
+    /// Slots whose blocked send is due; kept for its allocation.
+    due: Vec<u32>,
     cancels: u32,
 }
 
@@ -46,7 +48,9 @@ impl Core {
             now,
             starved: VecDeque::new(),
             hungry: false,
+            passed_over: 0,
             trim_at: None,
+            due: Vec::new(),
             cancels: 0,
         };
         core.provide();
@@ -56,10 +60,7 @@ impl Core {
     /// When the loop has to turn next without a completion.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.next_deadline();
-        match (timer, self.trim_at) {
-            (Some(timer), Some(trim)) => Some(timer.min(trim)),
-            (timer, trim) => timer.or(trim),
-        }
+        [timer, self.trim_at].into_iter().flatten().min()
     }
 
     /// Gives the kernel the buffers that are free again.
@@ -75,8 +76,16 @@ impl Core {
     /// trimming must not forget what they filled.
     pub(super) fn tick(&mut self) {
         let now = self.now;
+        let mut due = std::mem::take(&mut self.due);
         let queue = &mut self.queue;
-        self.timers.expire(now, |task| queue.wake(task));
+        self.timers.expire(now, |task| match task.slot() {
+            Some(index) => due.push(index),
+            None => queue.wake(task),
+        });
+        for index in due.drain(..) {
+            self.retry_send(index);
+        }
+        self.due = due;
         if self.trim_at.is_some_and(|at| at <= now) {
             self.buffers.trim(self.driver.is_quiescent());
             self.trim_at = None;
@@ -162,52 +171,7 @@ impl Core {
         }
     }
 
-    fn complete_write(&mut self, completion: &Completion) {
-        let index = completion.token.slot();
-        let slot = &mut self.slots[index];
-        slot.write = LaneState::Idle;
-        if let Some(Memory::Address(_)) = slot.memory.as_deref() {
-            slot.memory = None;
-            slot.failed = (completion.result < 0).then_some(-completion.result);
-            self.after_completion(index, true);
-            return;
-        }
-        // Slices are rare, under backlog only: an idle connection shall not keep them.
-        let memory = slot.memory.take().map(|memory| *memory);
-        let took = usize::try_from(completion.result).unwrap_or(0);
-        if let Some(Memory::Bytes { bytes, taken }) = memory
-            && took > 0
-            && taken + took < bytes.len()
-            && !slot.closing
-        {
-            self.push_bytes(index, bytes, taken + took);
-            return;
-        }
-        let slot = &mut self.slots[index];
-        let mut sending = std::mem::replace(&mut slot.sending, Chain::EMPTY);
-        let sent = u32::try_from(completion.result)
-            .unwrap_or(0)
-            .min(sending.bytes);
-        self.buffers.consume(&mut sending, sent);
-        if !sending.is_empty() && completion.result > 0 && !self.slots[index].closing {
-            self.push_send(index, sending);
-            return;
-        }
-        let slot = &mut self.slots[index];
-        if completion.result <= 0 {
-            let errno = if completion.result == 0 {
-                libc::EPIPE
-            } else {
-                -completion.result
-            };
-            slot.failed = Some(errno);
-        }
-        let wake = slot.wants_sent || slot.failed.is_some();
-        self.buffers.release(&mut sending);
-        self.after_completion(index, wake);
-    }
-
-    fn after_completion(&mut self, index: u32, wake: bool) {
+    pub(super) fn after_completion(&mut self, index: u32, wake: bool) {
         let slot = &mut self.slots[index];
         if !slot.closing {
             if wake {
@@ -232,15 +196,18 @@ impl Core {
         self.buffers.held() * 4 >= self.buffers.limit() * 3
     }
 
-    /// What a direction may hold at most: `most`, but never more than a quarter of the pool, and one
-    /// buffer only when more than half of it is in use.
+    /// What a direction may hold at most: `most` while little of the pool is in use, half of it from
+    /// an eighth on, and one buffer from a quarter on. So stalled readers fill the first quarter in
+    /// bulk, and after that take one buffer each.
     pub(super) fn window(&self, most: u32) -> u32 {
-        let limit = self.buffers.limit();
-        if self.buffers.held() * 2 > limit {
-            return most.min(BUFFER_BYTES);
-        }
+        let (held, limit) = (self.buffers.held(), self.buffers.limit());
+        let window = match held {
+            _ if held * 8 < limit => most,
+            _ if held * 4 < limit => most / 2,
+            _ => BUFFER_BYTES,
+        };
         let share = u32::try_from((limit / 4).max(1)).unwrap_or(u32::MAX);
-        most.min(share.saturating_mul(BUFFER_BYTES))
+        window.min(most).min(share.saturating_mul(BUFFER_BYTES))
     }
 
     /// Starts receiving `budget` bytes, one buffer more at most, unless a receive is on its way or
@@ -270,7 +237,7 @@ impl Core {
         let op = Op::Recv {
             fd: slot.fd,
             budget: recv_budget.then_some(slot.budget),
-            multishot: multishot_recv && recv_budget,
+            multishot: multishot_recv && recv_budget && !slot.one_shot,
             poll_first: slot.drained,
         };
         slot.read = LaneState::Armed;
@@ -285,8 +252,12 @@ impl Core {
     }
 
     /// Arms starved receivers again, in order, as far as there are buffers; when buffers are scarce
-    /// only those that hold none.
-    pub(super) fn feed_starved(&mut self) {
+    /// only those that hold none. `fresh`: something has happened since the last time, so that
+    /// those that were passed over are worth another look.
+    pub(super) fn feed_starved(&mut self, fresh: bool) {
+        if fresh {
+            self.passed_over = 0;
+        }
         self.hungry = false;
         if self.starved.is_empty() {
             return;
@@ -309,103 +280,13 @@ impl Core {
             }
             if slot.holds && scarce {
                 self.starved.push_back((index, generation));
+                self.passed_over += 1;
                 continue;
             }
             self.push_recv(index);
             free -= 1;
         }
-        self.hungry = self.starved.len() > STARVED_PER_TURN;
-    }
-
-    /// Sends what `from` has received on `to`, whose write lane is idle; returns the bytes.
-    pub(super) fn forward(&mut self, from: u32, to: u32) -> u32 {
-        let mut chain = self.slots[from].received;
-        let front = self.buffers.split(&mut chain, MOST_SLICES as u16);
-        self.slots[from].received = chain;
-        self.push_send(to, front);
-        front.bytes
-    }
-
-    /// How the direction that begins at `index` stands with `held` bytes on their way. A reset is
-    /// told once: when a send on the same socket was told of it, receiving only sees an end, which
-    /// must not pass for a FIN.
-    pub(super) fn flow(&mut self, index: u32, ended: Option<End>, held: u32) -> Flow {
-        let drained = held == 0;
-        let slot = &self.slots[index];
-        match (ended, slot.failed) {
-            (None, _) => Flow::Open,
-            (Some(End::Failed(errno)), _) | (Some(End::Fin), Some(errno)) => {
-                Flow::Failed { errno, drained }
-            }
-            (Some(End::Fin), None) if !drained => Flow::Open,
-            (Some(End::Fin), None) if slot.write.in_flight() && self.driver.is_gone(slot.fd) => {
-                Flow::Failed {
-                    errno: libc::ECONNRESET,
-                    drained,
-                }
-            }
-            (Some(End::Fin), None) => Flow::Finished,
-        }
-    }
-
-    /// Hands `chain` to the kernel as one send.
-    fn push_send(&mut self, index: u32, chain: Chain) {
-        debug_assert!(self.slots[index].write == LaneState::Idle && !chain.is_empty());
-        let slot = &mut self.slots[index];
-        slot.write = LaneState::Armed;
-        slot.sending = chain;
-        let token = slot.token(Lane::Write, index);
-        let fd = slot.fd;
-        if chain.count == 1 {
-            let (start, len) = self.buffers.slices(&chain).next().expect("one buffer");
-            self.push(
-                Op::Send {
-                    fd,
-                    data: start.as_ptr(),
-                    len,
-                },
-                token,
-            );
-            return;
-        }
-        let message = self.fill_slices(index, &chain);
-        self.push(Op::SendVectored { fd, message }, token);
-    }
-
-    /// Hands the kernel what is left of `bytes` after the first `taken`.
-    pub(super) fn push_bytes(&mut self, index: u32, bytes: Rc<[u8]>, taken: usize) {
-        let left = &bytes[taken..];
-        let (data, len) = (left.as_ptr(), u32::try_from(left.len()).unwrap_or(u32::MAX));
-        let slot = &mut self.slots[index];
-        slot.write = LaneState::Armed;
-        slot.memory = Some(Box::new(Memory::Bytes { bytes, taken }));
-        let (fd, token) = (slot.fd, slot.token(Lane::Write, index));
-        self.push(Op::Send { fd, data, len }, token);
-    }
-
-    /// Releases what was received, once it has been looked at.
-    pub(super) fn discard_received(&mut self, index: u32) {
-        let mut chain = std::mem::replace(&mut self.slots[index].received, Chain::EMPTY);
-        self.buffers.release(&mut chain);
-    }
-
-    fn fill_slices(&mut self, index: u32, chain: &Chain) -> *const libc::msghdr {
-        debug_assert!(usize::from(chain.count) <= MOST_SLICES);
-        let memory = self.slots[index]
-            .memory
-            .insert(Box::new(Memory::Slices(Slices::new())));
-        let Memory::Slices(slices) = &mut **memory else {
-            unreachable!("inserted just above");
-        };
-        for (vector, (start, len)) in slices.vectors.iter_mut().zip(self.buffers.slices(chain)) {
-            *vector = libc::iovec {
-                iov_base: start.as_ptr().cast(),
-                iov_len: len as usize,
-            };
-        }
-        slices.header.msg_iov = slices.vectors.as_mut_ptr();
-        slices.header.msg_iovlen = usize::from(chain.count);
-        &raw const slices.header
+        self.hungry = self.passed_over < self.starved.len();
     }
 
     /// Cancels the op of the read lane, if one is with the kernel.
@@ -418,16 +299,7 @@ impl Core {
         }
     }
 
-    fn cancel_write(&mut self, index: u32) {
-        let slot = &mut self.slots[index];
-        if slot.write == LaneState::Armed {
-            slot.write = LaneState::Cancelling;
-            let target = slot.token(Lane::Write, index);
-            self.push_cancel(target);
-        }
-    }
-
-    fn push_cancel(&mut self, target: Token) {
+    pub(super) fn push_cancel(&mut self, target: Token) {
         self.cancels = self.cancels.wrapping_add(1);
         self.push(
             Op::Cancel { target },
@@ -449,6 +321,9 @@ impl Core {
         self.slots[index].closing = true;
         if self.slots[index].read == LaneState::Starved {
             self.slots[index].read = LaneState::Idle;
+        }
+        if self.slots[index].write == LaneState::Blocked {
+            self.unblock(index);
         }
         if self.slots[index].is_quiet() {
             if abort {
@@ -526,19 +401,6 @@ impl Core {
         let counter = &raw mut *counter;
         self.push(Op::ReadEvent { fd, counter }, token);
     }
-
-    /// Starts connecting; the slot's memory holds the address.
-    pub(super) fn arm_connect(&mut self, index: u32, address: socket2::SockAddr) {
-        let slot = &mut self.slots[index];
-        slot.write = LaneState::Armed;
-        let (fd, token) = (slot.fd, slot.token(Lane::Write, index));
-        let memory = slot.memory.insert(Box::new(Memory::Address(address)));
-        let Memory::Address(address) = &**memory else {
-            unreachable!("inserted just above");
-        };
-        let address = &raw const *address;
-        self.push(Op::Connect { fd, address }, token);
-    }
 }
 
 impl Drop for Core {
@@ -549,21 +411,6 @@ impl Drop for Core {
         if self.slots.len() > 0 {
             std::mem::forget(std::mem::replace(&mut self.buffers, Buffers::empty()));
             std::mem::forget(std::mem::take(&mut self.slots));
-        }
-    }
-}
-
-impl Slices {
-    fn new() -> Self {
-        let empty = libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        };
-        // SAFETY: msghdr is a C struct of integers and pointers, for which zero is a valid value.
-        let header = unsafe { std::mem::zeroed() };
-        Self {
-            vectors: [empty; MOST_SLICES],
-            header,
         }
     }
 }

@@ -117,6 +117,9 @@ pub trait Driver {
     /// As getpeername(2).
     fn peer(&mut self, fd: Fd) -> io::Result<Option<SocketAddr>>;
 
+    /// It is a unix socket whose end a multishot receive may miss.
+    fn loses_ends(&mut self, fd: Fd) -> bool;
+
     /// Ends one or both directions. An error is of no consequence: the socket is gone already.
     fn shutdown(&mut self, fd: Fd, how: Shutdown);
 

@@ -20,6 +20,21 @@ pub(crate) struct TaskId(u32);
 impl TaskId {
     /// No task; waking it does nothing.
     pub(crate) const NONE: Self = Self(u32::MAX);
+    /// What is not a task but a slot whose send is due again.
+    const SLOT: u32 = 1 << 31;
+
+    /// Names slot `index` where a task is expected to be named.
+    pub(crate) const fn of_slot(index: u32) -> Self {
+        Self(index | Self::SLOT)
+    }
+
+    /// The slot that is named, if it is one.
+    pub(crate) const fn slot(self) -> Option<u32> {
+        match self.0 != u32::MAX && self.0 & Self::SLOT != 0 {
+            true => Some(self.0 & !Self::SLOT),
+            false => None,
+        }
+    }
 
     #[cfg(test)]
     pub(crate) const fn from_index(index: u32) -> Self {

@@ -9,7 +9,7 @@
 //! | `sim` | a simulated kernel with its own clock and a seed |
 //! | `op` | what is asked and answered |
 //! | `slots`, `buffers`, `timers`, `executor` | one table each |
-//! | `core` | what a completion does to those tables |
+//! | `core`, `send` | what a completion does to those tables |
 //! | `runtime`, `socket` | what tasks hold: [`Ring`], [`Socket`], [`Listener`], [`Event`], [`Timer`] |
 //!
 //! The contract: memory that the kernel may touch belongs to a slot until the last completion of
@@ -26,13 +26,14 @@ pub mod net;
 mod op;
 pub mod probe;
 mod runtime;
+mod send;
 pub mod sim;
 mod slots;
 mod socket;
 mod timers;
 mod uring;
 
-pub use buffers::BUFFER_BYTES;
+pub use buffers::{BUFFER_BYTES, MOST_BUFFERS};
 pub use driver::{Capabilities, Driver, Shutdown, SocketOptions};
 pub use mailbox::{Mailbox, Receiver};
 pub use op::{Completion, Fd, Lane, Op, Token};

@@ -209,6 +209,12 @@ pub(super) fn peer(fd: Fd) -> io::Result<Option<SocketAddr>> {
     Ok(address.as_socket())
 }
 
+pub(super) fn is_unix(fd: Fd) -> bool {
+    SockRef::from(&borrow(fd))
+        .domain()
+        .is_ok_and(|domain| domain == Domain::UNIX)
+}
+
 /// Who has reset the connection: SO_PEERNAME still knows it when getpeername(2) does not. It takes
 /// no length that is more than the address has, so the longer one is tried first.
 fn former_peer(fd: Fd) -> io::Result<SockAddr> {

@@ -35,8 +35,9 @@ pub enum Op {
         /// Wait for readiness before the first try.
         poll_first: bool,
     },
-    /// Send all of `len` bytes (the kernel retries short sends; a short result is possible all the
-    /// same). `result` = bytes.
+    /// Send without waiting: `result` = the bytes that there was room for, or EAGAIN. (Waiting for
+    /// room within a send is not to be had: io_uring takes a peer's FIN for readiness to write, and
+    /// after 128 tries in vain hands the send to a kernel thread.)
     Send {
         /// The connected socket.
         fd: Fd,
@@ -51,6 +52,12 @@ pub enum Op {
         fd: Fd,
         /// The message header; it names the slices.
         message: *const libc::msghdr,
+    },
+    /// Wait until there is room for a send. `result` = the events of poll(2); it ends without
+    /// POLLOUT when the peer has sent FIN.
+    WaitForRoom {
+        /// The connected socket.
+        fd: Fd,
     },
     /// Connect a stream socket of the Internet families.
     Connect {
@@ -80,7 +87,7 @@ pub enum Op {
 pub enum Lane {
     /// Recv, Accept, AcceptMulti and ReadEvent.
     Read = 1,
-    /// Send, SendVectored and Connect.
+    /// Send, SendVectored, WaitForRoom and Connect.
     Write = 2,
     /// Cancel; its completions are dropped.
     Cancel = 3,

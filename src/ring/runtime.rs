@@ -124,20 +124,25 @@ impl Ring {
             core.tick();
             io::Result::Ok(())
         })?;
+        let fresh = !completions.is_empty();
         completions.clear();
         self.0.completions.replace(completions);
         self.poll_woken();
-        self.with(Core::feed_starved);
+        self.with(|core| core.feed_starved(fresh));
         Ok(())
     }
 
+    /// Polls each woken task once, then each that those have started or woken: a new session gets
+    /// its first ops into this turn's submission.
     fn poll_woken(&self) {
-        for _ in 0..self.with(|core| core.queue.len()) {
-            let Some(task) = self.with(|core| core.queue.pop()) else {
-                return;
-            };
-            self.0.running.set(task);
-            self.0.executor.poll(task);
+        for _ in 0..2 {
+            for _ in 0..self.with(|core| core.queue.len()) {
+                let Some(task) = self.with(|core| core.queue.pop()) else {
+                    break;
+                };
+                self.0.running.set(task);
+                self.0.executor.poll(task);
+            }
         }
         self.0.running.set(TaskId::NONE);
     }
@@ -189,7 +194,17 @@ impl Ring {
     /// Takes over an accepted or otherwise connected stream socket; it is closed when the
     /// [`Socket`] goes.
     pub fn adopt(&self, fd: Fd) -> Socket {
-        let index = self.with(|core| core.slots.insert(fd));
+        let one_shot = self.with(|core| core.driver.loses_ends(fd));
+        self.take_over(fd, one_shot)
+    }
+
+    /// [`Ring::adopt`], where it is known already whether to receive a buffer at a time.
+    pub(super) fn take_over(&self, fd: Fd, one_shot: bool) -> Socket {
+        let index = self.with(|core| {
+            let index = core.slots.insert(fd);
+            core.slots[index].one_shot = one_shot;
+            index
+        });
         Socket::new(self.clone(), index)
     }
 
@@ -197,6 +212,7 @@ impl Ring {
     pub fn listener(&self, fd: Fd, shared: bool) -> Listener {
         let index = self.with(|core| {
             let index = core.slots.insert(fd);
+            core.slots[index].one_shot = core.driver.loses_ends(fd);
             core.slots[index].memory = Some(Box::new(Memory::Accepted(
                 std::collections::VecDeque::new(),
             )));
@@ -241,7 +257,7 @@ impl Ring {
         deadline: Instant,
     ) -> io::Result<Socket> {
         let fd = self.with(|core| core.driver.open(address, source, options))?;
-        let socket = self.adopt(fd);
+        let socket = self.take_over(fd, matches!(address, Address::Unix(_)));
         let target = match address {
             Address::Unix(_) => {
                 self.with(|core| core.driver.connect_unix(fd, address))?;

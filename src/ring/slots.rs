@@ -8,6 +8,8 @@
 //!    │              ▼                          │
 //!    │           Cancelling ──last completion──┘
 //!    └──no buffer──▶ Starved ──buffers are back──▶ Armed
+//!
+//!   Armed ──no room──▶ Blocked ──after a pause──▶ Armed
 //! ```
 
 use std::collections::VecDeque;
@@ -18,6 +20,7 @@ use socket2::SockAddr;
 use super::buffers::Chain;
 use super::executor::TaskId;
 use super::op::{Fd, Lane, Token};
+use super::timers::TimerId;
 
 /// What a lane of a slot is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +32,8 @@ pub(super) enum LaneState {
     Cancelling,
     /// A receive that waits for buffers in the ring's FIFO.
     Starved,
+    /// A send that is tried again later, because the kernel can't wait for room.
+    Blocked,
 }
 
 impl LaneState {
@@ -67,6 +72,21 @@ pub(super) struct Slices {
     pub(super) header: libc::msghdr,
 }
 
+impl Slices {
+    pub(super) fn new() -> Self {
+        let empty = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
+        // SAFETY: msghdr is a C struct of integers and pointers, for which zero is a valid value.
+        let header = unsafe { std::mem::zeroed() };
+        Self {
+            vectors: [empty; MOST_SLICES],
+            header,
+        }
+    }
+}
+
 /// Buffers of one send at most; four are the default window.
 pub(super) const MOST_SLICES: usize = 8;
 
@@ -86,6 +106,15 @@ pub(super) struct Slot {
     pub(super) holds: bool,
     /// The task wants to be polled when the send in flight is done, not only if it fails.
     pub(super) wants_sent: bool,
+    /// Receive a buffer at a time: where data and the end come together, multishot receive takes the
+    /// data, and no event is left for the end (unix sockets; for TCP the kernel counts FIN as data).
+    pub(super) one_shot: bool,
+    /// The op of the write lane waits for room; what is to be sent stays as it is.
+    pub(super) waits_for_room: bool,
+    /// How often in a row a send was tried again in vain.
+    pub(super) retries: u8,
+    /// Set while the write lane is blocked.
+    pub(super) retry: TimerId,
     /// The receive that starves asked for this many bytes.
     pub(super) budget: u32,
     /// Received and not taken yet.
@@ -111,6 +140,10 @@ impl Slot {
             drained: false,
             holds: false,
             wants_sent: false,
+            one_shot: false,
+            waits_for_room: false,
+            retries: 0,
+            retry: TimerId::NONE,
             budget: 0,
             received: Chain::EMPTY,
             ended: None,

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::driver::Shutdown;
+use super::op::Fd;
 use super::runtime::Ring;
 use super::slots::{End, LaneState, Memory};
 
@@ -146,7 +147,7 @@ impl Socket {
             let slot = &core.slots[self.index];
             let ready = slot.write == LaneState::Idle && slot.failed.is_none() && !bytes.is_empty();
             if ready {
-                core.push_bytes(self.index, bytes, 0);
+                core.push_bytes(self.index, bytes);
             }
             ready
         })
@@ -250,7 +251,7 @@ impl Listener {
             core.arm_accept(self.index, self.shared);
             Poll::Pending
         });
-        accepted.map_ok(|fd| self.ring.adopt(fd))
+        accepted.map_ok(|fd| self.take_over(fd))
     }
 
     /// Stops accepting and waits until the kernel has confirmed it.
@@ -287,10 +288,16 @@ impl Listener {
             core.driver.accept_now(slot.fd)
         });
         match taken {
-            Ok(fd) => Ok(Some(self.ring.adopt(fd))),
+            Ok(fd) => Ok(Some(self.take_over(fd))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// An accepted socket is of the listener's family.
+    fn take_over(&self, fd: Fd) -> Socket {
+        let one_shot = self.ring.with(|core| core.slots[self.index].one_shot);
+        self.ring.take_over(fd, one_shot)
     }
 }
 

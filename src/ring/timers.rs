@@ -21,6 +21,11 @@ const HORIZON: u64 = (1 << (6 * LEVELS)) - (1 << (6 * (LEVELS - 1)));
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TimerId(u32);
 
+impl TimerId {
+    /// No timer.
+    pub(crate) const NONE: Self = Self(NONE);
+}
+
 struct Entry {
     deadline: Instant,
     task: TaskId,

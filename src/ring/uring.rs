@@ -287,6 +287,10 @@ impl Driver for Uring {
         net::accept_now(fd)
     }
 
+    fn loses_ends(&mut self, fd: Fd) -> bool {
+        net::is_unix(fd)
+    }
+
     fn peer(&mut self, fd: Fd) -> io::Result<Option<SocketAddr>> {
         net::peer(fd)
     }
@@ -342,7 +346,7 @@ fn completion(entry: &cqueue::Entry) -> Completion {
 }
 
 fn entry(op: Op) -> Entry {
-    const STREAM: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+    const STREAM: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     match op {
         Op::AcceptMulti { fd } => opcode::AcceptMulti::new(types::Fd(fd.0))
             .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
@@ -377,6 +381,9 @@ fn entry(op: Op) -> Entry {
         Op::SendVectored { fd, message } => opcode::SendMsg::new(types::Fd(fd.0), message)
             .flags(STREAM as u32)
             .build(),
+        Op::WaitForRoom { fd } => {
+            opcode::PollAdd::new(types::Fd(fd.0), libc::POLLOUT as u32).build()
+        }
         Op::Connect { fd, address } => {
             // SAFETY: the contract of `Driver::push`: the address lives until the last completion.
             let address = unsafe { &*address };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-pub use connect::{Connection, Failure, connect};
+pub use connect::{Connection, Failure, Leased, connect};
 
 use crate::address::Address;
 use crate::config;

@@ -83,10 +83,7 @@ pub(crate) fn reset_comes_after_every_byte(start: Start<'_>, count: u64, slowly:
     assert_eq!(pattern.place, count);
     let error = end.expect_err("a truncation must not look like an end");
     assert_eq!(ending_of(&error), Ending::Reset);
-    delivered
-        .recv()
-        .expect("the script ran")
-        .expect("the proxy takes it all");
+    super::told(&delivered).expect("the proxy takes it all");
     let session = proxy.next_session();
     assert_eq!(session.reason, "backend-reset");
     assert_eq!(session.bytes_sent, count);
@@ -135,7 +132,7 @@ pub(crate) fn backend_fin_first(start: Start<'_>) {
         .write(&mut client, 4 * MIB)
         .expect("the upload is taken");
     finish(&client);
-    assert_eq!(uploaded.recv().expect("the script ran"), 4 * MIB);
+    assert_eq!(super::told(&uploaded), 4 * MIB);
     let session = proxy.next_session();
     assert_eq!(session.reason, "backend-closed");
     assert_eq!((session.bytes_received, session.bytes_sent), (4 * MIB, 5));
@@ -207,7 +204,7 @@ pub(crate) fn client_reset_reaches_the_backend(start: Start<'_>, count: u64) {
         .expect("the upload is taken");
     taken_by_the_other_end(&client);
     reset(client);
-    let (received, end) = seen.recv().expect("the script ran");
+    let (received, end) = super::told(&seen);
     assert_eq!(received, count);
     let error = end.expect_err("a truncation must not look like an end");
     assert_eq!(ending_of(&error), Ending::Reset);

@@ -13,6 +13,7 @@ pub(crate) mod proxy;
 pub(crate) mod socket;
 pub(crate) mod system;
 
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 pub(crate) use backend::Backend;
@@ -50,6 +51,12 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
         assert!(now() < until, "waited in vain: {what}");
         pass(Duration::from_millis(5));
     }
+}
+
+/// What a script has to tell; it may have failed.
+pub(crate) fn told<T>(by: &Receiver<T>) -> T {
+    // Longer than the script's own patience, so that it is the script that says what failed.
+    by.recv_timeout(PATIENCE * 2).expect("the script ran")
 }
 
 /// A configuration with one listener, `web`, and one upstream, `app`. `listener` and `upstream` are

@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::common::backend::{drain, finish_and_wait};
 use crate::common::essentials::MIB;
 use crate::common::pattern::Pattern;
-use crate::common::socket::{connect_with_small_window, ending_of};
-use crate::common::system::taken_by_the_other_end;
-use crate::common::{Backend, Ending, Proxy, config, ending, pass, plain, reset};
+use crate::common::socket::{connect_with_small_window, ending_of, finish};
+use crate::common::system::{cpu_ticks, taken_by_the_other_end, threads};
+use crate::common::{Backend, Ending, Proxy, config, ending, pass, plain, read_to_end, reset};
 use rustix::process::Signal;
 
 /// Fits into the kernel's send buffer, so that the proxy has handed on everything while the reader
@@ -44,8 +44,7 @@ fn a_reader_of_what_the_kernel_holds_is_not_idle() {
     let time = Duration::from_secs(2);
     read_slowly(&mut client, &mut pattern, IN_THE_KERNEL, time);
     client.write_all(b"thanks").expect("the session lives");
-    let mut bye = [0; 3];
-    client.read_exact(&mut bye).expect("the session lives");
+    assert_eq!(read_to_end(&mut client), b"bye");
     drop(client);
     assert_eq!(proxy.next_session().reason, "backend-closed");
     proxy.end();
@@ -145,6 +144,87 @@ fn a_client_that_has_gone_keeps_its_address_in_the_log() {
         let address = address.as_socket().expect("an IP address").to_string();
         reset(client);
         assert_eq!(proxy.next_session().client, address);
+    }
+    proxy.end();
+}
+
+/// io_uring takes a peer's FIN for readiness to write: a send without room on such a socket is tried
+/// 128 times in a row, handed to a kernel thread, and fails with EAGAIN.
+#[test]
+fn a_slow_reader_that_has_sent_fin_gets_every_byte() {
+    let total = 32 * MIB;
+    let backend = Backend::start(move |mut connection| {
+        drain(&mut connection).1.expect("FIN");
+        Pattern::new()
+            .write(&mut connection, total)
+            .expect("it is taken");
+    });
+    let mut proxy = Proxy::start(&plain(&[&backend.address]));
+    let mut client = connect_with_small_window(&proxy.address("web"), 64 * 1024);
+    finish(&client);
+    pass(Duration::from_millis(300));
+    let ticks = cpu_ticks(proxy.pid());
+    pass(Duration::from_millis(1000));
+    let used = cpu_ticks(proxy.pid()) - ticks;
+    assert!(used <= 3, "{used} ticks in a second of standing still");
+    let mut pattern = Pattern::new();
+    pattern.check_to_end(&mut client).expect("FIN at the end");
+    assert_eq!(pattern.place, total);
+    let names = threads(proxy.pid());
+    let punted = names.iter().any(|name| name.starts_with("iou-wrk"));
+    assert!(!punted, "{names:?}");
+    assert_eq!(proxy.next_session().reason, "client-closed");
+    proxy.end();
+}
+
+/// The same, with the FIN coming while the send waits for room.
+#[test]
+fn fin_from_a_slow_reader_does_not_break_the_send_that_waits_for_it() {
+    let total = 32 * MIB;
+    let backend = Backend::start(move |mut connection| {
+        Pattern::new()
+            .write(&mut connection, total)
+            .expect("it is taken");
+        finish_and_wait(connection);
+    });
+    let mut proxy = Proxy::start(&plain(&[&backend.address]));
+    let mut client = connect_with_small_window(&proxy.address("web"), 64 * 1024);
+    pass(Duration::from_millis(300));
+    finish(&client);
+    pass(Duration::from_millis(300));
+    let mut pattern = Pattern::new();
+    pattern.check_to_end(&mut client).expect("FIN at the end");
+    assert_eq!(pattern.place, total);
+    let names = threads(proxy.pid());
+    let punted = names.iter().any(|name| name.starts_with("iou-wrk"));
+    assert!(!punted, "{names:?}");
+    assert_eq!(proxy.next_session().reason, "client-closed");
+    proxy.end();
+}
+
+/// A multishot receive forgets the end of a unix socket's stream when it comes together with the
+/// last bytes, and nothing wakes it again.
+#[test]
+fn the_end_of_a_unix_stream_is_seen_when_it_comes_with_the_last_byte() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| format!("unix:{}/{name}", folder.path().display());
+    let backend = Backend::at(&path("back"), crate::common::backend::echo);
+    let listener = format!("bind = {:?}\n", path("front"));
+    let tables = "[runtime]\nworkers = 1\n";
+    let proxy = Proxy::start(&config(&[&backend.address], &listener, "", tables));
+    for _ in 0..20 {
+        let mut clients: Vec<_> = (0..50).map(|_| proxy.connect()).collect();
+        for client in &mut clients {
+            client.write_all(b"x").expect("it is taken");
+            client.read_exact(&mut [0]).expect("the echo comes");
+        }
+        for client in &mut clients {
+            client.write_all(b"y").expect("it is taken");
+            finish(client);
+        }
+        for client in &mut clients {
+            assert_eq!(read_to_end(client), b"y");
+        }
     }
     proxy.end();
 }

@@ -163,6 +163,10 @@ impl Driver for SimDriver {
         }
     }
 
+    fn loses_ends(&mut self, _: Fd) -> bool {
+        false
+    }
+
     fn peer(&mut self, fd: Fd) -> io::Result<Option<SocketAddr>> {
         let endpoint = self.stream(fd, "peer")?;
         let kernel = self.kernel.borrow();

@@ -7,7 +7,7 @@ use std::slice;
 use socket2::SockAddr;
 
 use super::kernel::{Kernel, Object, Pending, Waiter};
-use super::tcp::{Phase, Readable};
+use super::tcp::{Fin, Phase, Readable};
 use crate::address::Address;
 use crate::ring::{Completion, Fd, Op, Token};
 
@@ -120,7 +120,7 @@ impl Kernel {
                     iov_base: data.cast_mut().cast(),
                     iov_len: len as usize,
                 };
-                self.try_send(waiter, pending, id, &[slice])
+                self.try_send(waiter, id, &[slice])
             }
             (Op::SendVectored { message, .. }, Object::Stream(id)) => {
                 // SAFETY: by the contract of `Driver::push` the header is valid until the last
@@ -128,8 +128,9 @@ impl Kernel {
                 let header = unsafe { message.read() };
                 // SAFETY: the header of a sendmsg names `msg_iovlen` slices, as valid as itself.
                 let slices = unsafe { slice::from_raw_parts(header.msg_iov, header.msg_iovlen) };
-                self.try_send(waiter, pending, id, slices)
+                self.try_send(waiter, id, slices)
             }
+            (Op::WaitForRoom { .. }, Object::Stream(id)) => self.try_room(waiter, id),
             (Op::Connect { address, .. }, Object::Stream(id)) => {
                 self.try_connect(waiter, pending, id, address)
             }
@@ -237,40 +238,50 @@ impl Kernel {
         more
     }
 
-    fn try_send(
-        &mut self,
-        waiter: Waiter,
-        pending: &mut Pending,
-        id: usize,
-        slices: &[libc::iovec],
-    ) -> Outcome {
+    fn try_send(&mut self, waiter: Waiter, id: usize, slices: &[libc::iovec]) -> Outcome {
         if let Some(errno) = self.send_error(id) {
-            // What was taken before counts; the next send will hear of the end.
-            self.end(waiter, sent_or(pending.done, errno));
+            self.end(waiter, -errno);
             return Outcome::Done;
         }
-        let before = pending.done;
-        let mut skip = before;
+        let mut took = 0;
         for one in slices {
-            let from = skip.min(one.iov_len);
-            skip -= from;
-            let len = (one.iov_len - from).min(self.space(id));
-            if len == 0 {
-                continue;
+            let mut len = one.iov_len.min(self.space(id));
+            if len > 0 && self.random.chance(self.faults.short_send) {
+                len = 1 + self.random.below(len as u64) as usize;
             }
             // SAFETY: by the contract of `Driver::push` the slices are valid until the last
-            // completion, which this op, not being done, has not posted.
+            // completion, which is posted only below.
             let all = unsafe { slice::from_raw_parts(one.iov_base.cast::<u8>(), one.iov_len) };
-            self.put(id, &all[from..from + len]);
-            pending.done += len;
+            self.put(id, &all[..len]);
+            took += len;
+            if len < one.iov_len {
+                break;
+            }
         }
         self.transmit(id);
-        let total = slices.iter().map(|one| one.iov_len).sum::<usize>();
-        let short = pending.done > before && self.random.chance(self.faults.short_send);
-        if pending.done < total && !short {
+        self.end(waiter, sent_or(took, libc::EAGAIN));
+        Outcome::Done
+    }
+
+    /// As tcp_poll() with the events that io_uring always adds: an error or a FIN ends it, too.
+    fn try_room(&mut self, waiter: Waiter, id: usize) -> Outcome {
+        let end = &self.endpoints[id];
+        let gone = end.phase != Phase::Established;
+        let finished = end.incoming.fin == Fin::Arrived;
+        let mut events = 0;
+        if gone {
+            events |= libc::POLLERR | libc::POLLHUP;
+        }
+        if finished {
+            events |= libc::POLLRDHUP;
+        }
+        if gone || self.space(id) > 0 {
+            events |= libc::POLLOUT;
+        }
+        if events == 0 {
             return Outcome::Wait;
         }
-        self.end(waiter, pending.done as i32);
+        self.end(waiter, i32::from(events));
         Outcome::Done
     }
 
@@ -339,9 +350,7 @@ impl Kernel {
 
     fn end_cancelled(&mut self, target: Waiter, pending: &Pending) {
         self.leave(target, pending);
-        let sends = matches!(pending.op, Op::Send { .. } | Op::SendVectored { .. });
-        let done = if sends { pending.done } else { 0 };
-        self.end(target, sent_or(done, libc::ECANCELED));
+        self.end(target, -libc::ECANCELED);
     }
 
     /// Starts to wait at the op's object.
@@ -390,6 +399,7 @@ pub(super) fn op_fd(op: &Op) -> Option<Fd> {
         | Op::Recv { fd, .. }
         | Op::Send { fd, .. }
         | Op::SendVectored { fd, .. }
+        | Op::WaitForRoom { fd }
         | Op::Connect { fd, .. }
         | Op::ReadEvent { fd, .. } => Some(fd),
         Op::Cancel { .. } => None,

@@ -158,6 +158,8 @@ impl Kernel {
                 if *fin == Fin::Flying {
                     *fin = Fin::Arrived;
                     self.wake_reader(to);
+                    // A wait for room ends, too.
+                    self.wake_writer(to);
                 }
             }
             Packet::Reset => {
