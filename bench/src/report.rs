@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use crate::compare::{Comparison, Contender, Measured};
+use crate::load::Summary;
 use crate::scenario::{Metric, Sample};
 use crate::statistics::{Spread, Verdict};
 
@@ -165,6 +166,8 @@ fn verdict(measured: &Measured, metric: Metric) -> Option<String> {
 fn remarks(measured: &Measured) -> Vec<String> {
     /// A core that is busier has no time left, and limits what is measured.
     const FULL: f64 = 0.97;
+    /// A share of the rate that is still called kept: what is due at the edges is answered behind them.
+    const RATE_KEPT: f64 = 0.99;
     let mut remarks = Vec::new();
     for contender in &measured.contenders {
         let name = contender.name;
@@ -172,12 +175,27 @@ fn remarks(measured: &Measured) -> Vec<String> {
             remarks.push(format!("{name} failed: {}", failure.trim()));
         }
         let samples = &contender.samples;
-        let median = |value: fn(&Sample) -> f64| {
-            let values: Vec<f64> = samples.iter().map(value).collect();
-            Spread::of(&values).map_or(0.0, |spread| spread.median)
+        let load = |value: fn(&Summary) -> f64| {
+            let loads = samples.iter().filter_map(|sample| sample.load.as_ref());
+            Spread::of(&loads.map(value).collect::<Vec<_>>()).map_or(0.0, |spread| spread.median)
         };
-        let generator = median(|s| s.load.as_ref().map_or(0.0, |load| load.generator_busy));
-        if generator > FULL && median(Sample::proxy_busy) < FULL {
+        let proxy_busy: Vec<f64> = samples.iter().map(Sample::proxy_busy).collect();
+        let proxy_busy = Spread::of(&proxy_busy).map_or(0.0, |spread| spread.median);
+        if let Some(rate) = measured.rate {
+            let reached = load(|load| load.requests_per_second);
+            if reached < rate as f64 * RATE_KEPT {
+                remarks.push(format!(
+                    "{name} did not keep the rate: {reached:.0} of {rate} requests/s"
+                ));
+            }
+            let late = load(|load| load.late_p99_us);
+            if late > load(|load| load.p99_us) / 2.0 {
+                remarks.push(format!(
+                    "with {name} the generator itself was late, by {late:.0} µs at p99: most of \
+                     the p99 is its own"
+                ));
+            }
+        } else if load(|load| load.generator_busy) > FULL && proxy_busy < FULL {
             remarks.push(format!(
                 "with {name} the generator is the limit: its throughput is a lower bound, its \
                  latency an upper one"
@@ -192,4 +210,107 @@ fn remarks(measured: &Measured) -> Vec<String> {
         remarks.push("no peer took part: there is nothing to compare with".to_owned());
     }
     remarks
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::load::{Latency, Outcome};
+    use crate::scenario::Scenario;
+
+    /// A round of a second with so many requests, of which each took the proxy so long.
+    fn sample(requests: u64, cpu_us: f64) -> Sample {
+        let mut latency = Latency::default();
+        latency.record(Duration::from_micros(100));
+        let outcome = Outcome {
+            completed: requests,
+            errors: 0,
+            unanswered: 0,
+            bytes: requests * 128,
+            elapsed: Duration::from_secs(1),
+            own_cpu: Duration::from_millis(990),
+            latency,
+            lateness: Latency::default(),
+        };
+        Sample {
+            proxy_cpu_us: cpu_us * requests as f64,
+            kernel_workers: 0,
+            memory_before: 0,
+            memory_after: 0,
+            connections: 64,
+            load: Some(outcome.summary()),
+        }
+    }
+
+    fn contender(name: &'static str, cpu_us: [f64; 2]) -> Contender {
+        Contender {
+            name,
+            is_ringress: name == "ringress",
+            samples: cpu_us.map(|cpu_us| sample(50_000, cpu_us)).to_vec(),
+            failure: None,
+        }
+    }
+
+    fn measured(scenario: Scenario, contenders: Vec<Contender>) -> Measured {
+        Measured {
+            scenario,
+            what: scenario.what(),
+            rounds: 2,
+            seconds_per_round: 1.0,
+            rate: (scenario == Scenario::Rate).then_some(60_000),
+            contenders,
+            ceiling: vec![sample(100_000, 0.0)],
+        }
+    }
+
+    #[test]
+    fn ringress_is_judged_against_the_best_peer_of_each_column() {
+        let measured = measured(
+            Scenario::Echo64,
+            vec![
+                contender("ringress", [8.0, 16.0]),
+                contender("slow", [20.0, 40.0]),
+                contender("fast", [10.0, 20.0]),
+            ],
+        );
+        let text = scenario(&measured);
+        assert!(
+            text.contains("CPU µs per request: 0.80 (0.80–0.80) × fast: **better**"),
+            "{text}"
+        );
+        assert!(text.contains("requests/s: 1.00 (1.00–1.00) ×"), "{text}");
+        assert!(text.contains("**within the noise**"), "{text}");
+        let limits = text.matches("the generator is the limit").count();
+        assert_eq!(limits, 2, "the slow one is its own limit: {text}");
+    }
+
+    #[test]
+    fn all_rows_of_a_table_have_as_many_cells_as_its_head() {
+        for which in Scenario::ALL {
+            let peers = vec![
+                contender("ringress", [1.0, 1.0]),
+                contender("a", [2.0, 2.0]),
+            ];
+            let mut measured = measured(which, peers);
+            if which == Scenario::Idle {
+                measured.seconds_per_round = 0.0;
+                measured.ceiling.clear();
+            }
+            let text = table(&measured);
+            let cells: Vec<usize> = text.lines().map(|row| row.matches('|').count()).collect();
+            assert!(cells.iter().all(|count| *count == cells[0]), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missed_rate_a_failure_and_no_peer_are_said() {
+        let mut alone = measured(Scenario::Rate, vec![contender("ringress", [1.0, 1.0])]);
+        alone.contenders[0].failure = Some("it fell over\n".to_owned());
+        let text = scenario(&alone);
+        assert!(text.contains("50000 of 60000 requests/s"), "{text}");
+        assert!(text.contains("ringress failed: it fell over\n"), "{text}");
+        assert!(text.contains("no peer took part"), "{text}");
+    }
 }

@@ -131,6 +131,13 @@ impl Scenario {
         match self {
             Self::Idle => &[Metric::MemoryPerConnection],
             Self::Download => &[Metric::CpuPerMb, Metric::MbPerSecond],
+            // Who does not keep the rate is named; nobody can exceed it.
+            Self::Rate => &[
+                Metric::CpuPerRequest,
+                Metric::P50,
+                Metric::P99,
+                Metric::P999,
+            ],
             _ => &[
                 Metric::CpuPerRequest,
                 Metric::Throughput,

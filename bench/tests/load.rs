@@ -50,6 +50,7 @@ fn an_open_loop_keeps_its_rate() {
     };
     let outcome = run(&ring, Service::Echo, 7, work);
     assert_eq!(outcome.latency.count(), 600, "as many as were due");
+    assert_eq!(outcome.lateness.count(), 600, "each was handed over once");
     // What was due at an edge has its answer behind it, on a busy machine a good deal more.
     assert!(outcome.completed > 300, "{}", outcome.completed);
 }

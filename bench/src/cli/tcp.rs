@@ -125,7 +125,13 @@ fn text(outcome: &Outcome) -> String {
         latency.max_us(),
         outcome.busy() * 100.0,
     );
-    if outcome.busy() > 0.95 {
+    if outcome.lateness.count() > 0 {
+        text.push_str(&format!(
+            "            p50 {:.1} µs, p99 {:.1} µs late with what was due\n",
+            outcome.lateness.quantile_us(0.5),
+            outcome.lateness.quantile_us(0.99),
+        ));
+    } else if outcome.busy() > 0.95 {
         text.push_str("the generator had no time left: it may be what limits the throughput\n");
     }
     text

@@ -72,6 +72,9 @@ pub struct Outcome {
     pub own_cpu: Duration,
     /// Of the requests that were begun (closed loop: answered) between the edges.
     pub latency: Latency,
+    /// How long after a request was due the generator got round to it. Empty in a closed loop. It is
+    /// part of `latency`; where it is large, the generator is what is slow.
+    pub lateness: Latency,
 }
 
 impl Outcome {
@@ -100,6 +103,7 @@ impl Outcome {
             p99_us: self.latency.quantile_us(0.99),
             p999_us: self.latency.quantile_us(0.999),
             max_us: self.latency.max_us(),
+            late_p99_us: self.lateness.quantile_us(0.99),
             histogram_ns: self.latency.pairs().collect(),
         }
     }
@@ -120,6 +124,8 @@ pub struct Summary {
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
+    /// How late the generator itself was, in an open loop.
+    pub(crate) late_p99_us: f64,
     /// Nanoseconds and how many requests took that long.
     histogram_ns: Vec<(u64, u64)>,
 }

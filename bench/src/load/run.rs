@@ -58,6 +58,7 @@ struct Tally {
     unanswered: u64,
     bytes: u64,
     latency: Latency,
+    lateness: Latency,
     refused: Option<io::Error>,
 }
 
@@ -112,6 +113,14 @@ impl Run {
             let mut tally = self.tally.borrow_mut();
             tally.unanswered += 1;
             tally.latency.record(self.ring.now() - meant);
+        }
+    }
+
+    /// The generator got round to a request that is due since `due`; its connection may be busy.
+    fn handed_over(&self, due: Instant) {
+        if self.is_counted(due) {
+            let late = self.ring.now() - due;
+            self.tally.borrow_mut().lateness.record(late);
         }
     }
 
@@ -172,6 +181,7 @@ pub fn run(ring: &Ring, plan: &Plan, observe: &mut dyn FnMut(Edge)) -> Result<Ou
         elapsed,
         own_cpu,
         latency: tally.latency,
+        lateness: tally.lateness,
     })
 }
 
@@ -298,11 +308,15 @@ impl Pacer {
             return None;
         };
         let now = run.ring.now();
-        while schedule.due(self.next) <= now {
+        loop {
+            let due = schedule.due(self.next);
+            if due > now {
+                return Some(due);
+            }
+            run.handed_over(due);
             lanes[(self.next % lanes.len() as u64) as usize].advance(run);
             self.next += 1;
         }
-        Some(schedule.due(self.next))
     }
 }
 
