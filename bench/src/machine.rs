@@ -12,6 +12,8 @@ pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) usable_cpus: usize,
     pub(crate) memory_mib: u64,
+    /// What all proxies use that are not told otherwise; one that paces, such as bbr, shows in p99.
+    pub(crate) congestion_control: String,
     /// Runnable processes of the last minute before the run: others at work disturb.
     pub(crate) load_before: f64,
 }
@@ -23,6 +25,9 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             cpu: cpu_model(&read("/proc/cpuinfo")),
             usable_cpus: limits::usable_cpus().len(),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control")
+                .trim()
+                .to_owned(),
             memory_mib: limits::total_memory() >> 20,
             load_before: load_average(&read("/proc/loadavg")),
         }

@@ -18,12 +18,13 @@ pub(crate) fn say(text: &str) {
 pub(crate) fn markdown(comparison: &Comparison) -> String {
     let machine = &comparison.machine;
     let mut text = format!(
-        "Linux {}, {}, {} usable CPUs, {} MiB; load before the run {:.2}. Proxies on CPU {}, \
+        "Linux {}, {}, {} usable CPUs, {} MiB, {}; load before the run {:.2}. Proxies on CPU {}, \
          generator and backends on CPU {}.\n\n",
         machine.kernel,
         machine.cpu,
         machine.usable_cpus,
         machine.memory_mib,
+        machine.congestion_control,
         machine.load_before,
         comparison.proxy_cpu,
         comparison.load_cpu,
