@@ -15,7 +15,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, types};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::buffers::MOST_BUFFERS;
-use super::driver::{Capabilities, Driver, Shutdown, SocketOptions};
+use super::driver::{Capabilities, Driver, PipeEnds, Shutdown, SocketOptions};
 use super::net;
 use super::op::{Completion, Fd, Op, Token};
 use crate::address::Address;
@@ -351,6 +351,14 @@ impl Driver for Uring {
         net::peer(fd)
     }
 
+    fn open_pipe(&mut self) -> io::Result<PipeEnds> {
+        net::open_pipe()
+    }
+
+    fn splice(&mut self, from: Fd, to: Fd, most: u32) -> io::Result<u32> {
+        net::splice(from, to, most)
+    }
+
     fn shutdown(&mut self, fd: Fd, how: Shutdown) {
         net::shutdown(fd, how);
     }
@@ -439,6 +447,9 @@ fn entry(op: Op) -> Entry {
             .build(),
         Op::WaitForRoom { fd } => {
             opcode::PollAdd::new(types::Fd(fd.0), libc::POLLOUT as u32).build()
+        }
+        Op::WaitForData { fd } => {
+            opcode::PollAdd::new(types::Fd(fd.0), libc::POLLIN as u32).build()
         }
         Op::Connect { fd, address } => {
             // SAFETY: the contract of `Driver::push`: the address lives until the last completion.
