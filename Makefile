@@ -3,12 +3,13 @@
 
 CARGO ?= cargo
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: help run build test fmt lint docs fuzz
+.PHONY: help run build test fmt lint docs fuzz bench bench-peers
 
 help:  ## Show the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 run:  ## Build, then run the proxy in front of three demo backends (DEMO_ARGS="--listen ADDR")
 	@scripts/need.sh
@@ -35,6 +36,16 @@ lint:  ## Check the format and run clippy, warnings denied
 docs:  ## Build the API documentation, warnings denied
 	@scripts/need.sh
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace
+
+bench:  ## Compare with the peers that are installed, about 4 minutes (BENCH_ARGS="--only echo-64")
+	@scripts/need.sh
+	$(CARGO) build --release --workspace
+	@exec $(CARGO) run --quiet --release --package ringress-bench -- compare $(BENCH_ARGS)
+
+bench-peers:  ## Install nginx and HAProxy for the comparison (Envoy: see bench/README.md)
+	@scripts/need.sh nginx:nginx haproxy:haproxy
+	@nginx -V 2>&1 | grep -q -e '--with-stream ' || ls /usr/lib/nginx/modules/ngx_stream_module.so \
+		>/dev/null 2>&1 || scripts/need.sh ngx_stream_module.so:libnginx-mod-stream
 
 # The pinned toolchain is a stable one; the fuzzer's instrumentation needs unstable flags of it.
 fuzz:  ## Run each fuzz target for FUZZ_SECONDS (60)

@@ -97,14 +97,23 @@ impl Ring {
     /// # Errors
     /// The ring can't be used any more.
     pub fn turn(&self) -> io::Result<()> {
+        self.turn_until(None)
+    }
+
+    /// A turn that waits no longer than until `latest`, for a loop that keeps a schedule of its own
+    /// which is finer than a timer's tick. `None` = a plain turn.
+    ///
+    /// # Errors
+    /// The ring can't be used any more.
+    pub fn turn_until(&self, latest: Option<Instant>) -> io::Result<()> {
         let mut completions = self.0.completions.take();
         self.with(|core| {
             core.provide();
             let wait = if core.queue.len() > 0 || core.hungry {
                 Some(Duration::ZERO)
             } else {
-                core.next_deadline()
-                    .map(|deadline| deadline - core.driver.now())
+                let deadline = core.next_deadline().into_iter().chain(latest).min();
+                deadline.map(|deadline| deadline - core.driver.now())
             };
             core.driver
                 .turn(wait, COMPLETIONS_PER_TURN, &mut completions)?;
@@ -312,5 +321,24 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         self.ring.with(|core| core.timers.remove(self.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::sim::{Advance, Faults, World};
+
+    #[test]
+    fn a_turn_waits_until_its_callers_instant_and_not_for_the_next_tick() {
+        let world = World::new(7, Faults::none());
+        let ring = Ring::new(Box::new(world.driver()), 1 << 20);
+        for micros in [1, 40, 5_000] {
+            let latest = ring.now() + Duration::from_micros(micros);
+            ring.turn_until(Some(latest)).expect("the ring turns");
+            assert_eq!(world.advance(), Advance::Moved(latest));
+            ring.turn_until(Some(latest)).expect("the ring turns");
+            assert!(ring.now() >= latest);
+        }
     }
 }

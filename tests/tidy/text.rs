@@ -2,12 +2,14 @@
 
 use super::File;
 
-/// Longest file of src/ and tests/.
+/// Longest file of src/, tests/ and bench/.
 const LINES_MAX: usize = 600;
+
+const HELD_TO_LENGTH: [&str; 3] = ["src", "tests", "bench"];
 
 pub(super) fn length(file: &File) -> Vec<String> {
     let lines = file.text.lines().count();
-    let counts = file.is_rust() && (file.is_under("src") || file.is_under("tests"));
+    let counts = file.is_rust() && HELD_TO_LENGTH.iter().any(|folder| file.is_under(folder));
     if counts && lines > LINES_MAX {
         vec![format!(
             "{}: {lines} lines, {LINES_MAX} are the most",
@@ -211,6 +213,7 @@ fn a_long_file_is_found() {
     let text = "x\n".repeat(LINES_MAX + 1);
     assert_eq!(length(&File::planted("src/a.rs", &text)).len(), 1);
     assert_eq!(length(&File::planted("tests/a/b.rs", &text)).len(), 1);
+    assert_eq!(length(&File::planted("bench/src/a.rs", &text)).len(), 1);
     assert_eq!(length(&File::planted("src/a.rs", &text[2..])).len(), 0);
 }
 
@@ -229,6 +232,8 @@ fn unsafe_in_the_wrong_place_or_without_a_word_is_found() {
         1
     );
     assert_eq!(unsafe_code(&File::planted("tests/a.rs", &block)).len(), 1);
+    let in_bench = File::planted("bench/src/a.rs", &block);
+    assert_eq!(unsafe_code(&in_bench).len(), 1);
     let far = format!("// SAFETY: yes.\nlet a = 1;\n{word} {{ g() }}\n");
     assert_eq!(check_in_ring(&far).len(), 1);
     let other = format!("// A note.\n{word} {{ g() }}\n");

@@ -1,0 +1,116 @@
+//! The command line: arguments → subcommand → exit code. 0 is fine, 1 an error, 2 wrong usage.
+
+mod backend;
+mod compare;
+mod self_check;
+mod tcp;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::Error;
+
+/// Runs the subcommand that the process's arguments ask for.
+pub fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Tcp(arguments) => tcp::run(&arguments),
+        Command::Backend(arguments) => backend::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::SelfCheck => self_check::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With stderr closed the exit code still tells.
+            let _ = writeln!(io::stderr(), "ringress-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Load generator and comparison harness of ringress
+#[derive(Parser, Debug)]
+#[command(name = "ringress-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Put load on a TCP address: saturation, a fixed rate, new connections, downloads, idle ones
+    Tcp(tcp::Arguments),
+    /// Run a backend: echo, or downloads of a counted pattern
+    Backend(backend::Arguments),
+    /// Compare ringress with the other proxies that are installed
+    Compare(compare::Arguments),
+    /// Show that a stall of the backend is seen and not hidden
+    SelfCheck,
+}
+
+/// Writes to stdout. A reader that has gone away is fine.
+fn print(text: &str) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::while_doing("writing to stdout")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_wanted_parses_and_what_is_wrong_does_not() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split_whitespace());
+        for line in [
+            "ringress-bench tcp 127.0.0.1:80",
+            "ringress-bench tcp [::1]:80 --connections 512 --duration 10s --warmup 500ms --json",
+            "ringress-bench tcp 127.0.0.1:80 --rate 20000 --size 128",
+            "ringress-bench tcp 127.0.0.1:80 --new-connections",
+            "ringress-bench tcp 127.0.0.1:80 --download 67108864",
+            "ringress-bench tcp 127.0.0.1:80 --idle --connections 5000",
+            "ringress-bench backend 127.0.0.1:0",
+            "ringress-bench backend 127.0.0.1:0 --download --cpu 1",
+            "ringress-bench self-check",
+            "ringress-bench compare",
+            "ringress-bench compare --only echo-64,idle --peers ringress,nginx --rounds 2",
+            "ringress-bench compare --seconds 0.5 --show-configs",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        for line in [
+            "ringress-bench",
+            "ringress-bench tcp",
+            "ringress-bench tcp 127.0.0.1:80 --rate 0",
+            "ringress-bench tcp 127.0.0.1:80 --connections 0",
+            "ringress-bench tcp 127.0.0.1:80 --size 0",
+            "ringress-bench tcp 127.0.0.1:80 --rate 5 --new-connections",
+            "ringress-bench tcp 127.0.0.1:80 --idle --download 5",
+            "ringress-bench tcp 127.0.0.1:80 --duration 5",
+            "ringress-bench backend 127.0.0.1:0 --echo --download",
+            "ringress-bench compare --only nonsense",
+            "ringress-bench compare --peers nonsense",
+            "ringress-bench compare --seconds 0",
+            "ringress-bench compare --rounds 0",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

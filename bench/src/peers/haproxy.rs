@@ -1,0 +1,60 @@
+//! HAProxy in tcp mode with one thread, copying or with splice.
+
+use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, first_line, in_path, output};
+use crate::local::BACKLOG;
+
+pub(super) const NAME: &str = "haproxy";
+pub(super) const NAME_WITH_SPLICE: &str = "haproxy-splice";
+
+pub(super) fn find(splice: bool) -> Result<Peer, Missing> {
+    let name = if splice { NAME_WITH_SPLICE } else { NAME };
+    let missing = |why: &str| Missing {
+        name,
+        why: why.to_owned(),
+    };
+    let program = in_path("haproxy").ok_or_else(|| missing("not installed (Debian: haproxy)"))?;
+    let version = output(&program, &["-v"]).ok_or_else(|| missing("`haproxy -v` fails"))?;
+    Ok(Peer {
+        name,
+        program,
+        version: first_line(&version),
+        launch,
+        module: None,
+    })
+}
+
+pub(super) fn launch(peer: &Peer, place: &Place<'_>) -> Launch {
+    let servers: String = place
+        .backends
+        .iter()
+        .enumerate()
+        .map(|(number, backend)| format!("    server backend{number} {backend}\n"))
+        .collect();
+    let splice = if peer.name == NAME_WITH_SPLICE {
+        "    option splice-auto\n"
+    } else {
+        ""
+    };
+    let text = format!(
+        "global
+    nbthread 1
+    maxconn {MOST_CONNECTIONS}
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 10m
+    timeout server 10m
+{splice}listen bench
+    bind {} backlog {BACKLOG}
+    balance roundrobin
+{servers}",
+        place.listen,
+    );
+    let file = "haproxy.cfg";
+    let arguments = vec!["-db".into(), "-f".into(), place.folder.join(file).into()];
+    Launch {
+        file,
+        text,
+        arguments,
+    }
+}

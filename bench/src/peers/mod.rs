@@ -1,0 +1,175 @@
+//! The proxies that are compared: found, given equivalent configurations, started on one CPU, and
+//! ended. Only processes that were started here are ever ended, by their ids.
+
+mod envoy;
+mod haproxy;
+mod nginx;
+mod process;
+mod ringress;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+pub(crate) use process::Running;
+
+/// A proxy that is installed.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// How it is called in tables and on the command line.
+    pub(crate) name: &'static str,
+    pub(crate) program: PathBuf,
+    pub(crate) version: String,
+    launch: fn(&Peer, &Place<'_>) -> Launch,
+    /// What else `launch` needs to know: nginx's stream module.
+    module: Option<PathBuf>,
+}
+
+/// One that is not, and what to do about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Missing {
+    pub(crate) name: &'static str,
+    pub(crate) why: String,
+}
+
+/// Where a proxy is put.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// Its files are in here.
+    pub(crate) folder: &'a Path,
+    pub(crate) listen: SocketAddr,
+    pub(crate) backends: &'a [SocketAddr],
+}
+
+/// How a proxy is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Launch {
+    /// The configuration file's name.
+    pub(crate) file: &'static str,
+    /// What stands in it.
+    pub(crate) text: String,
+    pub(crate) arguments: Vec<OsString>,
+}
+
+impl Peer {
+    pub(crate) fn launch(&self, place: &Place<'_>) -> Launch {
+        (self.launch)(self, place)
+    }
+
+    /// The proxy that all others are compared with.
+    pub(crate) fn is_ringress(&self) -> bool {
+        self.name == ringress::NAME
+    }
+}
+
+/// Connections that each proxy is set up for: what the scenarios need, so that ordinary limits of
+/// descriptors hold them.
+const MOST_CONNECTIONS: usize = 6_000;
+
+/// All names there are.
+pub(crate) const NAMES: [&str; 5] = [
+    ringress::NAME,
+    nginx::NAME,
+    haproxy::NAME,
+    haproxy::NAME_WITH_SPLICE,
+    envoy::NAME,
+];
+
+/// Looks for all of them. `binary` is ringress's own.
+pub(crate) fn find(binary: &Path) -> Vec<Result<Peer, Missing>> {
+    vec![
+        ringress::find(binary),
+        nginx::find(),
+        haproxy::find(false),
+        haproxy::find(true),
+        envoy::find(),
+    ]
+}
+
+/// The program of this name in PATH, or where Debian keeps those of the system.
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+}
+
+/// What a program prints, on both streams; `None` when it can't be started or fails.
+fn output(program: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    let text = [output.stdout, output.stderr].concat();
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The first line of what a program prints about itself.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planted(name: &'static str, launch: fn(&Peer, &Place<'_>) -> Launch) -> Peer {
+        Peer {
+            name,
+            program: PathBuf::from(name),
+            version: String::new(),
+            launch,
+            module: Some(PathBuf::from("modules/ngx_stream_module.so")),
+        }
+    }
+
+    #[test]
+    fn all_configurations_name_the_listener_and_every_backend_once() {
+        let backends: Vec<SocketAddr> = (1..=3)
+            .map(|host| SocketAddr::from(([127, 0, 0, host], 4000)))
+            .collect();
+        let place = Place {
+            folder: Path::new("/tmp/x"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
+            backends: &backends,
+        };
+        for (name, launch) in [
+            (
+                ringress::NAME,
+                ringress::launch as fn(&Peer, &Place<'_>) -> Launch,
+            ),
+            (nginx::NAME, nginx::launch),
+            (haproxy::NAME, haproxy::launch),
+            (haproxy::NAME_WITH_SPLICE, haproxy::launch),
+            (envoy::NAME, envoy::launch),
+        ] {
+            let text = planted(name, launch).launch(&place).text;
+            assert_eq!(text.matches("5000").count(), 1, "{text}");
+            assert_eq!(text.matches("4000").count(), 3, "{text}");
+            let splices = text.contains("splice");
+            assert_eq!(splices, name == haproxy::NAME_WITH_SPLICE, "{text}");
+        }
+    }
+
+    #[test]
+    fn ringress_takes_its_configuration() {
+        let backends = [SocketAddr::from(([127, 0, 0, 1], 4000))];
+        let place = Place {
+            folder: Path::new("/tmp/x"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
+            backends: &backends,
+        };
+        let text = planted(ringress::NAME, ringress::launch)
+            .launch(&place)
+            .text;
+        let mut resolver = ::ringress::config::SystemResolver;
+        ::ringress::config::parse(&text, "ringress.toml", &mut resolver)
+            .unwrap_or_else(|errors| panic!("{errors}"));
+    }
+}

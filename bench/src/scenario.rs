@@ -1,0 +1,285 @@
+//! What is compared: the scenarios, and what is looked at in each.
+
+use std::time::Duration;
+
+use crate::backend::Service;
+use crate::load::{Summary, Work};
+use crate::statistics::Better;
+
+/// Bytes of a request and of its answer.
+const SIZE: usize = 128;
+/// Bytes of a download.
+const DOWNLOAD_BYTES: u64 = 64 << 20;
+/// Connections that are held idle.
+pub(crate) const IDLE_CONNECTIONS: usize = 5_000;
+
+/// The ceiling moves less than a proxy: its rounds are shorter by so much.
+pub(crate) const CEILING_SHARE: u32 = 3;
+
+/// A kind of work that proxies are compared by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Scenario {
+    /// Echo of 128 B on 64 connections, as much as goes
+    #[value(name = "echo-64")]
+    Echo64,
+    /// Echo of 128 B on 512 connections, as much as goes
+    #[value(name = "echo-512")]
+    Echo512,
+    /// Echo of 128 B on 64 connections at half of what the best peer can do
+    Rate,
+    /// A new connection for every exchange, 32 at once
+    NewConnections,
+    /// 5,000 connections that had one exchange
+    Idle,
+    /// Downloads of 64 MiB on 4 connections, every byte compared
+    Download,
+}
+
+/// How a scenario is carried out when nothing else is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Extent {
+    pub(crate) rounds: usize,
+    pub(crate) duration: Duration,
+}
+
+impl Scenario {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Echo64,
+        Self::Echo512,
+        Self::Rate,
+        Self::NewConnections,
+        Self::Idle,
+        Self::Download,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Echo64 => "echo-64",
+            Self::Echo512 => "echo-512",
+            Self::Rate => "rate",
+            Self::NewConnections => "new-connections",
+            Self::Idle => "idle",
+            Self::Download => "download",
+        }
+    }
+
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Self::Echo64 => "echo of 128 B, 64 connections, as much as goes",
+            Self::Echo512 => "echo of 128 B, 512 connections, as much as goes",
+            Self::Rate => "echo of 128 B, 64 connections, half the rate of the best peer",
+            Self::NewConnections => "a new connection for every echo of 128 B, 32 at once",
+            Self::Idle => "5,000 connections, one echo of 128 B each, then idle",
+            Self::Download => "downloads of 64 MiB, 4 connections, every byte compared",
+        }
+    }
+
+    pub(crate) fn service(self) -> Service {
+        match self {
+            Self::Download => Service::Download,
+            _ => Service::Echo,
+        }
+    }
+
+    pub(crate) fn connections(self) -> usize {
+        match self {
+            Self::Echo64 | Self::Rate => 64,
+            Self::Echo512 => 512,
+            Self::NewConnections => 32,
+            Self::Idle => IDLE_CONNECTIONS,
+            Self::Download => 4,
+        }
+    }
+
+    /// `None` for the idle connections, which are no load.
+    pub(crate) fn work(self, per_second: u64) -> Option<Work> {
+        match self {
+            Self::Echo64 | Self::Echo512 => Some(Work::Saturate { size: SIZE }),
+            Self::Rate => Some(Work::Rate {
+                size: SIZE,
+                per_second,
+            }),
+            Self::NewConnections => Some(Work::NewConnections { size: SIZE }),
+            Self::Download => Some(Work::Download {
+                bytes: DOWNLOAD_BYTES,
+            }),
+            Self::Idle => None,
+        }
+    }
+
+    /// Long enough that the medians hold still, short enough that all of it takes less than five
+    /// minutes with all proxies.
+    pub(crate) fn extent(self) -> Extent {
+        let (rounds, millis) = match self {
+            Self::Echo64 | Self::Echo512 | Self::Rate => (5, 3000),
+            Self::NewConnections => (5, 700),
+            Self::Download => (5, 500),
+            Self::Idle => (3, 0),
+        };
+        Extent {
+            rounds,
+            duration: Duration::from_millis(millis),
+        }
+    }
+
+    /// Splicing is a matter of bulk.
+    pub(crate) fn wants(self, peer: &str) -> bool {
+        self == Self::Download || !peer.contains("splice")
+    }
+
+    pub(crate) fn metrics(self) -> &'static [Metric] {
+        match self {
+            Self::Idle => &[Metric::MemoryPerConnection],
+            Self::Download => &[Metric::CpuPerMb, Metric::MbPerSecond],
+            _ => &[
+                Metric::CpuPerRequest,
+                Metric::Throughput,
+                Metric::P50,
+                Metric::P99,
+                Metric::P999,
+            ],
+        }
+    }
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Metric {
+    CpuPerRequest,
+    Throughput,
+    P50,
+    P99,
+    P999,
+    MemoryPerConnection,
+    CpuPerMb,
+    MbPerSecond,
+}
+
+impl Metric {
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::CpuPerRequest => "CPU µs per request",
+            Self::Throughput => "requests/s",
+            Self::P50 => "p50 µs",
+            Self::P99 => "p99 µs",
+            Self::P999 => "p99.9 µs",
+            Self::MemoryPerConnection => "KiB per connection",
+            Self::CpuPerMb => "CPU ms per MB",
+            Self::MbPerSecond => "MB/s",
+        }
+    }
+
+    pub(crate) fn better(self) -> Better {
+        match self {
+            Self::Throughput | Self::MbPerSecond => Better::Higher,
+            _ => Better::Lower,
+        }
+    }
+
+    /// Digits behind the point that mean something.
+    pub(crate) fn digits(self) -> usize {
+        match self {
+            Self::Throughput | Self::MbPerSecond | Self::P999 => 0,
+            Self::P50 | Self::P99 => 1,
+            Self::CpuPerRequest | Self::MemoryPerConnection => 2,
+            Self::CpuPerMb => 3,
+        }
+    }
+}
+
+/// What one round showed of one contender.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Sample {
+    /// CPU time of the proxy's processes, kernel workers included.
+    pub(crate) proxy_cpu_us: f64,
+    /// io_uring's kernel workers of the proxy at the end.
+    pub(crate) kernel_workers: usize,
+    /// Anonymous memory of the proxy's processes, before and at the end.
+    pub(crate) memory_before: u64,
+    pub(crate) memory_after: u64,
+    /// Connections at once.
+    pub(crate) connections: usize,
+    /// What the generator counted; idle connections are not counted.
+    pub(crate) load: Option<Summary>,
+}
+
+impl Sample {
+    /// 0 where there is none.
+    pub(crate) fn value(&self, metric: Metric) -> f64 {
+        let per = |whole: f64, count: f64| if count > 0.0 { whole / count } else { 0.0 };
+        let load = |value: fn(&Summary) -> f64| self.load.as_ref().map_or(0.0, value);
+        let seconds = load(|load| load.seconds);
+        let mb = load(|load| load.bytes as f64 / 1e6);
+        match metric {
+            Metric::CpuPerRequest => per(self.proxy_cpu_us, load(|load| load.requests as f64)),
+            Metric::Throughput => load(|load| load.requests_per_second),
+            Metric::P50 => load(|load| load.p50_us),
+            Metric::P99 => load(|load| load.p99_us),
+            Metric::P999 => load(|load| load.p999_us),
+            Metric::MemoryPerConnection => {
+                let grown = self.memory_after.saturating_sub(self.memory_before);
+                per(grown as f64 / 1024.0, self.connections as f64)
+            }
+            Metric::CpuPerMb => per(self.proxy_cpu_us / 1e3, mb),
+            Metric::MbPerSecond => per(mb, seconds),
+        }
+    }
+
+    /// Share of its core that the proxy was busy.
+    pub(crate) fn proxy_busy(&self) -> f64 {
+        let seconds = self.load.as_ref().map_or(0.0, |load| load.seconds);
+        if seconds > 0.0 {
+            self.proxy_cpu_us / 1e6 / seconds
+        } else {
+            0.0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::NAMES;
+
+    #[test]
+    fn five_minutes_hold_all_scenarios_with_all_proxies() {
+        let seconds: f64 = Scenario::ALL
+            .iter()
+            .map(|scenario| {
+                let Extent { rounds, duration } = scenario.extent();
+                let proxies = NAMES.iter().filter(|name| scenario.wants(name)).count() as f64;
+                // Beside what is counted: warm-up and connecting; an idle round starts a proxy.
+                let (each, ceiling) = match scenario {
+                    Scenario::Idle => (1.6, 0.0),
+                    _ => (
+                        duration.as_secs_f64() + 0.3,
+                        (duration / CEILING_SHARE).as_secs_f64() + 0.3,
+                    ),
+                };
+                rounds as f64 * (proxies * each + ceiling)
+            })
+            .sum();
+        assert!(seconds < 290.0, "{seconds}");
+    }
+
+    #[test]
+    fn memory_is_what_was_added_per_connection() {
+        let sample = Sample {
+            proxy_cpu_us: 0.0,
+            kernel_workers: 0,
+            memory_before: 1 << 20,
+            memory_after: (1 << 20) + 5_000 * 512,
+            connections: 5_000,
+            load: None,
+        };
+        assert!((sample.value(Metric::MemoryPerConnection) - 0.5).abs() < 1e-9);
+        assert!(sample.value(Metric::CpuPerRequest) < 1e-9);
+    }
+
+    #[test]
+    fn splice_takes_part_in_bulk_only() {
+        assert!(Scenario::Download.wants("haproxy-splice"));
+        assert!(!Scenario::Echo64.wants("haproxy-splice"));
+        assert!(Scenario::Echo64.wants("haproxy"));
+    }
+}
