@@ -231,6 +231,37 @@ fn a_reset_waits_for_bytes_that_a_slow_client_has_not_read() {
 }
 
 #[test]
+fn bulk_goes_by_splice_and_every_byte_arrives() {
+    for seed in 0..60 {
+        let mut plan = Plan::quiet(2, vec![BackendScript::Download { bytes: 5_000_000 }]);
+        plan.seed = seed;
+        plan.faults = Faults {
+            peer_reset: 0,
+            exhausted: 0,
+            accept_fails: 0,
+            ..Faults::from_seed(seed)
+        };
+        plan.faults.receive_buffer = 256 << 10;
+        plan.faults.send_buffer = 256 << 10;
+        let read = vec![Step::send(8), Step::Finish, Step::ReadToEnd];
+        let stall = Step::Stall(Some(Duration::from_secs(3)));
+        let stall = vec![Step::send(8), stall, Step::Finish, Step::ReadToEnd];
+        plan.clients = vec![ClientScript::new(read), ClientScript::new(stall)];
+        let outcome = run(&plan);
+        assert_eq!(outcome.broken_promises(), [""; 0], "seed {seed}");
+        for client in &outcome.clients {
+            assert_eq!(
+                (client.received, client.ending),
+                (5_000_000, Ending::Fin),
+                "seed {seed}"
+            );
+        }
+        let near = plan.faults.latency.1 < Duration::from_millis(2) && plan.faults.late == 0;
+        assert!(outcome.pipes > 0 || !near, "seed {seed} did not splice");
+    }
+}
+
+#[test]
 fn older_kernels_keep_the_same_promises() {
     for seed in seeds() {
         let mut plan = Plan::from_seed(seed);

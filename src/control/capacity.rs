@@ -1,13 +1,13 @@
 //! How much fits: client connections into descriptors, buffers into memory. Pure sums, each term
 //! with its reason, checked before anything is started.
 
-use crate::ring::{BUFFER_BYTES, MOST_BUFFERS};
+use crate::ring::{BUFFER_BYTES, MOST_BUFFERS, MOST_PIPES};
 
 /// Both ends of a session.
 const PER_SESSION: u64 = 2;
 /// A worker's ring, its eventfd, and the sender's copy of that; and connections that the kernel has
-/// accepted for it and that are still to be refused because a cap is reached.
-const PER_WORKER: u64 = 3 + 128;
+/// accepted for it and that are still to be refused because a cap is reached; and its pipes.
+const PER_WORKER: u64 = 3 + 128 + 2 * MOST_PIPES as u64;
 /// stdio, the control plane's ring and runtime, signal pipes, the log, files that a reload reads,
 /// and a few to look at the process with.
 const PROCESS: u64 = 64;
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn connections_are_what_the_process_and_its_workers_leave() {
-        assert_eq!(max_connections(1024, 2, 1), (1024 - 64 - 264) / 2);
+        assert_eq!(max_connections(1024, 2, 1), (1024 - 64 - 520) / 2);
         assert_eq!(max_connections(10, 2, 1), 0);
     }
 

@@ -3,6 +3,7 @@
 //! A connection's life: accept → admission → pick → connect → relay both ways with half-close →
 //! close with one [`Reason`](crate::telemetry::Reason).
 
+mod bulk;
 mod listener;
 mod relay;
 mod snapshot;

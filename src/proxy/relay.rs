@@ -15,13 +15,11 @@
 use std::task::Poll;
 use std::time::Duration;
 
+use super::bulk::Bulk;
 use crate::config::Timeouts;
 use crate::ring::{Flow, Relayed, Ring, Socket, Timer};
 use crate::telemetry::Reason;
 use crate::time::Instant;
-
-/// Bytes held of one direction at most, one buffer more at the end.
-pub(super) const WINDOW: u32 = 64 * 1024;
 
 /// While a direction is blocked nothing is received on it, so that a reset comes without a
 /// completion: it is looked for this often.
@@ -49,8 +47,8 @@ impl Outcome {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
-    Client,
-    Backend,
+    Client = 0,
+    Backend = 1,
 }
 
 /// Two connected sockets and what is known of their traffic.
@@ -71,6 +69,8 @@ pub(super) struct Relay {
     progress: Option<u64>,
     bytes_received: u64,
     bytes_sent: u64,
+    /// By the side that a direction begins at.
+    bulk: [Bulk; 2],
     state: State,
 }
 
@@ -110,6 +110,7 @@ impl Relay {
             progress: None,
             bytes_received: 0,
             bytes_sent: 0,
+            bulk: [Bulk::default(), Bulk::default()],
             state: State::Relaying {
                 first_fin: None,
                 both: false,
@@ -177,12 +178,17 @@ impl Relay {
         }
     }
 
-    /// Moves what `from` has sent.
+    /// Moves what `from` has sent, by the tier its direction is on.
     fn pump(&mut self, from: Side) -> Relayed {
-        let (source, target) = self.sides(from);
-        let relayed = source.relay_to(target, WINDOW);
+        let now = self.ring.now();
+        let (source, target) = match from {
+            Side::Client => (&self.client, &self.backend),
+            Side::Backend => (&self.backend, &self.client),
+        };
+        let bulk = &mut self.bulk[from as usize];
+        let relayed = bulk.relay(&self.ring, source, target, now);
         if relayed.moved > 0 {
-            self.active = self.ring.now();
+            self.active = now;
             match from {
                 Side::Client => self.bytes_received += u64::from(relayed.moved),
                 Side::Backend => self.bytes_sent += u64::from(relayed.moved),
@@ -287,7 +293,8 @@ impl Relay {
     fn check_idle(&mut self, half_closed: bool, blocked: bool) -> Poll<Ending> {
         let now = self.ring.now();
         let waiting = self.client.unacknowledged() > 0 || self.backend.unacknowledged() > 0;
-        let stuck = waiting || self.client.is_sending() || self.backend.is_sending();
+        let piped = self.bulk.iter().any(|bulk| !bulk.is_empty());
+        let stuck = waiting || piped || self.client.is_sending() || self.backend.is_sending();
         if stuck || self.progress.is_some() {
             let progress = self.client.progress().wrapping_add(self.backend.progress());
             if self.progress != Some(progress) {

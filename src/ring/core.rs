@@ -9,7 +9,8 @@ use super::driver::{Capabilities, Driver, Shutdown};
 use super::executor::RunQueue;
 use super::op::{Completion, Fd, Lane, Op, Token};
 use super::slots::{End, LaneState, Memory, Slots};
-use super::timers::Timers;
+use super::splice::Pipes;
+use super::timers::{TimerId, Timers};
 use crate::time::Instant;
 
 /// Starved receivers looked at in one turn: the rest keep their place in the line.
@@ -29,6 +30,7 @@ pub(super) struct Core {
     /// Receivers in the line that were looked at in vain since something has happened.
     passed_over: usize,
     trim_at: Option<Instant>,
+    pub(super) pipes: Pipes,
     /// Slots whose blocked send is due; kept for its allocation.
     due: Vec<u32>,
     cancels: u32,
@@ -50,6 +52,7 @@ impl Core {
             hungry: false,
             passed_over: 0,
             trim_at: None,
+            pipes: Pipes::default(),
             due: Vec::new(),
             cancels: 0,
         };
@@ -111,7 +114,9 @@ impl Core {
         if !completion.more {
             self.slots[index].read = LaneState::Idle;
         }
-        if let Some(buffer) = completion.buffer {
+        if std::mem::take(&mut self.slots[index].waits_for_data) {
+            // Whoever waits looks for himself.
+        } else if let Some(buffer) = completion.buffer {
             self.book_buffer(index, buffer, completion);
         } else if completion.result >= 0 {
             self.book_number(index, completion);
@@ -356,7 +361,10 @@ impl Core {
         let mut received = std::mem::replace(&mut slot.received, Chain::EMPTY);
         let mut sending = std::mem::replace(&mut slot.sending, Chain::EMPTY);
         let memory = slot.memory.take();
-        let fd = slot.fd;
+        let (fd, retry) = (slot.fd, slot.retry);
+        if retry != TimerId::NONE {
+            self.timers.remove(retry);
+        }
         self.buffers.release(&mut received);
         self.buffers.release(&mut sending);
         if let Some(Memory::Accepted(accepted)) = memory.map(|memory| *memory) {
@@ -404,10 +412,11 @@ impl Core {
 }
 
 impl Drop for Core {
-    /// A ring is torn down asynchronously: as long as an op may be pending the kernel may still
+    /// Spare pipes are closed. A ring is torn down asynchronously: as long as an op may be pending the kernel may still
     /// write. Slots are in use until their last completion, so any that is left means leaking what
     /// it and the kernel have.
     fn drop(&mut self) {
+        self.close_spare_pipes();
         if self.slots.len() > 0 {
             std::mem::forget(std::mem::replace(&mut self.buffers, Buffers::empty()));
             std::mem::forget(std::mem::take(&mut self.slots));

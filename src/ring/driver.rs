@@ -32,6 +32,17 @@ pub struct SocketOptions {
     pub user_timeout: Option<Duration>,
 }
 
+/// The two ends of a pipe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PipeEnds {
+    /// Bytes come out here.
+    pub read: Fd,
+    /// Bytes go in here.
+    pub write: Fd,
+    /// Bytes it holds.
+    pub capacity: u32,
+}
+
 /// Which direction of a socket ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shutdown {
@@ -119,6 +130,19 @@ pub trait Driver {
 
     /// It is a unix socket whose end a multishot receive may miss.
     fn loses_ends(&mut self, fd: Fd) -> bool;
+
+    /// A pipe, non-blocking, for [`Driver::splice`].
+    ///
+    /// # Errors
+    /// As pipe2(2).
+    fn open_pipe(&mut self) -> io::Result<PipeEnds>;
+
+    /// Moves at most `most` bytes between a socket and a pipe without copying them and without
+    /// waiting; 0 = FIN.
+    ///
+    /// # Errors
+    /// As splice(2); EAGAIN when there is nothing to move, or no room.
+    fn splice(&mut self, from: Fd, to: Fd, most: u32) -> io::Result<u32>;
 
     /// Ends one or both directions. An error is of no consequence: the socket is gone already.
     fn shutdown(&mut self, fd: Fd, how: Shutdown);

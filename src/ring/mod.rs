@@ -10,6 +10,7 @@
 //! | `op` | what is asked and answered |
 //! | `slots`, `buffers`, `timers`, `executor` | one table each |
 //! | `core`, `send` | what a completion does to those tables |
+//! | `splice` | bulk transfer without copying |
 //! | `runtime`, `socket` | what tasks hold: [`Ring`], [`Socket`], [`Listener`], [`Event`], [`Timer`] |
 //!
 //! The contract: memory that the kernel may touch belongs to a slot until the last completion of
@@ -30,13 +31,15 @@ mod send;
 pub mod sim;
 mod slots;
 mod socket;
+mod splice;
 mod timers;
 mod uring;
 
 pub use buffers::{BUFFER_BYTES, MOST_BUFFERS};
-pub use driver::{Capabilities, Driver, Shutdown, SocketOptions};
+pub use driver::{Capabilities, Driver, PipeEnds, Shutdown, SocketOptions};
 pub use mailbox::{Mailbox, Receiver};
 pub use op::{Completion, Fd, Lane, Op, Token};
 pub use runtime::{Ring, Timer, Usage};
 pub use socket::{Event, Flow, Listener, Relayed, Socket};
+pub use splice::{MOST_PIPES, Pipe};
 pub use uring::{Setup, Uring, Without};

@@ -10,9 +10,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::EventfdFlags;
+use rustix::pipe::{PipeFlags, SpliceFlags};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockRef, Socket, TcpKeepalive, Type};
 
-use super::driver::{Shutdown, SocketOptions};
+use super::driver::{PipeEnds, Shutdown, SocketOptions};
 use super::op::Fd;
 use crate::address::Address;
 
@@ -240,6 +241,26 @@ fn peer_name(fd: Fd, bytes: usize) -> io::Result<SockAddr> {
     }
     // SAFETY: the kernel has written an address of `len` bytes, and the rest is zero.
     Ok(unsafe { SockAddr::new(address, len) })
+}
+
+pub(super) fn open_pipe() -> io::Result<PipeEnds> {
+    /// Four windows: fewer calls per MB, and far below what a user may pin in all
+    /// (pipe-user-pages-soft). A refusal leaves the 64 KiB that every pipe has.
+    const CAPACITY: usize = 256 * 1024;
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let _ = rustix::pipe::fcntl_setpipe_size(&write, CAPACITY);
+    let capacity = rustix::pipe::fcntl_getpipe_size(&write)?;
+    Ok(PipeEnds {
+        read: into_fd(read),
+        write: into_fd(write),
+        capacity: u32::try_from(capacity).unwrap_or(u32::MAX),
+    })
+}
+
+pub(super) fn splice(from: Fd, to: Fd, most: u32) -> io::Result<u32> {
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    let moved = rustix::pipe::splice(borrow(from), None, borrow(to), None, most as usize, flags)?;
+    Ok(u32::try_from(moved).unwrap_or(u32::MAX))
 }
 
 pub(super) fn shutdown(fd: Fd, how: Shutdown) {

@@ -59,6 +59,11 @@ pub enum Op {
         /// The connected socket.
         fd: Fd,
     },
+    /// Wait until there is something to receive, or the end. `result` = the events of poll(2).
+    WaitForData {
+        /// The connected socket.
+        fd: Fd,
+    },
     /// Connect a stream socket of the Internet families.
     Connect {
         /// The socket.
@@ -85,7 +90,7 @@ pub enum Op {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Lane {
-    /// Recv, Accept, AcceptMulti and ReadEvent.
+    /// Recv, WaitForData, Accept, AcceptMulti and ReadEvent.
     Read = 1,
     /// Send, SendVectored, WaitForRoom and Connect.
     Write = 2,

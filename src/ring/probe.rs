@@ -70,10 +70,6 @@ fn ring_abilities(trial: &Trial) -> Vec<Feature> {
             ..NODROP
         },
         Feature {
-            present: trial.parameters().is_feature_min_timeout(),
-            ..MIN_WAIT
-        },
-        Feature {
             present: trial.parameters().is_feature_no_iowait(),
             ..NO_IOWAIT
         },
@@ -112,10 +108,6 @@ fn receiving(trial: &Trial) -> Result<Vec<Feature>, SetupError> {
         Feature {
             present: trial.receives_within_budget()?,
             ..RECV_BUDGET
-        },
-        Feature {
-            present: trial.sends_vectorized()?,
-            ..SEND_VECTORIZED
         },
     ])
 }
@@ -325,13 +317,6 @@ const EXT_ARG: Feature = required("EXT_ARG", "5.11", "waiting with the next time
 
 const NODROP: Feature = required("NODROP", "5.5", "no completion lost when the queue is full");
 
-const MIN_WAIT: Feature = wanted(
-    "MIN_TIMEOUT",
-    "6.12",
-    "waiting for several completions at once",
-    "none by default",
-);
-
 const NO_IOWAIT: Feature = wanted(
     "NO_IOWAIT",
     "6.15",
@@ -368,12 +353,7 @@ const OPERATIONS: [(u8, Feature); 8] = [
     ),
     (
         opcode::PollAdd::CODE,
-        wanted(
-            "POLL_ADD",
-            "5.1",
-            "readiness for bulk transfer",
-            "no bulk transfer by splice",
-        ),
+        required("POLL_ADD", "5.1", "waiting for room to send"),
     ),
 ];
 
@@ -402,13 +382,6 @@ const RECV_BUDGET: Feature = wanted(
     "6.17",
     "multishot receive that stops when the other side is slow",
     "an op per received buffer",
-);
-
-const SEND_VECTORIZED: Feature = wanted(
-    "SEND_VECTORIZED",
-    "6.17",
-    "several buffers in one send",
-    "SENDMSG in its place, with a message header to copy",
 );
 
 #[cfg(test)]

@@ -151,6 +151,7 @@ impl Ring {
     /// kernel's last completions have come: that takes a few more turns.
     pub fn end_tasks(&self) {
         self.0.executor.clear();
+        self.with(Core::close_spare_pipes);
     }
 
     /// Ends every task and turns until the kernel has nothing of ours, `most_turns` at most.

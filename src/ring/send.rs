@@ -175,7 +175,7 @@ impl Core {
         }
     }
 
-    fn wait_for_room(&mut self, index: u32) {
+    pub(super) fn wait_for_room(&mut self, index: u32) {
         let slot = &mut self.slots[index];
         if slot.ended.is_some() {
             self.block(index);
@@ -190,7 +190,7 @@ impl Core {
     fn complete_wait(&mut self, index: u32, result: i32) {
         const TRY: i32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) as i32;
         if result < 0 || result & TRY != 0 {
-            self.push_rest(index);
+            self.try_rest(index);
         } else {
             self.block(index);
         }
@@ -214,6 +214,16 @@ impl Core {
     pub(super) fn retry_send(&mut self, index: u32) {
         if self.slots[index].write == LaneState::Blocked {
             self.slots[index].write = LaneState::Idle;
+            self.try_rest(index);
+        }
+    }
+
+    /// There may be room again: for what is left to be sent, or for whoever else waited for it.
+    fn try_rest(&mut self, index: u32) {
+        let slot = &self.slots[index];
+        if slot.sending.is_empty() && slot.memory.is_none() {
+            self.after_completion(index, true);
+        } else {
             self.push_rest(index);
         }
     }

@@ -109,6 +109,8 @@ pub(super) struct Slot {
     /// Receive a buffer at a time: where data and the end come together, multishot receive takes the
     /// data, and no event is left for the end (unix sockets; for TCP the kernel counts FIN as data).
     pub(super) one_shot: bool,
+    /// The op of the read lane only waits for data.
+    pub(super) waits_for_data: bool,
     /// The op of the write lane waits for room; what is to be sent stays as it is.
     pub(super) waits_for_room: bool,
     /// How often in a row a send was tried again in vain.
@@ -141,6 +143,7 @@ impl Slot {
             holds: false,
             wants_sent: false,
             one_shot: false,
+            waits_for_data: false,
             waits_for_room: false,
             retries: 0,
             retry: TimerId::NONE,

@@ -29,6 +29,10 @@ pub struct Relayed {
     pub moved: u32,
     /// Bytes are held and nothing is being received: the source's reset would go unnoticed.
     pub blocked: bool,
+    /// A receive was armed.
+    pub rearmed: bool,
+    /// Nothing is held, nothing is being received, and receiving has not ended.
+    pub quiet: bool,
     /// How the direction stands.
     pub flow: Flow,
 }
@@ -64,6 +68,10 @@ impl Socket {
         self.index
     }
 
+    pub(super) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
     /// The calling task is the one that completions of this socket wake.
     pub fn belongs_to_this_task(&self) {
         let task = self.ring.running();
@@ -80,12 +88,16 @@ impl Socket {
     /// | some waits behind a send | armed | the receive, the send |
     /// | any | not armed: window full, starved, or ended | the send |
     /// | nothing | starved | the receive, once there are buffers |
+    ///
+    /// With a `window` of 0 no receive is armed: the direction comes to rest, and says so.
     pub fn relay_to(&self, to: &Self, window: u32) -> Relayed {
         self.ring.with(|core| {
             if let Some(errno) = core.slots[to.index].failed {
                 return Relayed {
                     moved: 0,
                     blocked: false,
+                    rearmed: false,
+                    quiet: false,
                     flow: Flow::Broken(errno),
                 };
             }
@@ -99,17 +111,21 @@ impl Socket {
             let in_flight = core.slots[to.index].sending.bytes;
             let held = waiting + in_flight;
             let window = core.window(window);
-            if held <= window / 2 {
+            let was_armed = core.slots[self.index].read.in_flight();
+            if held <= window / 2 && window > 0 {
                 core.arm(self.index, window - held, held > 0);
             }
             let source = &core.slots[self.index];
             let (ended, armed) = (source.ended, source.read.in_flight());
+            let resting = source.read == LaneState::Idle && ended.is_none();
             if in_flight > 0 && (waiting > 0 || !armed) {
                 core.slots[to.index].wants_sent = true;
             }
             Relayed {
                 moved,
                 blocked: held > 0 && !armed,
+                rearmed: armed && !was_armed,
+                quiet: resting && held == 0,
                 flow: core.flow(self.index, ended, held),
             }
         })

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -14,7 +15,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, types};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::buffers::MOST_BUFFERS;
-use super::driver::{Capabilities, Driver, Shutdown, SocketOptions};
+use super::driver::{Capabilities, Driver, PipeEnds, Shutdown, SocketOptions};
 use super::net;
 use super::op::{Completion, Fd, Op, Token};
 use crate::address::Address;
@@ -93,7 +94,9 @@ pub struct Uring {
     waiting: VecDeque<Entry>,
     buffers: BufferRing,
     capabilities: Capabilities,
-    wait_flags: EnterFlags,
+    /// What io_uring_enter(2) is called with: the registered ring's index, or the descriptor.
+    enter_fd: i32,
+    wait_flags: u32,
     /// DEFER_TASKRUN was obtained.
     deferred: bool,
 }
@@ -137,6 +140,10 @@ impl Uring {
         if ring.params().is_feature_no_iowait() && !setup.without.no_iowait {
             wait_flags |= EnterFlags::NO_IOWAIT;
         }
+        let (enter_fd, registered) = match register_ring(ring.as_raw_fd()) {
+            Some(index) => (index, ENTER_REGISTERED_RING),
+            None => (ring.as_raw_fd(), 0),
+        };
         let capabilities = Capabilities {
             multishot_recv: true,
             recv_budget: !setup.without.recv_budget,
@@ -147,7 +154,8 @@ impl Uring {
             waiting: VecDeque::new(),
             buffers,
             capabilities,
-            wait_flags,
+            enter_fd,
+            wait_flags: wait_flags.bits() | registered,
             deferred,
         };
         uring.capabilities.recv_budget &= uring.takes_recv_budget()?;
@@ -195,26 +203,74 @@ impl Uring {
     }
 
     fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
-        let (submitter, mut submissions, completions) = self.ring.split();
+        let (_, mut submissions, completions) = self.ring.split();
         submissions.sync();
-        let queued = submissions.len() as u32;
-        let least = u32::from(completions.is_empty() && wait != Some(Duration::ZERO));
+        let queued = submissions.len();
+        let least = usize::from(completions.is_empty() && wait != Some(Duration::ZERO));
         let time = wait.map(Timespec::from);
         let arguments = WaitArguments {
             time: time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
             ..WaitArguments::default()
         };
-        // SAFETY: `arguments` and the timespec it points to live until the call returns.
-        let entered =
-            unsafe { submitter.enter(queued, least, self.wait_flags.bits(), Some(&arguments)) };
-        match entered {
-            Ok(_) => Ok(()),
-            Err(error) => match error.raw_os_error() {
-                // The time is over, a signal came, or completions have to be taken first.
-                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
-                _ => Err(error),
-            },
+        // SAFETY: `arguments` and the timespec it points to live until the call returns, and the
+        // length is that of `arguments`.
+        let entered = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                self.enter_fd,
+                queued,
+                least,
+                self.wait_flags,
+                &raw const arguments,
+                size_of_val(&arguments),
+            )
+        };
+        if entered >= 0 {
+            return Ok(());
         }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // The time is over, a signal came, or completions have to be taken first.
+            Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+            _ => Err(error),
+        }
+    }
+}
+
+/// IORING_ENTER_REGISTERED_RING (Linux 5.18).
+const ENTER_REGISTERED_RING: u32 = 1 << 4;
+
+/// Registers the ring with the calling thread, so that entering it needs no look-up of a
+/// descriptor; `None` where that can't be had. The kernel forgets it when the thread ends.
+fn register_ring(ring: i32) -> Option<i32> {
+    /// IORING_REGISTER_RING_FDS.
+    const REGISTER_RING_FDS: u32 = 20;
+    /// `struct io_uring_rsrc_update` (uapi/linux/io_uring.h).
+    #[repr(C)]
+    struct Update {
+        offset: u32,
+        reserved: u32,
+        data: u64,
+    }
+    let mut update = Update {
+        offset: u32::MAX,
+        reserved: 0,
+        data: u64::try_from(ring).ok()?,
+    };
+    // SAFETY: the kernel reads and writes one Update, and `update` is one.
+    let registered = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            ring,
+            REGISTER_RING_FDS,
+            &raw mut update,
+            1u32,
+        )
+    };
+    if registered == 1 {
+        i32::try_from(update.offset).ok()
+    } else {
+        None
     }
 }
 
@@ -293,6 +349,14 @@ impl Driver for Uring {
 
     fn peer(&mut self, fd: Fd) -> io::Result<Option<SocketAddr>> {
         net::peer(fd)
+    }
+
+    fn open_pipe(&mut self) -> io::Result<PipeEnds> {
+        net::open_pipe()
+    }
+
+    fn splice(&mut self, from: Fd, to: Fd, most: u32) -> io::Result<u32> {
+        net::splice(from, to, most)
     }
 
     fn shutdown(&mut self, fd: Fd, how: Shutdown) {
@@ -383,6 +447,9 @@ fn entry(op: Op) -> Entry {
             .build(),
         Op::WaitForRoom { fd } => {
             opcode::PollAdd::new(types::Fd(fd.0), libc::POLLOUT as u32).build()
+        }
+        Op::WaitForData { fd } => {
+            opcode::PollAdd::new(types::Fd(fd.0), libc::POLLIN as u32).build()
         }
         Op::Connect { fd, address } => {
             // SAFETY: the contract of `Driver::push`: the address lives until the last completion.

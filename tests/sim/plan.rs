@@ -221,7 +221,7 @@ impl Dice {
     }
 
     fn backend(&mut self) -> BackendScript {
-        let bytes = self.pick(&[1, 3_000, 100_000, 400_000]);
+        let bytes = self.pick(&[1, 3_000, 100_000, 400_000, 4_000_000]);
         self.pick(&[
             BackendScript::Echo,
             BackendScript::Echo,

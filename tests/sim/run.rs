@@ -31,6 +31,7 @@ pub(crate) struct Outcome {
     pub(crate) refused: u64,
     pub(crate) most_buffers: usize,
     pub(crate) most_sessions: usize,
+    pub(crate) pipes: usize,
     /// Clients that read nothing any more, and so never see the end.
     deaf: Vec<bool>,
     broken: Vec<String>,
@@ -248,6 +249,7 @@ impl Run {
             refused,
             most_buffers: self.most_buffers,
             most_sessions: self.most_sessions,
+            pipes: self.world.pipes(),
             deaf: Vec::new(),
             broken,
         }

@@ -105,21 +105,6 @@ impl Trial {
         let answer = receive_one_byte(Some(1))?;
         Ok(answer.is_some_and(|answer| answer.result == 1 && !answer.more))
     }
-
-    /// Two slices of three bytes together: 3 is the answer of a kernel that read them as slices.
-    pub(super) fn sends_vectorized(&self) -> io::Result<bool> {
-        let (sender, _receiver) = UnixStream::pair()?;
-        let slices: &'static [libc::iovec; 2] = Box::leak(Box::new([slice(b"a"), slice(b"bc")]));
-        let send = opcode::Send::new(
-            types::Fd(sender.as_raw_fd()),
-            slices.as_ptr().cast(),
-            slices.len() as u32,
-        )
-        .ioprio(SEND_VECTORIZED)
-        .build();
-        let answer = submit(IoUring::new(ENTRIES)?, &send)?;
-        Ok(answer.is_some_and(|answer| answer.result == 3))
-    }
 }
 
 /// The first completion of an op.
@@ -205,21 +190,11 @@ struct BufferRing {
     buffers: [[u8; 16]; BUFFERS],
 }
 
-fn slice(bytes: &'static [u8]) -> libc::iovec {
-    libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    }
-}
-
 const ENTRIES: u32 = 8;
 
 const BUFFERS: usize = 4;
 
 const BUFFER_GROUP: u16 = 1;
-
-/// IORING_SEND_VECTORIZED.
-const SEND_VECTORIZED: u16 = 1 << 5;
 
 #[cfg(test)]
 mod tests {

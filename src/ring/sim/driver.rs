@@ -1,6 +1,7 @@
 //! [`SimDriver`]: the simulated kernel as one worker sees it.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ptr::NonNull;
@@ -9,9 +10,11 @@ use std::time::Duration;
 
 use super::kernel::{Kernel, Object, Worker, os_error};
 use super::ops::op_fd;
-use super::tcp::Phase;
+use super::tcp::{Phase, Readable};
 use crate::address::Address;
-use crate::ring::{Capabilities, Completion, Driver, Fd, Lane, Op, Shutdown, SocketOptions, Token};
+use crate::ring::{
+    Capabilities, Completion, Driver, Fd, Lane, Op, PipeEnds, Shutdown, SocketOptions, Token,
+};
 use crate::time::Instant;
 
 /// One worker's kernel. Dropping it forgets its ops and its buffers, not its descriptors.
@@ -178,6 +181,39 @@ impl Driver for SimDriver {
         }
     }
 
+    fn open_pipe(&mut self) -> io::Result<PipeEnds> {
+        let mut kernel = self.kernel.borrow_mut();
+        if kernel.exhausted() {
+            return Err(os_error(libc::EMFILE));
+        }
+        kernel.pipes.push(VecDeque::new());
+        let pipe = Object::Pipe(kernel.pipes.len() - 1);
+        let read = kernel.new_fd(pipe, Some(self.worker), false);
+        let write = kernel.new_fd(pipe, Some(self.worker), false);
+        Ok(PipeEnds {
+            read,
+            write,
+            capacity: PIPE_BYTES,
+        })
+    }
+
+    fn splice(&mut self, from: Fd, to: Fd, most: u32) -> io::Result<u32> {
+        let mut kernel = self.kernel.borrow_mut();
+        let from = kernel.object(self.worker, from, "splice");
+        let to = kernel.object(self.worker, to, "splice");
+        let moved = match (from, to) {
+            (Some(Object::Stream(id)), Some(Object::Pipe(pipe))) => {
+                kernel.splice_in(id, pipe, most as usize)
+            }
+            (Some(Object::Pipe(pipe)), Some(Object::Stream(id))) => {
+                kernel.splice_out(pipe, id, most as usize)
+            }
+            _ => Err(libc::EINVAL),
+        };
+        kernel.progressed |= moved.is_ok();
+        moved.map(|bytes| bytes as u32).map_err(os_error)
+    }
+
     fn shutdown(&mut self, fd: Fd, how: Shutdown) {
         if let Ok(endpoint) = self.stream(fd, "shutdown") {
             self.kernel.borrow_mut().shutdown(endpoint, how);
@@ -215,7 +251,7 @@ impl Driver for SimDriver {
         match object {
             Some(Object::Stream(id)) => kernel.close_endpoint(id),
             Some(Object::Listener(member)) => kernel.close_listener(member),
-            Some(Object::Signal(_)) | None => {}
+            Some(Object::Signal(_) | Object::Pipe(_)) | None => {}
         }
     }
 }
@@ -263,6 +299,35 @@ impl Kernel {
         ]);
     }
 
+    fn splice_in(&mut self, id: usize, pipe: usize, most: usize) -> Result<usize, i32> {
+        match self.look(id) {
+            Readable::Nothing => Err(libc::EAGAIN),
+            Readable::End => Ok(0),
+            Readable::Error(errno) => Err(errno),
+            Readable::Bytes(available) => {
+                let len = available.min(most);
+                let bytes = self.endpoints[id].incoming.bytes.range(..len).copied();
+                self.pipes[pipe].extend(bytes);
+                self.consume(id, len);
+                Ok(len)
+            }
+        }
+    }
+
+    fn splice_out(&mut self, pipe: usize, id: usize, most: usize) -> Result<usize, i32> {
+        if let Some(errno) = self.send_error(id) {
+            return Err(errno);
+        }
+        let len = self.space(id).min(most).min(self.pipes[pipe].len());
+        if len == 0 {
+            return Err(libc::EAGAIN);
+        }
+        let bytes: Vec<u8> = self.pipes[pipe].drain(..len).collect();
+        self.put(id, &bytes);
+        self.transmit(id);
+        Ok(len)
+    }
+
     /// connect(2) of a unix socket, or the errno.
     fn connect_now(&mut self, from: usize, to: &Address) -> Result<(), i32> {
         if self.endpoints[from].phase != Phase::Fresh {
@@ -280,6 +345,8 @@ impl Kernel {
     }
 }
 
+/// What a pipe holds.
+const PIPE_BYTES: u32 = 64 << 10;
 /// Ops that fit before they are handed over; small, so that this happens in tests.
 const QUEUE_ENTRIES: usize = 64;
 /// What a buffer holds until it is filled.

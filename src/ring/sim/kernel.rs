@@ -28,6 +28,7 @@ pub(super) struct Kernel {
     pub(super) peers: Vec<Peer>,
     pub(super) runnable: VecDeque<usize>,
     pub(super) signals: Vec<Signal>,
+    pub(super) pipes: Vec<VecDeque<u8>>,
     pub(super) workers: Vec<Worker>,
     pub(super) descriptors: BTreeMap<Fd, Descriptor>,
     next_fd: i32,
@@ -79,6 +80,8 @@ pub(super) enum Object {
     Stream(usize),
     Listener(usize),
     Signal(usize),
+    /// Either end of a pipe.
+    Pipe(usize),
 }
 
 pub(super) struct Descriptor {
@@ -142,6 +145,7 @@ impl Kernel {
             peers: Vec::new(),
             runnable: VecDeque::new(),
             signals: Vec::new(),
+            pipes: Vec::new(),
             workers: Vec::new(),
             descriptors: BTreeMap::new(),
             next_fd: 100,

@@ -161,6 +161,11 @@ impl World {
         workers.map(|worker| worker.in_flight.len()).sum()
     }
 
+    /// Pipes that were ever opened.
+    pub fn pipes(&self) -> usize {
+        self.kernel.borrow().pipes.len()
+    }
+
     /// For each driver, the buffers that came back filled and were not provided again.
     pub fn buffers_held(&self) -> Vec<usize> {
         let kernel = self.kernel.borrow();

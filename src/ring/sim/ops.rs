@@ -131,6 +131,13 @@ impl Kernel {
                 self.try_send(waiter, id, slices)
             }
             (Op::WaitForRoom { .. }, Object::Stream(id)) => self.try_room(waiter, id),
+            (Op::WaitForData { .. }, Object::Stream(id)) => {
+                if !self.has_something(id) {
+                    return Outcome::Wait;
+                }
+                self.end(waiter, i32::from(libc::POLLIN));
+                Outcome::Done
+            }
             (Op::Connect { address, .. }, Object::Stream(id)) => {
                 self.try_connect(waiter, pending, id, address)
             }
@@ -385,8 +392,12 @@ impl Kernel {
     fn place(&mut self, pending: &Pending) -> &mut Option<Waiter> {
         match (pending.object, pending.op) {
             (Object::Signal(id), _) => &mut self.signals[id].reader,
-            (Object::Stream(id), Op::Recv { .. }) => &mut self.endpoints[id].reader,
-            (Object::Stream(id) | Object::Listener(id), _) => &mut self.endpoints[id].writer,
+            (Object::Stream(id), Op::Recv { .. } | Op::WaitForData { .. }) => {
+                &mut self.endpoints[id].reader
+            }
+            (Object::Stream(id) | Object::Listener(id) | Object::Pipe(id), _) => {
+                &mut self.endpoints[id].writer
+            }
         }
     }
 }
@@ -400,6 +411,7 @@ pub(super) fn op_fd(op: &Op) -> Option<Fd> {
         | Op::Send { fd, .. }
         | Op::SendVectored { fd, .. }
         | Op::WaitForRoom { fd }
+        | Op::WaitForData { fd }
         | Op::Connect { fd, .. }
         | Op::ReadEvent { fd, .. } => Some(fd),
         Op::Cancel { .. } => None,

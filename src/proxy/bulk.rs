@@ -1,0 +1,95 @@
+//! The tier of one direction: by buffers, which is cheapest for messages, or by splice, which is
+//! cheapest for bulk.
+//!
+//! ```text
+//!   Buffers ──16 windows in a row, each within 20 ms of the last──▶ Splice
+//!      ▲                                                              │
+//!      └──16 times in a row less than 32 KiB at once, pipe empty──────┘  (then twice as many windows)
+//! ```
+
+use std::time::Duration;
+
+use crate::ring::{Pipe, Relayed, Ring, Socket};
+use crate::time::Instant;
+
+/// Bytes held of a direction on buffers at most, one buffer more at the end.
+const WINDOW: u32 = 64 * 1024;
+/// Windows in a row after which a direction is bulk: a MiB.
+const STREAK: u8 = 16;
+/// The longest time between two windows of bulk: 3 MiB a second.
+const QUICK: Duration = Duration::from_millis(20);
+/// Moving less than this at once is better done by buffers.
+const SMALL: u32 = 32 * 1024;
+
+/// The tier and what it is chosen by.
+#[derive(Default)]
+pub(super) struct Bulk {
+    pipe: Option<Box<Pipe>>,
+    /// Windows in a row (buffers), or small moves in a row (splice).
+    streak: u8,
+    /// How often splicing was given up; each doubles what it takes to begin again.
+    relapses: u8,
+    /// When the last window began.
+    window_at: Instant,
+}
+
+impl Bulk {
+    /// Nothing is in a pipe.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pipe.as_ref().is_none_or(|pipe| pipe.is_empty())
+    }
+
+    /// Moves what `source` has sent to `target`.
+    pub(super) fn relay(
+        &mut self,
+        ring: &Ring,
+        source: &Socket,
+        target: &Socket,
+        now: Instant,
+    ) -> Relayed {
+        if let Some(pipe) = &mut self.pipe {
+            let relayed = source.splice_to(target, pipe);
+            self.note_move(relayed.moved);
+            return relayed;
+        }
+        if self.streak < STREAK.saturating_mul(1 << self.relapses) {
+            let relayed = source.relay_to(target, WINDOW);
+            if relayed.rearmed {
+                self.note_window(now);
+            }
+            return relayed;
+        }
+        let relayed = source.relay_to(target, 0);
+        if !relayed.quiet {
+            return relayed;
+        }
+        self.streak = 0;
+        self.pipe = ring.pipe().map(Box::new);
+        let mut next = self.relay(ring, source, target, now);
+        next.moved += relayed.moved;
+        next
+    }
+
+    fn note_window(&mut self, now: Instant) {
+        let quick = now - self.window_at < QUICK;
+        self.streak = if quick {
+            self.streak.saturating_add(1)
+        } else {
+            0
+        };
+        self.window_at = now;
+    }
+
+    fn note_move(&mut self, moved: u32) {
+        if moved >= SMALL {
+            self.streak = 0;
+        } else if moved > 0 {
+            self.streak = self.streak.saturating_add(1);
+        }
+        if self.streak >= STREAK && self.is_empty() {
+            self.pipe = None;
+            self.streak = 0;
+            self.relapses = (self.relapses + 1).min(3);
+        }
+    }
+}
