@@ -12,6 +12,11 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// Bytes of a buffer: four pages, where multishot receive and plain receive cost the same.
 pub const BUFFER_BYTES: u32 = 16 * 1024;
+/// Bytes that a buffer takes of its mapping: a page more than it holds, within which it begins at a
+/// place of its own. Would all begin at multiples of 16 KiB, their first lines, often all that is
+/// used of them, would fall into the same few sets of every cache.
+const STRIDE: usize = BUFFER_BYTES as usize + PAGE;
+const PAGE: usize = 4096;
 /// Buffers a pool starts with: half a MiB, which fits a core's cache.
 pub(crate) const INITIAL: usize = 32;
 /// Buffers a pool grows by at once; also the unit of allocation.
@@ -86,6 +91,8 @@ pub(crate) struct Buffers {
     limit: usize,
     /// Growth was needed since the last trim.
     busy: bool,
+    /// The fewest buffers that the kernel had since the last trim.
+    lowest: usize,
     /// There may be pages to give back.
     dirty: bool,
 }
@@ -115,6 +122,7 @@ impl Buffers {
             target: 0,
             limit: 0,
             busy: false,
+            lowest: 0,
             dirty: false,
         }
     }
@@ -182,6 +190,7 @@ impl Buffers {
         };
         self.provided -= 1;
         self.held += 1;
+        self.lowest = self.lowest.min(self.provided);
         Chain {
             head: buffer,
             tail: buffer,
@@ -287,18 +296,26 @@ impl Buffers {
         self.dirty
     }
 
-    /// When no growth was needed since the last time, pages go back to the system and what comes
-    /// back beyond the initial size is kept out of circulation. `quiescent`: what the kernel has
-    /// is empty; else it may hold bytes that nobody has been told of.
+    /// When no growth was needed since the last time, half of what was never used since is kept out
+    /// of circulation, and its pages go back to the system; all pages do when nothing was used at
+    /// all. `quiescent`: what the kernel has is empty; else it may hold bytes that nobody has been
+    /// told of.
     pub(crate) fn trim(&mut self, quiescent: bool) {
+        let unused = std::mem::replace(&mut self.lowest, self.provided);
         if std::mem::take(&mut self.busy) {
             return;
         }
-        self.target = INITIAL.min(self.limit);
-        self.dirty = !quiescent && self.provided > self.target;
+        let initial = INITIAL.min(self.limit);
+        let idle = self.held == 0 && unused == self.provided;
+        self.target = if idle {
+            initial
+        } else {
+            self.target.saturating_sub(unused / 2).max(initial)
+        };
+        self.dirty = self.target > initial || (!quiescent && self.provided > initial);
         for buffer in 0..self.filled.len() {
             let Filled { place, touched, .. } = self.filled[buffer];
-            let empty = place == Place::Spare || (place == Place::Kernel && quiescent);
+            let empty = place == Place::Spare || (place == Place::Kernel && quiescent && idle);
             if touched && empty {
                 self.forget_pages(buffer as u16);
                 self.filled[buffer].touched = false;
@@ -332,7 +349,7 @@ impl Buffers {
         if count == 0 {
             return false;
         }
-        let Ok(block) = Block::map(count * BUFFER_BYTES as usize) else {
+        let Ok(block) = Block::map(count * STRIDE) else {
             return false;
         };
         self.blocks.push(block);
@@ -369,19 +386,28 @@ impl Buffers {
     }
 
     fn forget_pages(&self, buffer: u16) {
-        let start = start_of(&self.blocks, buffer).as_ptr().cast();
+        let start = slot_of(&self.blocks, buffer).as_ptr().cast();
         // SAFETY: the range is one whole buffer of a private anonymous mapping of ours, page-aligned;
         // it turns to zeros, and nobody needs its content: `trim` asks for spare buffers, and for
         // the kernel's when its caller has made sure that they are empty.
-        let forgotten =
-            unsafe { rustix::mm::madvise(start, BUFFER_BYTES as usize, Advice::LinuxDontNeed) };
+        let forgotten = unsafe { rustix::mm::madvise(start, STRIDE, Advice::LinuxDontNeed) };
         debug_assert!(forgotten.is_ok());
     }
 }
 
 fn start_of(blocks: &[Block], buffer: u16) -> NonNull<u8> {
+    /// An odd number of cache lines, so that neighbours never meet in a set.
+    const COLOUR: usize = 5 * 64;
+    let offset = (buffer as usize * COLOUR) % PAGE;
+    let slot = slot_of(blocks, buffer);
+    // SAFETY: a slot has STRIDE bytes, and `offset` is less than what that is more than a buffer.
+    unsafe { slot.add(offset) }
+}
+
+/// The first of the STRIDE bytes that are the buffer's.
+fn slot_of(blocks: &[Block], buffer: u16) -> NonNull<u8> {
     let block = &blocks[buffer as usize / STEP];
-    let offset = (buffer as usize % STEP) * BUFFER_BYTES as usize;
+    let offset = (buffer as usize % STEP) * STRIDE;
     assert!(offset < block.bytes);
     // SAFETY: `offset` is inside the mapping, whose length is `block.bytes`.
     unsafe { block.start.add(offset) }
@@ -485,16 +511,17 @@ mod tests {
         assert!(!pool.grow());
         pool.trim(true);
         pool.trim(true);
-        assert!(!pool.wants_trim());
         for mut chain in held {
             pool.release(&mut chain);
         }
         given.take_from(&mut pool);
-        assert!(pool.wants_trim());
-        assert_eq!(
-            (pool.held(), pool.provided(), given.0.len()),
-            (0, INITIAL, INITIAL)
-        );
+        assert_eq!((pool.held(), pool.provided()), (0, 80));
+        pool.trim(true);
+        pool.trim(true);
+        assert!(!pool.wants_trim());
+        let mut one = given.receive(&mut pool, b"x");
+        pool.release(&mut one);
+        assert_eq!((pool.provided(), pool.wants_trim()), (79, true));
     }
 
     #[test]

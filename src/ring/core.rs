@@ -25,6 +25,8 @@ pub(super) struct Core {
     pub(super) queue: RunQueue,
     pub(super) now: Instant,
     starved: VecDeque<(u32, u32)>,
+    /// The kernel found no buffer for a receive.
+    ran_short: bool,
     /// There are buffers, and receivers in the line that were not looked at.
     pub(super) hungry: bool,
     /// Receivers in the line that were looked at in vain since something has happened.
@@ -49,6 +51,7 @@ impl Core {
             queue: RunQueue::default(),
             now,
             starved: VecDeque::new(),
+            ran_short: false,
             hungry: false,
             passed_over: 0,
             trim_at: None,
@@ -168,6 +171,7 @@ impl Core {
             // still wants it.
             libc::ECANCELED | libc::EAGAIN | libc::EINTR => {}
             libc::ENOBUFS if !matches!(slot.memory.as_deref(), Some(Memory::Accepted(_))) => {
+                self.ran_short = true;
                 if !slot.closing {
                     self.starve(index);
                 }
@@ -267,7 +271,7 @@ impl Core {
         if self.starved.is_empty() {
             return;
         }
-        if self.buffers.provided() == 0 {
+        if std::mem::take(&mut self.ran_short) || self.buffers.provided() == 0 {
             self.buffers.grow();
         }
         let mut free = self.buffers.provided();
