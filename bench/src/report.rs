@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use crate::compare::{Comparison, Contender, Measured};
 use crate::load::Summary;
 use crate::scenario::{Metric, Sample};
-use crate::statistics::{Spread, Verdict};
+use crate::statistics::{Better, Spread, Verdict};
 
 /// Tells how far it is, on stderr.
 pub(crate) fn say(text: &str) {
@@ -151,7 +151,10 @@ fn verdict(measured: &Measured, metric: Metric) -> Option<String> {
     let ringress = measured.contenders.iter().find(|c| c.is_ringress)?;
     let best = best_peer(measured, metric)?;
     let ratio = Spread::of_ratios(&ringress.values(metric), &best.values(metric))?;
-    let verdict = Verdict::on(ratio, metric.better());
+    let verdict = match metric.better() {
+        Better::Higher if generator_limits(ringress) => "not told, the generator is the limit",
+        better => Verdict::on(ratio, better).text(),
+    };
     Some(format!(
         "{}: {:.2} ({:.2}–{:.2}) × {}: **{}**",
         metric.label(),
@@ -159,14 +162,31 @@ fn verdict(measured: &Measured, metric: Metric) -> Option<String> {
         ratio.min,
         ratio.max,
         best.name,
-        verdict.text(),
+        verdict,
     ))
+}
+
+/// The generator had no time left and the proxy had some: the throughput is not the proxy's.
+fn generator_limits(contender: &Contender) -> bool {
+    /// A core that is busier has no time left.
+    const FULL: f64 = 0.97;
+    let proxy = median(contender.samples.iter().map(Sample::proxy_busy));
+    let generator = median_of_loads(contender, |load| load.generator_busy);
+    generator > FULL && proxy < FULL
+}
+
+/// 0 where there is nothing.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    Spread::of(&values.collect::<Vec<_>>()).map_or(0.0, |spread| spread.median)
+}
+
+fn median_of_loads(contender: &Contender, value: fn(&Summary) -> f64) -> f64 {
+    let samples = contender.samples.iter();
+    median(samples.filter_map(|sample| sample.load.as_ref()).map(value))
 }
 
 /// What a reader must know before believing the table.
 fn remarks(measured: &Measured) -> Vec<String> {
-    /// A core that is busier has no time left, and limits what is measured.
-    const FULL: f64 = 0.97;
     /// A share of the rate that is still called kept: what is due at the edges is answered behind them.
     const RATE_KEPT: f64 = 0.99;
     let mut remarks = Vec::new();
@@ -176,12 +196,7 @@ fn remarks(measured: &Measured) -> Vec<String> {
             remarks.push(format!("{name} failed: {}", failure.trim()));
         }
         let samples = &contender.samples;
-        let load = |value: fn(&Summary) -> f64| {
-            let loads = samples.iter().filter_map(|sample| sample.load.as_ref());
-            Spread::of(&loads.map(value).collect::<Vec<_>>()).map_or(0.0, |spread| spread.median)
-        };
-        let proxy_busy: Vec<f64> = samples.iter().map(Sample::proxy_busy).collect();
-        let proxy_busy = Spread::of(&proxy_busy).map_or(0.0, |spread| spread.median);
+        let load = |value| median_of_loads(contender, value);
         if let Some(rate) = measured.rate {
             let reached = load(|load| load.requests_per_second);
             if reached < rate as f64 * RATE_KEPT {
@@ -196,7 +211,7 @@ fn remarks(measured: &Measured) -> Vec<String> {
                      the p99 is its own"
                 ));
             }
-        } else if load(|load| load.generator_busy) > FULL && proxy_busy < FULL {
+        } else if generator_limits(contender) {
             remarks.push(format!(
                 "with {name} the generator is the limit: its throughput is a lower bound, its \
                  latency an upper one"
@@ -282,8 +297,9 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("requests/s: 1.00 (1.00–1.00) ×"), "{text}");
+        assert!(text.contains("**not told, the generator"), "{text}");
         assert!(text.contains("**within the noise**"), "{text}");
-        let limits = text.matches("the generator is the limit").count();
+        let limits = text.matches("the generator is the limit:").count();
         assert_eq!(limits, 2, "the slow one is its own limit: {text}");
     }
 
