@@ -7,8 +7,6 @@
 //!      └──16 times in a row less than 32 KiB at once, pipe empty──────┘  (then twice as many windows)
 //! ```
 
-use std::time::Duration;
-
 use crate::ring::{Pipe, Relayed, Ring, Socket};
 use crate::time::Instant;
 
@@ -17,7 +15,7 @@ const WINDOW: u32 = 64 * 1024;
 /// Windows in a row after which a direction is bulk: a MiB.
 const STREAK: u8 = 16;
 /// The longest time between two windows of bulk: 3 MiB a second.
-const QUICK: Duration = Duration::from_millis(20);
+const QUICK_MS: u32 = 20;
 /// Moving less than this at once is better done by buffers.
 const SMALL: u32 = 32 * 1024;
 
@@ -29,8 +27,8 @@ pub(super) struct Bulk {
     streak: u8,
     /// How often splicing was given up; each doubles what it takes to begin again.
     relapses: u8,
-    /// When the last window began.
-    window_at: Instant,
+    /// When the last window began, in ms; it may wrap, since only short differences count.
+    window_at: u32,
 }
 
 impl Bulk {
@@ -71,7 +69,8 @@ impl Bulk {
     }
 
     fn note_window(&mut self, now: Instant) {
-        let quick = now - self.window_at < QUICK;
+        let now = (now.as_nanos() / 1_000_000) as u32;
+        let quick = now.wrapping_sub(self.window_at) < QUICK_MS;
         self.streak = if quick {
             self.streak.saturating_add(1)
         } else {

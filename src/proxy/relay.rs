@@ -25,6 +25,33 @@ use crate::time::Instant;
 /// completion: it is looked for this often.
 const BLOCKED_CHECK: Duration = Duration::from_secs(1);
 
+/// No progress to compare with.
+const NOTHING: u64 = u64::MAX;
+
+/// [`Timeouts`] in half the room: there is one of these per session.
+struct Compact {
+    idle_nanos: u64,
+    half_close_nanos: u64,
+}
+
+impl Compact {
+    fn new(timeouts: Timeouts) -> Self {
+        let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            idle_nanos: nanos(timeouts.idle),
+            half_close_nanos: nanos(timeouts.half_close),
+        }
+    }
+
+    fn idle(&self) -> Duration {
+        Duration::from_nanos(self.idle_nanos)
+    }
+
+    fn half_close(&self) -> Duration {
+        Duration::from_nanos(self.half_close_nanos)
+    }
+}
+
 /// How a session's relaying ended.
 pub(super) struct Outcome {
     pub(super) reason: Reason,
@@ -57,16 +84,16 @@ pub(super) struct Relay {
     backend: Socket,
     ring: Ring,
     timer: Timer,
-    timeouts: Timeouts,
+    timeouts: Compact,
     /// When the last byte moved.
     active: Instant,
     /// When to look for idleness next.
     check_at: Instant,
     /// The sockets and the timer wake the task that polls this.
     begun: bool,
-    /// What both sides had acknowledged when that was last looked at; `None` = nothing was waiting
+    /// What both sides had acknowledged when that was last looked at; `NOTHING` = nothing was waiting
     /// to be acknowledged.
-    progress: Option<u64>,
+    progress: u64,
     bytes_received: u64,
     bytes_sent: u64,
     /// By the side that a direction begins at.
@@ -103,11 +130,11 @@ impl Relay {
             backend,
             ring: ring.clone(),
             timer: ring.timer(),
-            timeouts,
+            timeouts: Compact::new(timeouts),
             active: now,
             check_at: now + timeouts.idle / 2,
             begun: false,
-            progress: None,
+            progress: NOTHING,
             bytes_received: 0,
             bytes_sent: 0,
             bulk: [Bulk::default(), Bulk::default()],
@@ -134,6 +161,11 @@ impl Relay {
             State::Relaying { .. } => self.relay(),
             State::Flushing { .. } => self.flush(),
         }
+    }
+
+    /// The ring of both sockets.
+    pub(super) fn ring(&self) -> &Ring {
+        &self.ring
     }
 
     /// Closes both sides.
@@ -208,15 +240,15 @@ impl Relay {
         }
         self.active = self.ring.now();
         self.sides(from).1.finish();
-        self.check_again_in(self.timeouts.half_close / 2);
+        self.check_again_in(self.timeouts.half_close() / 2);
     }
 
     fn start_flushing(&mut self, broken: Side, errno: i32) -> Poll<Ending> {
-        self.progress = None;
+        self.progress = NOTHING;
         self.state = State::Flushing {
             broken,
             reason: reason_of(broken, errno),
-            until: self.ring.now() + self.timeouts.half_close,
+            until: self.ring.now() + self.timeouts.half_close(),
             pause: Duration::from_millis(1),
         };
         self.flush()
@@ -238,7 +270,7 @@ impl Relay {
         let flow = self.pump(broken).flow;
         let now = self.ring.now();
         let (_, target) = self.sides(broken);
-        let progress = Some(target.progress());
+        let progress = target.progress();
         let delivered = match flow {
             Flow::Open | Flow::Failed { drained: false, .. } => target.is_gone(),
             Flow::Finished | Flow::Failed { .. } => {
@@ -248,7 +280,7 @@ impl Relay {
         };
         if self.progress != progress {
             self.progress = progress;
-            until = now + self.timeouts.half_close;
+            until = now + self.timeouts.half_close();
         }
         if delivered || now >= until {
             return Poll::Ready(Ending {
@@ -295,16 +327,16 @@ impl Relay {
         let waiting = self.client.unacknowledged() > 0 || self.backend.unacknowledged() > 0;
         let piped = self.bulk.iter().any(|bulk| !bulk.is_empty());
         let stuck = waiting || piped || self.client.is_sending() || self.backend.is_sending();
-        if stuck || self.progress.is_some() {
+        if stuck || self.progress != NOTHING {
             let progress = self.client.progress().wrapping_add(self.backend.progress());
-            if self.progress != Some(progress) {
+            if self.progress != progress {
                 self.active = now;
             }
-            self.progress = stuck.then_some(progress);
+            self.progress = if stuck { progress } else { NOTHING };
         }
         let (timeout, reason) = match half_closed {
-            true => (self.timeouts.half_close, Reason::HalfClose),
-            false => (self.timeouts.idle, Reason::Idle),
+            true => (self.timeouts.half_close(), Reason::HalfClose),
+            false => (self.timeouts.idle(), Reason::Idle),
         };
         let left = (self.active + timeout) - now;
         if left.is_zero() {

@@ -82,7 +82,6 @@ pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, cl
             let relay = Some(Relay::new(&ring, client, socket, policy.timeouts));
             ring.spawn(Relaying {
                 relay,
-                ring: ring.clone(),
                 admission: Some(admission),
                 backend,
                 record,
@@ -99,7 +98,6 @@ pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, cl
 /// of its own, written by hand, because it is a third of what connecting needs.
 struct Relaying {
     relay: Option<Relay>,
-    ring: Ring,
     admission: Option<Admission>,
     backend: Leased,
     record: Option<Box<Record>>,
@@ -118,9 +116,10 @@ impl Future for Relaying {
             false => std::task::ready!(relay.poll()),
         };
         if let (Some(relay), Some(admission)) = (this.relay.take(), this.admission.take()) {
+            let ring = relay.ring().clone();
             let backend = this.backend.name.clone();
             finish(
-                &this.ring,
+                &ring,
                 admission,
                 this.record.take(),
                 &relay.close(ending),
