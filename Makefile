@@ -21,7 +21,7 @@ build:  ## Build the release binary
 	$(CARGO) build --release --bin ringress
 
 test:  ## Run the whole test suite
-	@scripts/need.sh
+	@scripts/need.sh valgrind:valgrind
 	$(CARGO) test --workspace
 
 fmt:  ## Format the code

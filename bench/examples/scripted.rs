@@ -1,0 +1,96 @@
+//! A fixed run of a worker on the simulated driver, for counting instructions: the same ops, bytes
+//! and completions each time, whatever the machine is doing. `bench/tests/instructions.rs` runs it
+//! under callgrind.
+
+use std::error::Error;
+
+use ringress::address::Address;
+use ringress::config;
+use ringress::proxy::{ListenerSocket, Message, Shared, Worker};
+use ringress::ring::sim::{Advance, BackendScript, ClientScript, Faults, Step, World};
+use ringress::ring::{Mailbox, Ring};
+use ringress::telemetry::events::Events;
+use ringress::time::Instant;
+
+const CONFIG: &str = r#"
+[listeners.web]
+bind = "192.0.2.1:80"
+upstream = "app"
+
+[upstreams.app]
+backends = ["192.0.2.10:80", "192.0.2.11:80"]
+"#;
+
+/// Connections that stay, and what each exchanges.
+const KEPT: usize = 64;
+const EXCHANGES: usize = 200;
+const BYTES: u64 = 128;
+/// Connections for one exchange each.
+const FRESH: usize = 400;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let config = config::parse(CONFIG, "the script", &mut config::SystemResolver)?;
+    let front: Address = "192.0.2.1:80".parse::<std::net::SocketAddr>()?.into();
+    let world = World::new(
+        1,
+        Faults {
+            backlog: 4096,
+            ..Faults::none()
+        },
+    );
+    for backend in &config.upstreams[0].backends {
+        world.backend(&backend.address, BackendScript::Echo);
+    }
+    for script in scripts() {
+        world.client(Instant::default(), &front, script);
+    }
+    let (events, _) = Events::new();
+    let shared = Shared::new(&config, 1, 10_000, events);
+    let ring = Ring::new(Box::new(world.driver()), 64 << 20);
+    let listener = ListenerSocket {
+        listener: 0,
+        fd: world.listen(&front, 1)[0],
+        shared: false,
+    };
+    let (event, signal) = world.event();
+    let mailbox = Mailbox::with_signal(Box::new(|| ()));
+    let worker = Worker::new(ring, shared, 0, &[listener], (mailbox.clone(), event));
+    run(&world, &worker)?;
+    mailbox.post(Message::Drain);
+    signal.signal();
+    run(&world, &worker)?;
+    let whole = world
+        .clients()
+        .iter()
+        .all(|client| client.intact && client.received == client.sent);
+    let violations = world.violations();
+    if !whole || !violations.is_empty() || !worker.is_done() {
+        return Err(format!("the run went wrong: {violations:?}").into());
+    }
+    println!(
+        "{} sessions, {} exchanges",
+        KEPT + FRESH,
+        KEPT * EXCHANGES + FRESH
+    );
+    Ok(())
+}
+
+fn scripts() -> impl Iterator<Item = ClientScript> {
+    let exchange = [Step::send(BYTES), Step::Expect(BYTES)];
+    let script = move |exchanges: usize| {
+        let steps = std::iter::repeat_n(exchange.clone(), exchanges).flatten();
+        ClientScript::new(steps.chain([Step::Finish, Step::ReadToEnd]).collect())
+    };
+    let kept = std::iter::repeat_n(script(EXCHANGES), KEPT);
+    kept.chain(std::iter::repeat_n(script(1), FRESH))
+}
+
+/// Turns until nothing will happen any more.
+fn run(world: &World, worker: &Worker) -> Result<(), Box<dyn Error>> {
+    loop {
+        worker.turn()?;
+        if !world.progressed() && world.advance() == Advance::Quiet {
+            return Ok(());
+        }
+    }
+}
