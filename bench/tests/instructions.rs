@@ -117,8 +117,8 @@ fn parse(callgrind: &str) -> Counts {
 }
 
 fn is_ours(function: &str) -> bool {
-    // The loop is inlined into the script's.
-    (function.contains("ringress::") || function.contains("scripted::run"))
+    // The ring's turn is inlined into the script's.
+    (function.contains("ringress::") || function.contains("scripted::turn"))
         && !function.contains("::sim::")
 }
 
