@@ -114,10 +114,12 @@ impl Core {
 
     fn complete_read(&mut self, completion: &Completion) {
         let index = completion.token.slot();
+        let slot = &mut self.slots[index];
+        let polled = slot.read == LaneState::Polling;
         if !completion.more {
-            self.slots[index].read = LaneState::Idle;
+            slot.read = LaneState::Idle;
         }
-        if std::mem::take(&mut self.slots[index].waits_for_data) {
+        if polled {
             // Whoever waits looks for himself.
         } else if let Some(buffer) = completion.buffer {
             self.book_buffer(index, buffer, completion);

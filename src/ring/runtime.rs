@@ -278,7 +278,7 @@ impl Ring {
             let now = core.now;
             let slot = &mut core.slots[socket.index()];
             slot.task = self.running();
-            match slot.failed.take() {
+            match slot.failure() {
                 Some(errno) => Poll::Ready(Err(io::Error::from_raw_os_error(errno))),
                 None if slot.write == LaneState::Idle => Poll::Ready(Ok(())),
                 None if now >= deadline => {

@@ -31,7 +31,7 @@ impl Core {
     pub(super) fn flow(&mut self, index: u32, ended: Option<End>, held: u32) -> Flow {
         let drained = held == 0;
         let slot = &self.slots[index];
-        match (ended, slot.failed) {
+        match (ended, slot.failure()) {
             (None, _) => Flow::Open,
             (Some(End::Failed(errno)), _) | (Some(End::Fin), Some(errno)) => {
                 Flow::Failed { errno, drained }
@@ -115,12 +115,13 @@ impl Core {
     pub(super) fn complete_write(&mut self, completion: &Completion) {
         let index = completion.token.slot();
         let slot = &mut self.slots[index];
+        let polled = slot.write == LaneState::Polling;
         slot.write = LaneState::Idle;
         if let Some(Memory::Address(_)) = slot.memory.as_deref() {
             slot.memory = None;
-            slot.failed = (completion.result < 0).then_some(-completion.result);
+            slot.fail(-completion.result.min(0));
             self.after_completion(index, true);
-        } else if std::mem::take(&mut slot.waits_for_room) && !slot.closing {
+        } else if polled && !slot.closing {
             self.complete_wait(index, completion.result);
         } else {
             self.complete_send(index, completion.result);
@@ -142,9 +143,9 @@ impl Core {
             }
         }
         if result <= 0 {
-            slot.failed = Some(if result == 0 { libc::EPIPE } else { -result });
+            slot.fail(if result == 0 { libc::EPIPE } else { -result });
         }
-        let wake = slot.wants_sent || slot.failed.is_some();
+        let wake = slot.wants_sent || slot.failure().is_some();
         self.drop_send(index);
         self.after_completion(index, wake);
     }
@@ -181,8 +182,7 @@ impl Core {
             self.block(index);
             return;
         }
-        slot.write = LaneState::Armed;
-        slot.waits_for_room = true;
+        slot.write = LaneState::Polling;
         let (fd, token) = (slot.fd, slot.token(Lane::Write, index));
         self.push(Op::WaitForRoom { fd }, token);
     }
@@ -236,7 +236,7 @@ impl Core {
 
     pub(super) fn cancel_write(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        if slot.write == LaneState::Armed {
+        if matches!(slot.write, LaneState::Armed | LaneState::Polling) {
             slot.write = LaneState::Cancelling;
             let target = slot.token(Lane::Write, index);
             self.push_cancel(target);

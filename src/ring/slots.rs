@@ -9,10 +9,12 @@
 //!    │           Cancelling ──last completion──┘
 //!    └──no buffer──▶ Starved ──buffers are back──▶ Armed
 //!
-//!   Armed ──no room──▶ Blocked ──after a pause──▶ Armed
+//!   Armed ──no room──▶ Polling ──room──▶ Armed          (Polling for data: the splice tier)
+//!            └─after FIN─▶ Blocked ──after a pause──▶ Armed
 //! ```
 
 use std::collections::VecDeque;
+use std::num::NonZeroI32;
 use std::rc::Rc;
 
 use socket2::SockAddr;
@@ -28,6 +30,8 @@ pub(super) enum LaneState {
     Idle,
     /// An op is with the kernel.
     Armed,
+    /// An op is with the kernel that only waits for data or for room.
+    Polling,
     /// An op is with the kernel and was cancelled; its last completion is still to come.
     Cancelling,
     /// A receive that waits for buffers in the ring's FIFO.
@@ -39,7 +43,7 @@ pub(super) enum LaneState {
 impl LaneState {
     /// An op is with the kernel.
     pub(super) fn in_flight(self) -> bool {
-        matches!(self, Self::Armed | Self::Cancelling)
+        matches!(self, Self::Armed | Self::Polling | Self::Cancelling)
     }
 }
 
@@ -109,10 +113,6 @@ pub(super) struct Slot {
     /// Receive a buffer at a time: where data and the end come together, multishot receive takes the
     /// data, and no event is left for the end (unix sockets; for TCP the kernel counts FIN as data).
     pub(super) one_shot: bool,
-    /// The op of the read lane only waits for data.
-    pub(super) waits_for_data: bool,
-    /// The op of the write lane waits for room; what is to be sent stays as it is.
-    pub(super) waits_for_room: bool,
     /// How often in a row a send was tried again in vain.
     pub(super) retries: u8,
     /// Set while the write lane is blocked.
@@ -125,8 +125,8 @@ pub(super) struct Slot {
     pub(super) ended: Option<End>,
     /// With the kernel, until the write lane is idle.
     pub(super) sending: Chain,
-    /// How sending or connecting failed.
-    pub(super) failed: Option<i32>,
+    /// How sending or connecting failed: an errno. Of the size it has there are two per session.
+    failed: Option<NonZeroI32>,
     pub(super) memory: Option<Box<Memory>>,
 }
 
@@ -143,8 +143,6 @@ impl Slot {
             holds: false,
             wants_sent: false,
             one_shot: false,
-            waits_for_data: false,
-            waits_for_room: false,
             retries: 0,
             retry: TimerId::NONE,
             budget: 0,
@@ -158,6 +156,15 @@ impl Slot {
 
     pub(super) fn token(&self, lane: Lane, index: u32) -> Token {
         Token::new(lane, self.generation, index)
+    }
+
+    /// The errno with which sending or connecting failed.
+    pub(super) fn failure(&self) -> Option<i32> {
+        self.failed.map(NonZeroI32::get)
+    }
+
+    pub(super) fn fail(&mut self, errno: i32) {
+        self.failed = NonZeroI32::new(errno);
     }
 
     pub(super) fn is_quiet(&self) -> bool {
@@ -215,3 +222,6 @@ impl std::ops::IndexMut<u32> for Slots {
         &mut self.slots[index as usize]
     }
 }
+
+/// A session has two slots: what they take counts for every idle connection.
+const _: () = assert!(size_of::<Slot>() == 72);

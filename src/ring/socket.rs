@@ -92,7 +92,7 @@ impl Socket {
     /// With a `window` of 0 no receive is armed: the direction comes to rest, and says so.
     pub fn relay_to(&self, to: &Self, window: u32) -> Relayed {
         self.ring.with(|core| {
-            if let Some(errno) = core.slots[to.index].failed {
+            if let Some(errno) = core.slots[to.index].failure() {
                 return Relayed {
                     moved: 0,
                     blocked: false,
@@ -161,7 +161,8 @@ impl Socket {
     pub fn send(&self, bytes: Rc<[u8]>) -> bool {
         self.ring.with(|core| {
             let slot = &core.slots[self.index];
-            let ready = slot.write == LaneState::Idle && slot.failed.is_none() && !bytes.is_empty();
+            let ready =
+                slot.write == LaneState::Idle && slot.failure().is_none() && !bytes.is_empty();
             if ready {
                 core.push_bytes(self.index, bytes);
             }
@@ -177,7 +178,7 @@ impl Socket {
 
     /// The errno with which sending failed, once it has.
     pub fn send_error(&self) -> Option<i32> {
-        self.ring.with(|core| core.slots[self.index].failed)
+        self.ring.with(|core| core.slots[self.index].failure())
     }
 
     /// A send is with the kernel.

@@ -128,7 +128,7 @@ impl Core {
 
     fn drain_pipe(&mut self, to: u32, pipe: &mut Pipe) -> u32 {
         let target = &mut self.slots[to];
-        if pipe.is_empty() || target.failed.is_some() || target.write != LaneState::Idle {
+        if pipe.is_empty() || target.failure().is_some() || target.write != LaneState::Idle {
             return 0;
         }
         match self.driver.splice(pipe.ends.read, target.fd, pipe.held) {
@@ -137,9 +137,10 @@ impl Core {
                 bytes
             }
             Err(error) => {
-                target.failed = error
-                    .raw_os_error()
-                    .filter(|errno| !matches!(*errno, libc::EAGAIN | libc::EINTR));
+                let errno = error.raw_os_error().unwrap_or(0);
+                if !matches!(errno, libc::EAGAIN | libc::EINTR) {
+                    target.fail(errno);
+                }
                 0
             }
         }
@@ -151,7 +152,7 @@ impl Core {
         if moved > 0 {
             self.slots[to].retries = 0;
         }
-        if let Some(errno) = self.slots[to].failed {
+        if let Some(errno) = self.slots[to].failure() {
             return Relayed {
                 moved,
                 blocked: false,
@@ -183,8 +184,7 @@ impl Core {
         if slot.ended.is_some() || slot.read != LaneState::Idle || slot.closing {
             return;
         }
-        slot.read = LaneState::Armed;
-        slot.waits_for_data = true;
+        slot.read = LaneState::Polling;
         let (fd, token) = (slot.fd, slot.token(Lane::Read, index));
         self.push(Op::WaitForData { fd }, token);
     }
