@@ -8,7 +8,9 @@
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::Advice;
+
+use super::mapping::Mapping;
 
 /// Bytes of a buffer: four pages, where multishot receive and plain receive cost the same.
 pub const BUFFER_BYTES: u32 = 16 * 1024;
@@ -75,7 +77,7 @@ const _: () = assert!(BUFFER_BYTES <= u16::MAX as u32);
 
 /// The pool. What goes to the kernel is collected until [`Buffers::take_outgoing`].
 pub(crate) struct Buffers {
-    blocks: Vec<Block>,
+    blocks: Vec<Mapping>,
     filled: Vec<Filled>,
     /// Buffers that neither the kernel nor a session has.
     spare: Vec<u16>,
@@ -349,7 +351,7 @@ impl Buffers {
         if count == 0 {
             return false;
         }
-        let Ok(block) = Block::map(count * STRIDE) else {
+        let Ok(block) = Mapping::new(count * STRIDE) else {
             return false;
         };
         self.blocks.push(block);
@@ -395,7 +397,7 @@ impl Buffers {
     }
 }
 
-fn start_of(blocks: &[Block], buffer: u16) -> NonNull<u8> {
+fn start_of(blocks: &[Mapping], buffer: u16) -> NonNull<u8> {
     /// An odd number of cache lines, so that neighbours never meet in a set.
     const COLOUR: usize = 5 * 64;
     let offset = (buffer as usize * COLOUR) % PAGE;
@@ -405,44 +407,12 @@ fn start_of(blocks: &[Block], buffer: u16) -> NonNull<u8> {
 }
 
 /// The first of the STRIDE bytes that are the buffer's.
-fn slot_of(blocks: &[Block], buffer: u16) -> NonNull<u8> {
+fn slot_of(blocks: &[Mapping], buffer: u16) -> NonNull<u8> {
     let block = &blocks[buffer as usize / STEP];
     let offset = (buffer as usize % STEP) * STRIDE;
     assert!(offset < block.bytes);
     // SAFETY: `offset` is inside the mapping, whose length is `block.bytes`.
     unsafe { block.start.add(offset) }
-}
-
-/// One anonymous mapping.
-struct Block {
-    start: NonNull<u8>,
-    bytes: usize,
-}
-
-impl Block {
-    fn map(bytes: usize) -> rustix::io::Result<Self> {
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing
-        // that exists.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
-        }?;
-        let start = NonNull::new(start.cast()).expect("mmap gives no null");
-        Ok(Self { start, bytes })
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `map`, with its length; the runtime drops its driver,
-        // and with it everything that the kernel could still write here, before the pool.
-        let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
-        debug_assert!(unmapped.is_ok());
-    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod driver;
 mod executor;
 pub mod limits;
 mod mailbox;
+mod mapping;
 pub mod net;
 mod op;
 pub mod probe;

@@ -349,8 +349,3 @@ fn choose_port_at_connect(socket: &Socket) {
         )
     };
 }
-
-/// The raw number, for tests that look at a descriptor from outside.
-pub fn number(socket: &OwnedFd) -> i32 {
-    socket.as_raw_fd()
-}

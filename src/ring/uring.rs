@@ -12,10 +12,10 @@ use std::time::Duration;
 use io_uring::squeue::Entry;
 use io_uring::types::{BufRingEntry, CancelBuilder, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, types};
-use rustix::mm::{MapFlags, ProtFlags};
 
 use super::buffers::MOST_BUFFERS;
 use super::driver::{Capabilities, Driver, PipeEnds, Shutdown, SocketOptions};
+use super::mapping::Mapping;
 use super::net;
 use super::op::{Completion, Fd, Op, Token};
 use crate::address::Address;
@@ -523,43 +523,35 @@ fn build(setup: &Setup) -> io::Result<(IoUring, bool)> {
 /// The ring by which buffers are given to the kernel: entries in memory that both sides map, and a
 /// tail that the kernel reads.
 struct BufferRing {
-    entries: NonNull<BufRingEntry>,
+    mapping: Mapping,
     mask: u16,
     tail: u16,
-    bytes: usize,
 }
 
 impl BufferRing {
     fn register(ring: &IoUring, entries: u16) -> io::Result<Self> {
-        let bytes = usize::from(entries) * size_of::<BufRingEntry>();
-        // SAFETY: a fresh anonymous mapping touches nothing that exists.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
-        }?;
-        let entries_start = NonNull::new(start.cast()).expect("mmap gives no null");
-        let this = Self {
-            entries: entries_start,
-            mask: entries - 1,
-            tail: 0,
-            bytes,
-        };
+        let mapping = Mapping::new(usize::from(entries) * size_of::<BufRingEntry>())?;
+        let start = mapping.start.as_ptr() as u64;
         // SAFETY: the mapping is page-aligned, long enough for `entries`, and lives as long as the
         // ring: `Uring` drops the ring before it (field order).
         unsafe {
             ring.submitter()
-                .register_buf_ring_with_flags(start as u64, entries, GROUP, 0)
+                .register_buf_ring_with_flags(start, entries, GROUP, 0)
         }?;
-        Ok(this)
+        Ok(Self {
+            mapping,
+            mask: entries - 1,
+            tail: 0,
+        })
+    }
+
+    fn entries(&self) -> NonNull<BufRingEntry> {
+        self.mapping.start.cast()
     }
 
     fn add(&mut self, buffer: u16, start: NonNull<u8>, len: u32) {
         // SAFETY: the index is masked to the entries of the mapping.
-        let entry = unsafe { self.entries.add(usize::from(self.tail & self.mask)) };
+        let entry = unsafe { self.entries().add(usize::from(self.tail & self.mask)) };
         // SAFETY: the entry lies in the mapping, and the kernel does not read it before the tail
         // has passed it; nobody provides more than `most_buffers`, so it has read the entry's last use.
         let entry = unsafe { &mut *entry.as_ptr() };
@@ -572,17 +564,9 @@ impl BufferRing {
     /// Shows the kernel what was added.
     fn publish(&self) {
         // SAFETY: the pointer leads to the first entry of the mapping, which holds the tail.
-        let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
+        let tail = unsafe { BufRingEntry::tail(self.entries().as_ptr()) };
         // SAFETY: the tail is a u16 in the mapping, aligned, and both sides access it atomically.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);
-    }
-}
-
-impl Drop for BufferRing {
-    fn drop(&mut self) {
-        // SAFETY: the mapping of `register` with its length; the ring that used it is gone.
-        let unmapped = unsafe { rustix::mm::munmap(self.entries.as_ptr().cast(), self.bytes) };
-        debug_assert!(unmapped.is_ok());
     }
 }
