@@ -12,6 +12,7 @@ use common::backend::{BlackHole, Refusing, drain, finish_and_wait, peer};
 use common::essentials::{self, MIB};
 use common::pattern::Pattern;
 use common::socket::{ending_of, finish};
+use common::system::pipes;
 use common::{Backend, Ending, Proxy, config, connect, ending, now, plain, read_to_end, reset};
 
 const TWO_WORKERS: &str = "[runtime]\nworkers = 2\n";
@@ -407,5 +408,43 @@ fn a_byte_at_a_time_arrives_in_order() {
     assert_eq!(pattern.place, 5000);
     drop(client);
     assert_eq!(proxy.next_session().bytes_sent, 5000);
+    proxy.end();
+}
+
+#[test]
+fn bulk_goes_by_splice_both_ways_at_once_and_every_byte_arrives() {
+    let total = 48 * MIB;
+    let backend = Backend::start(move |connection| {
+        let mut reader = connection.try_clone().expect("a second handle");
+        let upload = thread::spawn(move || {
+            let mut pattern = Pattern::new();
+            pattern.check_to_end(&mut reader).expect("FIN");
+            assert_eq!(pattern.place, total);
+        });
+        let mut writer = connection;
+        Pattern::new()
+            .write(&mut writer, total)
+            .expect("it is taken");
+        finish(&writer);
+        upload.join().expect("the upload is whole");
+    });
+    let mut proxy = Proxy::start(&plain(&[&backend.address]));
+    let before = pipes(proxy.pid());
+    let mut client = connect(&proxy.address("web"));
+    let mut writer = client.try_clone().expect("a second handle");
+    let upload = thread::spawn(move || {
+        Pattern::new()
+            .write(&mut writer, total)
+            .expect("it is taken");
+        finish(&writer);
+    });
+    let mut download = Pattern::new();
+    download.check_to_end(&mut client).expect("FIN");
+    assert_eq!(download.place, total);
+    upload.join().expect("the upload is taken");
+    let session = proxy.next_session();
+    assert_eq!((session.bytes_received, session.bytes_sent), (total, total));
+    // Both directions had one, and the worker keeps them for the next.
+    assert_eq!(pipes(proxy.pid()), before + 4);
     proxy.end();
 }

@@ -38,6 +38,15 @@ pub(crate) fn descriptors(pid: u32) -> usize {
         .count()
 }
 
+/// Ends of pipes that it has open.
+pub(crate) fn pipes(pid: u32) -> usize {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+    let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    targets
+        .filter(|target| target.to_string_lossy().starts_with("pipe:"))
+        .count()
+}
+
 /// The names of its threads, the kernel's for its rings included.
 pub(crate) fn threads(pid: u32) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
