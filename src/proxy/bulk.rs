@@ -4,7 +4,8 @@
 //! ```text
 //!   Buffers ──16 windows in a row, each within 20 ms of the last──▶ Splice
 //!      ▲                                                              │
-//!      └──16 times in a row less than 32 KiB at once, pipe empty──────┘  (then twice as many windows)
+//!      ├──16 times in a row less than 32 KiB at once, pipe empty──────┤  (then twice as many windows)
+//!      └──the end, TCP's urgent mark, or a second of silence──────────┘
 //! ```
 
 use crate::ring::{Pipe, Relayed, Ring, Socket};
@@ -14,6 +15,8 @@ use crate::time::Instant;
 const WINDOW: u32 = 64 * 1024;
 /// Windows in a row after which a direction is bulk: a MiB.
 const STREAK: u8 = 16;
+/// Bytes are counted by 64, in 16 bits.
+const UNIT: u32 = 6;
 /// The longest time between two windows of bulk: 3 MiB a second.
 const QUICK_MS: u32 = 20;
 /// Moving less than this at once is better done by buffers.
@@ -27,6 +30,8 @@ pub(super) struct Bulk {
     streak: u8,
     /// How often splicing was given up; each doubles what it takes to begin again.
     relapses: u8,
+    /// What was moved since, in 64 bytes.
+    since: u16,
     /// When the last window began, in ms; it may wrap, since only short differences count.
     window_at: u32,
 }
@@ -47,14 +52,19 @@ impl Bulk {
     ) -> Relayed {
         if let Some(pipe) = &mut self.pipe {
             let relayed = source.splice_to(target, pipe);
+            if pipe.is_stuck() {
+                self.pipe = None;
+                self.streak = 0;
+                let mut next = source.relay_to(target, WINDOW);
+                next.moved += relayed.moved;
+                return next;
+            }
             self.note_move(relayed.moved);
             return relayed;
         }
         if self.streak < STREAK.saturating_mul(1 << self.relapses) {
             let relayed = source.relay_to(target, WINDOW);
-            if relayed.rearmed {
-                self.note_window(now);
-            }
+            self.note_buffers(relayed.moved, now);
             return relayed;
         }
         let relayed = source.relay_to(target, 0);
@@ -68,7 +78,24 @@ impl Bulk {
         next
     }
 
-    fn note_window(&mut self, now: Instant) {
+    /// Gives the pipe to whoever needs one: nothing has moved for a while.
+    pub(super) fn rest(&mut self) {
+        if self.is_empty() {
+            self.pipe = None;
+        }
+    }
+
+    /// It has a pipe.
+    pub(super) fn has_pipe(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    fn note_buffers(&mut self, moved: u32, now: Instant) {
+        self.since = self.since.saturating_add((moved >> UNIT) as u16);
+        if self.since < (WINDOW >> UNIT) as u16 {
+            return;
+        }
+        self.since = 0;
         let now = (now.as_nanos() / 1_000_000) as u32;
         let quick = now.wrapping_sub(self.window_at) < QUICK_MS;
         self.streak = if quick {

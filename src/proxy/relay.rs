@@ -22,7 +22,7 @@ use crate::telemetry::Reason;
 use crate::time::Instant;
 
 /// While a direction is blocked nothing is received on it, so that a reset comes without a
-/// completion: it is looked for this often.
+/// completion: it is looked for this often. And a pipe is given back after so long without use.
 const BLOCKED_CHECK: Duration = Duration::from_secs(1);
 
 /// No progress to compare with.
@@ -193,7 +193,8 @@ impl Relay {
                 Flow::Broken(errno) => return self.start_flushing(from.other(), errno),
             }
         }
-        if blocked && self.check_at > self.ring.now() + BLOCKED_CHECK {
+        let piped = self.bulk.iter().any(Bulk::has_pipe);
+        if (blocked || piped) && self.check_at > self.ring.now() + BLOCKED_CHECK {
             self.check_again_in(BLOCKED_CHECK);
         }
         match self.state {
@@ -304,6 +305,9 @@ impl Relay {
         if self.ring.now() < self.check_at {
             return Poll::Pending;
         }
+        if self.ring.now() - self.active >= BLOCKED_CHECK {
+            self.bulk.iter_mut().for_each(Bulk::rest);
+        }
         if blocked && let Some(side) = self.gone(first_fin) {
             return self.start_flushing(side, libc::ECONNRESET);
         }
@@ -325,8 +329,8 @@ impl Relay {
     fn check_idle(&mut self, half_closed: bool, blocked: bool) -> Poll<Ending> {
         let now = self.ring.now();
         let waiting = self.client.unacknowledged() > 0 || self.backend.unacknowledged() > 0;
-        let piped = self.bulk.iter().any(|bulk| !bulk.is_empty());
-        let stuck = waiting || piped || self.client.is_sending() || self.backend.is_sending();
+        let held = self.bulk.iter().any(|bulk| !bulk.is_empty());
+        let stuck = waiting || held || self.client.is_sending() || self.backend.is_sending();
         if stuck || self.progress != NOTHING {
             let progress = self.client.progress().wrapping_add(self.backend.progress());
             if self.progress != progress {
@@ -345,7 +349,8 @@ impl Relay {
                 reset: half_closed || stuck,
             });
         }
-        let most = if blocked {
+        let piped = self.bulk.iter().any(Bulk::has_pipe);
+        let most = if blocked || piped {
             BLOCKED_CHECK.min(timeout / 2)
         } else {
             timeout / 2

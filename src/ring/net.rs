@@ -244,12 +244,11 @@ fn peer_name(fd: Fd, bytes: usize) -> io::Result<SockAddr> {
 }
 
 pub(super) fn open_pipe() -> io::Result<PipeEnds> {
-    /// Four windows: fewer calls per MB, and far below what a user may pin in all
-    /// (pipe-user-pages-soft). A refusal leaves the 64 KiB that every pipe has.
+    /// Four windows: fewer calls per MB. A user who has pinned too much already is given pipes of
+    /// two pages (pipe-user-pages-soft), which are worse than none.
     const CAPACITY: usize = 256 * 1024;
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    let _ = rustix::pipe::fcntl_setpipe_size(&write, CAPACITY);
-    let capacity = rustix::pipe::fcntl_getpipe_size(&write)?;
+    let capacity = rustix::pipe::fcntl_setpipe_size(&write, CAPACITY)?;
     Ok(PipeEnds {
         read: into_fd(read),
         write: into_fd(write),

@@ -29,8 +29,6 @@ pub struct Relayed {
     pub moved: u32,
     /// Bytes are held and nothing is being received: the source's reset would go unnoticed.
     pub blocked: bool,
-    /// A receive was armed.
-    pub rearmed: bool,
     /// Nothing is held, nothing is being received, and receiving has not ended.
     pub quiet: bool,
     /// How the direction stands.
@@ -96,7 +94,6 @@ impl Socket {
                 return Relayed {
                     moved: 0,
                     blocked: false,
-                    rearmed: false,
                     quiet: false,
                     flow: Flow::Broken(errno),
                 };
@@ -111,7 +108,6 @@ impl Socket {
             let in_flight = core.slots[to.index].sending.bytes;
             let held = waiting + in_flight;
             let window = core.window(window);
-            let was_armed = core.slots[self.index].read.in_flight();
             if held <= window / 2 && window > 0 {
                 core.arm(self.index, window - held, held > 0);
             }
@@ -124,7 +120,6 @@ impl Socket {
             Relayed {
                 moved,
                 blocked: held > 0 && !armed,
-                rearmed: armed && !was_armed,
                 quiet: resting && held == 0,
                 flow: core.flow(self.index, ended, held),
             }

@@ -28,9 +28,28 @@ pub struct Pipe {
     ring: Ring,
     ends: PipeEnds,
     held: u32,
+    /// A poll for data was armed for it.
+    waits: bool,
+    /// Splice can't go on here: only receive can tell an end from TCP's urgent mark, at which
+    /// splice stops for good, with 0 after FIN and with EAGAIN before.
+    stuck: bool,
+}
+
+/// What came of filling a pipe.
+#[derive(PartialEq, Eq)]
+enum Filled {
+    Some,
+    Nothing,
+    /// splice(2) said 0.
+    Zero,
 }
 
 impl Pipe {
+    /// Splice can't go on, and nothing is left in the pipe: the direction has to go on by buffers.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck && self.is_empty()
+    }
+
     /// Nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.held == 0
@@ -53,6 +72,8 @@ impl Ring {
             ring: self.clone(),
             ends,
             held: 0,
+            waits: false,
+            stuck: false,
         })
     }
 }
@@ -62,9 +83,12 @@ impl Socket {
     pub fn splice_to(&self, to: &Self, pipe: &mut Pipe) -> Relayed {
         self.ring().with(|core| {
             let (from, to) = (self.index(), to.index());
+            let ready = pipe.waits && core.slots[from].read == LaneState::Idle;
             let mut moved = 0;
-            for _ in 0..FILLS_PER_TURN {
-                core.fill_pipe(from, pipe);
+            for turn in 0..FILLS_PER_TURN {
+                let filled = core.fill_pipe(from, pipe);
+                let in_vain = turn == 0 && ready && filled == Filled::Nothing;
+                pipe.stuck |= filled == Filled::Zero || (in_vain && pipe.is_empty());
                 let drained = core.drain_pipe(to, pipe);
                 moved += drained;
                 if drained == 0 || !pipe.is_empty() {
@@ -110,19 +134,25 @@ impl Core {
         self.pipes.open -= 1;
     }
 
-    fn fill_pipe(&mut self, from: u32, pipe: &mut Pipe) {
+    fn fill_pipe(&mut self, from: u32, pipe: &mut Pipe) -> Filled {
         let source = &mut self.slots[from];
         let room = pipe.ends.capacity - pipe.held;
-        if source.ended.is_some() || room == 0 {
-            return;
+        if source.ended.is_some() || room == 0 || pipe.stuck {
+            return Filled::Nothing;
         }
         match self.driver.splice(source.fd, pipe.ends.write, room) {
-            Ok(0) => source.ended = Some(End::Fin),
-            Ok(bytes) => pipe.held += bytes,
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::EINTR) | None => {}
-                Some(errno) => source.ended = Some(End::Failed(errno)),
-            },
+            Ok(0) => Filled::Zero,
+            Ok(bytes) => {
+                pipe.held += bytes;
+                Filled::Some
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(0);
+                if !matches!(errno, libc::EAGAIN | libc::EINTR) {
+                    source.ended = Some(End::Failed(errno));
+                }
+                Filled::Nothing
+            }
         }
     }
 
@@ -147,7 +177,7 @@ impl Core {
     }
 
     /// Sees to it that something wakes the task: room when the pipe holds bytes, else data.
-    fn after_splice(&mut self, from: u32, to: u32, moved: u32, pipe: &Pipe) -> Relayed {
+    fn after_splice(&mut self, from: u32, to: u32, moved: u32, pipe: &mut Pipe) -> Relayed {
         let held = pipe.held;
         if moved > 0 {
             self.slots[to].retries = 0;
@@ -157,7 +187,6 @@ impl Core {
                 moved,
                 blocked: false,
                 quiet: false,
-                rearmed: false,
                 flow: Flow::Broken(errno),
             };
         }
@@ -166,15 +195,15 @@ impl Core {
                 self.wait_for_room(to);
             }
             self.slots[to].wants_sent = true;
-        } else {
+        } else if !pipe.stuck {
             self.wait_for_data(from);
         }
+        pipe.waits = self.slots[from].read == LaneState::Polling;
         let ended = self.slots[from].ended;
         Relayed {
             moved,
             blocked: held > 0,
             quiet: false,
-            rearmed: false,
             flow: self.flow(from, ended, held),
         }
     }

@@ -228,3 +228,30 @@ fn the_end_of_a_unix_stream_is_seen_when_it_comes_with_the_last_byte() {
     }
     proxy.end();
 }
+
+/// splice(2) stops at TCP's urgent mark for good: EAGAIN though data is there, and 0 after FIN. The
+/// worker turned without end, and what followed the mark was lost behind a clean FIN.
+#[test]
+fn bulk_with_urgent_data_arrives_whole() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let backend = Backend::start(move |mut connection| {
+        let mut pattern = Pattern::new();
+        let end = pattern.check_to_end(&mut connection);
+        let _ = sender.send((pattern.place, end.is_ok()));
+    });
+    let proxy = Proxy::start(&plain(&[&backend.address]));
+    let mut client = proxy.connect();
+    let mut pattern = Pattern::new();
+    pattern.write(&mut client, 32 * MIB).expect("it is taken");
+    client.send_out_of_band(b"!").expect("it is taken");
+    pattern.write(&mut client, 200_000).expect("it is taken");
+    pass(Duration::from_millis(300));
+    let ticks = cpu_ticks(proxy.pid());
+    pass(Duration::from_millis(1000));
+    let used = cpu_ticks(proxy.pid()) - ticks;
+    assert!(used <= 5, "{used} ticks in a second of silence");
+    finish(&client);
+    let (place, whole) = receiver.recv().expect("the backend has an end");
+    assert_eq!((place, whole), (32 * MIB + 200_000, true));
+    proxy.end();
+}
