@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use ringress::config::keys::{TABLES, WORDS};
-use ringress::config::{self, Balance, LogFormat, LogLevel};
+use ringress::config::{self, LogFormat, LogLevel};
 
 use support::{parse, with};
 
@@ -46,10 +46,10 @@ fn the_smallest_file_has_the_defaults_of_the_contract() {
 
     let upstream = &config.upstreams[0];
     assert_eq!(
-        (&*upstream.name, upstream.balance),
-        ("app", Balance::RoundRobin)
+        (&*upstream.name, upstream.balance.name),
+        ("app", "round-robin")
     );
-    assert_eq!((upstream.retry_attempts, upstream.source.len()), (1, 0));
+    assert_eq!((upstream.retry.attempts, upstream.source.len()), (1, 0));
     assert_eq!(upstream.connect_timeout, Duration::from_secs(5));
     assert_eq!(upstream.tcp_keepalive, Some(Duration::from_secs(60)));
     assert_eq!(upstream.tcp_user_timeout, Duration::from_secs(30));
@@ -94,7 +94,7 @@ fn every_key_is_read() {
     let weights: Vec<_> = b.backends.iter().map(|it| (&*it.name, it.weight)).collect();
     assert_eq!(weights, [("x", 256), ("unix:/run/b.sock", 0)]);
     assert_eq!(
-        (b.connect_timeout, b.retry_attempts),
+        (b.connect_timeout, b.retry.attempts),
         (Duration::from_secs(2), 0)
     );
     assert_eq!(b.source, ["::1".parse::<std::net::IpAddr>().unwrap()]);

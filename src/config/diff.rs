@@ -101,6 +101,9 @@ impl Refused {
             ipv6_only,
             unix_mode,
             timeouts: _,
+            allow: _,
+            deny: _,
+            rate_limit: _,
         } = old;
         let key = |key: &str| format!("listeners.{name}.{key}");
         self.compare(&key("bind"), bind, &new.bind, |binds| addresses(binds));

@@ -1,6 +1,8 @@
 //! Every table and key of the configuration contract: those that this version reads, and those that
 //! it does not have yet. A key moves from `not_yet` to `keys` with the feature that reads it.
 
+use crate::policy::balance::ALGORITHMS;
+
 /// A table of the file.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
@@ -143,7 +145,7 @@ pub(super) const PROTOCOL: Words = Words {
 
 pub(super) const BALANCE: Words = Words {
     name: "upstreams.NAME.balance",
-    words: &["round-robin"],
+    words: &BALANCE_WORDS,
     not_yet: &[
         "least-connections",
         "ip-hash",
@@ -152,4 +154,14 @@ pub(super) const BALANCE: Words = Words {
         "power-of-two",
         "peak-ewma",
     ],
+};
+
+const BALANCE_WORDS: [&str; ALGORITHMS.len()] = {
+    let mut words = [""; ALGORITHMS.len()];
+    let mut place = 0;
+    while place < words.len() {
+        words[place] = ALGORITHMS[place].name;
+        place += 1;
+    }
+    words
 };

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use toml::de::DeValue;
 
@@ -49,34 +48,32 @@ fn listener<'a>(
     section.read("protocol", (), findings, |value| {
         value::word(value, &keys::PROTOCOL, &[()])
     });
+    let bind = bind(name.get_ref(), &section, bound, findings);
+    let default = Listener::new(Arc::from(&**name.get_ref()), bind, 0);
     Some(Listener {
-        name: Arc::from(&**name.get_ref()),
-        bind: bind(name.get_ref(), &section, bound, findings),
-        backlog: section.read("backlog", BACKLOG, findings, backlog),
+        backlog: section.read("backlog", default.backlog, findings, backlog),
         max_connections: section.read("max_connections", None, findings, value::cap),
-        tcp_keepalive: section.read("tcp_keepalive", KEEPALIVE, findings, value::keepalive),
+        tcp_keepalive: section.read(
+            "tcp_keepalive",
+            default.tcp_keepalive,
+            findings,
+            value::keepalive,
+        ),
         congestion: section.read("congestion", None, findings, congestion),
-        ipv6_only: section.read("ipv6_only", true, findings, value::boolean),
-        unix_mode: section.read("unix_mode", 0o660, findings, value::mode),
-        timeouts: timeouts(&section, findings),
+        ipv6_only: section.read("ipv6_only", default.ipv6_only, findings, value::boolean),
+        unix_mode: section.read("unix_mode", default.unix_mode, findings, value::mode),
+        timeouts: timeouts(&section, default.timeouts, findings),
         // Last, so that everything else has been looked at.
         upstream: upstream?,
+        ..default
     })
 }
 
-const BACKLOG: NonZeroU32 = NonZeroU32::new(4096).unwrap();
-const KEEPALIVE: Option<Duration> = Some(Duration::from_secs(60));
-
-fn timeouts(listener: &Section<'_>, findings: &mut Findings) -> Timeouts {
+fn timeouts(listener: &Section<'_>, default: Timeouts, findings: &mut Findings) -> Timeouts {
     let section = listener.child("timeouts", keys::TIMEOUTS, findings);
     Timeouts {
-        idle: section.read("idle", Duration::from_mins(10), findings, value::timeout),
-        half_close: section.read(
-            "half_close",
-            Duration::from_secs(30),
-            findings,
-            value::timeout,
-        ),
+        idle: section.read("idle", default.idle, findings, value::timeout),
+        half_close: section.read("half_close", default.half_close, findings, value::timeout),
     }
 }
 
@@ -138,7 +135,7 @@ fn upstream(section: &Section<'_>, upstreams: &[&str], findings: &mut Findings) 
 fn backlog(value: &DeValue<'_>) -> Read<NonZeroU32> {
     // listen(2) takes an `int`.
     value::count(value, 1..=i32::MAX as u64)
-        .map(|number| NonZeroU32::new(number as u32).unwrap_or(BACKLOG))
+        .map(|number| NonZeroU32::new(number as u32).unwrap_or(NonZeroU32::MIN))
 }
 
 /// `"system"` is `None`. Whether the kernel knows the name shows when the listener is bound.

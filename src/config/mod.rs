@@ -15,13 +15,20 @@ mod value;
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use ipnet::IpNet;
 
 pub use self::diagnostics::Diagnostics;
 pub use self::file::{load, parse};
 pub use self::resolve::{Resolver, SystemResolver};
 use crate::address::Address;
+use crate::policy::balance::Algorithm;
+use crate::policy::bucket::Rate;
+use crate::policy::share::Share;
+use crate::policy::{breaker, health, outlier, retry};
 
 /// A whole configuration. Listeners and upstreams stand in the order of the file; `Listener::upstream`
 /// indexes `upstreams`.
@@ -104,6 +111,29 @@ pub struct Listener {
     pub unix_mode: u32,
     /// `[listeners.NAME.timeouts]`
     pub timeouts: Timeouts,
+    /// Networks that clients may come from; empty = everywhere.
+    pub allow: Vec<IpNet>,
+    /// Networks that clients may not come from; wins over `allow`.
+    pub deny: Vec<IpNet>,
+    /// `[listeners.NAME.rate_limit]`
+    pub rate_limit: RateLimit,
+}
+
+/// `[listeners.NAME.rate_limit]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RateLimit {
+    /// New connections of the whole listener.
+    pub connections: Option<Rate>,
+    /// New connections of one client address.
+    pub connections_per_ip: Option<Rate>,
+    /// Bytes of a connection, in each direction.
+    pub bandwidth: Option<Rate>,
+    /// Leading bits of an IPv6 address that are one client, 1..=128.
+    pub ipv6_prefix: u8,
+    /// Client addresses that are kept count of.
+    pub max_clients: NonZeroU32,
+    /// Count what would be refused, and refuse nothing.
+    pub dry_run: bool,
 }
 
 /// `[listeners.NAME.timeouts]`; none is zero.
@@ -124,7 +154,7 @@ pub struct Upstream {
     /// several addresses stands here once per address.
     pub backends: Vec<Backend>,
     /// How a backend is chosen.
-    pub balance: Balance,
+    pub balance: Algorithm,
     /// Time for one connection attempt.
     pub connect_timeout: Duration,
     /// Local addresses of connections to backends, used in turn; empty = the kernel chooses.
@@ -133,8 +163,22 @@ pub struct Upstream {
     pub tcp_keepalive: Option<Duration>,
     /// Unacknowledged data for this long ends the session.
     pub tcp_user_timeout: Duration,
-    /// `retry.attempts`: further tries after the first, each on another backend.
-    pub retry_attempts: u32,
+    /// How long the weight of a backend that came back takes to be whole again; zero = no time.
+    pub slow_start: Duration,
+    /// Share of healthy backends under which health is ignored; zero = never.
+    pub fail_open_below: Share,
+    /// Active checks.
+    pub health_check: Option<HealthCheck>,
+    /// Passive checks.
+    pub outlier: Option<outlier::Settings>,
+    /// A breaker per backend.
+    pub circuit_breaker: Option<breaker::Settings>,
+    /// Further tries.
+    pub retry: retry::Settings,
+    /// Where sessions wait while every backend is full.
+    pub queue: Queue,
+    /// Connections that are open ahead.
+    pub pool: Pool,
 }
 
 /// One address of an upstream.
@@ -147,11 +191,155 @@ pub struct Backend {
     pub address: Address,
     /// 0..=256; 0 = no new sessions.
     pub weight: u16,
+    /// Cap of connections, exact over all workers; `None` = none.
+    pub max_connections: Option<NonZeroUsize>,
+    /// Used only when no other is ready.
+    pub backup: bool,
 }
 
-/// `upstreams.NAME.balance`
+/// `[upstreams.NAME.health_check]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HealthCheck {
+    /// What is tried.
+    pub probe: Probe,
+    /// From one probe to the next.
+    pub interval: Duration,
+    /// The interval is longer or shorter by up to this share of it.
+    pub jitter: Share,
+    /// Of the whole probe.
+    pub timeout: Duration,
+    /// What its results mean.
+    pub settings: health::Settings,
+}
+
+/// `health_check.type`, and what belongs to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Probe {
+    /// A connection, and an exchange on it where one is asked for.
+    Tcp(Exchange),
+    /// A datagram, and its answer.
+    Udp(Exchange),
+    /// `GET path`.
+    Http {
+        /// Begins with `/`.
+        path: Arc<str>,
+        /// The `Host` header; `None` = the backend's address.
+        host: Option<Arc<str>>,
+        /// Statuses that are a success; not empty.
+        expect_status: Vec<RangeInclusive<u16>>,
+    },
+}
+
+/// What a probe says and wants to hear.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Exchange {
+    /// Sent first.
+    pub send: Option<Arc<[u8]>>,
+    /// What the reply must start with.
+    pub expect: Option<Arc<[u8]>>,
+}
+
+/// `[upstreams.NAME.queue]`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Balance {
-    /// Smooth weighted round robin, exact over all workers.
-    RoundRobin,
+pub struct Queue {
+    /// Sessions that may wait, exact over all workers.
+    pub max: usize,
+    /// How long each may.
+    pub timeout: Duration,
+}
+
+/// `[upstreams.NAME.pool]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pool {
+    /// Connections that are kept open ahead, per backend and worker.
+    pub preconnect: u32,
+    /// One that was not used for so long is replaced.
+    pub idle_timeout: Duration,
+    /// One that has been open for so long is replaced.
+    pub max_lifetime: Duration,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            connections_per_ip: None,
+            bandwidth: None,
+            ipv6_prefix: 64,
+            max_clients: NonZeroU32::new(100_000).unwrap_or(NonZeroU32::MAX),
+            dry_run: false,
+        }
+    }
+}
+
+impl Listener {
+    /// A listener with every default.
+    pub fn new(name: Arc<str>, bind: Vec<Address>, upstream: usize) -> Self {
+        Self {
+            name,
+            bind,
+            upstream,
+            backlog: NonZeroU32::new(4096).unwrap_or(NonZeroU32::MAX),
+            max_connections: None,
+            tcp_keepalive: Some(Duration::from_mins(1)),
+            congestion: None,
+            ipv6_only: true,
+            unix_mode: 0o660,
+            timeouts: Timeouts {
+                idle: Duration::from_mins(10),
+                half_close: Duration::from_secs(30),
+            },
+            allow: Vec::new(),
+            deny: Vec::new(),
+            rate_limit: RateLimit::default(),
+        }
+    }
+}
+
+impl Upstream {
+    /// An upstream with every default.
+    pub fn new(name: Arc<str>, backends: Vec<Backend>) -> Self {
+        Self {
+            name,
+            backends,
+            balance: Algorithm::default(),
+            connect_timeout: Duration::from_secs(5),
+            source: Vec::new(),
+            tcp_keepalive: Some(Duration::from_mins(1)),
+            tcp_user_timeout: Duration::from_secs(30),
+            slow_start: Duration::ZERO,
+            fail_open_below: Share::default(),
+            health_check: None,
+            outlier: None,
+            circuit_breaker: None,
+            retry: retry::Settings {
+                attempts: 1,
+                backoff: Duration::from_millis(25),
+                max_backoff: Duration::from_millis(250),
+                budget: Share::from_ppm(200_000),
+            },
+            queue: Queue {
+                max: 1024,
+                timeout: Duration::from_secs(1),
+            },
+            pool: Pool {
+                preconnect: 0,
+                idle_timeout: Duration::from_mins(1),
+                max_lifetime: Duration::from_hours(1),
+            },
+        }
+    }
+}
+
+impl Backend {
+    /// A backend with every default.
+    pub fn new(name: Arc<str>, address: Address) -> Self {
+        Self {
+            name,
+            address,
+            weight: 1,
+            max_connections: None,
+            backup: false,
+        }
+    }
 }

@@ -4,15 +4,16 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::diagnostics::Fault;
 use super::endpoint::{self, Target};
 use super::resolve::Resolver;
 use super::section::{Findings, Key, Section, Value, check_name, one_or_many};
 use super::value::{self, Read};
-use super::{Backend, Balance, Upstream, keys};
+use super::{Backend, Upstream, keys};
 use crate::address::Address;
+use crate::policy::balance::ALGORITHMS;
+use crate::policy::retry;
 
 /// The upstreams of `tables`, in their order.
 pub(super) fn read<'a>(
@@ -36,33 +37,40 @@ fn upstream<'a>(
     let backends = backends(&section, resolver, findings);
     let source = source(&section, &backends, findings);
     let retry = section.child("retry", keys::RETRY, findings);
+    let default = Upstream::new(name.into(), backends.unwrap_or_default());
     Upstream {
-        name: name.into(),
         source,
-        backends: backends.unwrap_or_default(),
-        balance: section.read("balance", Balance::RoundRobin, findings, |value| {
-            value::word(value, &keys::BALANCE, &[Balance::RoundRobin])
+        balance: section.read("balance", default.balance, findings, |value| {
+            value::word(value, &keys::BALANCE, ALGORITHMS)
         }),
         connect_timeout: section.read(
             "connect_timeout",
-            Duration::from_secs(5),
+            default.connect_timeout,
             findings,
             value::timeout,
         ),
-        tcp_keepalive: section.read("tcp_keepalive", KEEPALIVE, findings, value::keepalive),
+        tcp_keepalive: section.read(
+            "tcp_keepalive",
+            default.tcp_keepalive,
+            findings,
+            value::keepalive,
+        ),
         tcp_user_timeout: section.read(
             "tcp_user_timeout",
-            Duration::from_secs(30),
+            default.tcp_user_timeout,
             findings,
             value::user_timeout,
         ),
-        retry_attempts: retry.read("attempts", 1, findings, |value| {
-            value::count(value, 0..=MOST_RETRIES).map(|number| number as u32)
-        }),
+        retry: retry::Settings {
+            attempts: retry.read("attempts", default.retry.attempts, findings, |value| {
+                value::count(value, 0..=MOST_RETRIES).map(|number| number as u32)
+            }),
+            ..default.retry
+        },
+        ..default
     }
 }
 
-const KEEPALIVE: Option<Duration> = Some(Duration::from_secs(60));
 const MOST_RETRIES: u64 = 100;
 const MOST_WEIGHT: u64 = 256;
 
@@ -86,9 +94,8 @@ fn backends(
         };
         for (name, address) in resolved(&written, resolver, findings) {
             let backend = Backend {
-                name,
-                address,
                 weight: written.weight,
+                ..Backend::new(name, address)
             };
             findings.keep(written.span.clone(), members.add(backend));
         }

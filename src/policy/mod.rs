@@ -2,3 +2,9 @@
 
 pub mod admission;
 pub mod balance;
+pub mod breaker;
+pub mod bucket;
+pub mod health;
+pub mod outlier;
+pub mod retry;
+pub mod share;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::{Backend, Upstream};
+use crate::policy::balance::{Candidates, Passed, Request};
 use crate::ring::{Ring, Socket};
 
 /// A connection to a backend; the backend's count goes down when it goes.
@@ -19,7 +20,7 @@ pub struct Leased(Arc<Backend>);
 
 impl Leased {
     fn new(backend: &Arc<Backend>) -> Self {
-        backend.active.enter(usize::MAX);
+        backend.load.active.enter(usize::MAX);
         Self(backend.clone())
     }
 }
@@ -34,7 +35,7 @@ impl std::ops::Deref for Leased {
 
 impl Drop for Leased {
     fn drop(&mut self) {
-        self.0.active.leave();
+        self.0.load.active.leave();
     }
 }
 
@@ -59,15 +60,22 @@ pub async fn connect(
     upstream: &Upstream,
     failed: impl Fn(&Backend, &io::Error),
 ) -> Result<Connection, Failure> {
-    let draw = upstream.balancer().draw();
-    let mut tried: Vec<usize> = Vec::new();
+    let draw = upstream.balancer.draw(Request {
+        client: None,
+        random: 0,
+        now: ring.now(),
+    });
+    let mut tried = 0;
+    let mut passed = Passed::default();
     let mut failure = Failure::Refused;
-    let mut position = 0;
-    while let Some(candidate) = upstream.balancer().candidate(draw, position) {
-        position += 1;
-        if tried.contains(&candidate) {
-            continue;
-        }
+    while let Some(candidate) = upstream.balancer.choose(
+        &draw,
+        &Candidates {
+            weights: &upstream.weights,
+            arrangement: &upstream.arrangement,
+            passed: &passed,
+        },
+    ) {
         let backend = Leased::new(&upstream.backends[candidate]);
         let deadline = ring.now() + upstream.connect_timeout;
         let source = upstream.source(&backend.address);
@@ -84,8 +92,9 @@ pub async fn connect(
                 }
             }
         }
-        tried.push(candidate);
-        if tried.len() >= upstream.tries {
+        passed.insert(candidate);
+        tried += 1;
+        if tried >= upstream.tries {
             break;
         }
     }

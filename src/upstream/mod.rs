@@ -11,8 +11,7 @@ pub use connect::{Connection, Failure, Leased, connect};
 
 use crate::address::Address;
 use crate::config;
-use crate::policy::admission::Occupancy;
-use crate::policy::balance::{Balancer, RoundRobin};
+use crate::policy::balance::{Balancer, Load, Member, identity};
 use crate::ring::SocketOptions;
 
 /// A named set of backends with one policy, shared by all workers.
@@ -20,7 +19,9 @@ use crate::ring::SocketOptions;
 pub struct Upstream {
     name: Arc<str>,
     backends: Vec<Arc<Backend>>,
-    balancer: RoundRobin,
+    balancer: Box<dyn Balancer>,
+    weights: Vec<u16>,
+    arrangement: Vec<u16>,
     connect_timeout: Duration,
     /// Tries of one session, the first included.
     tries: usize,
@@ -37,8 +38,8 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Where it is.
     pub address: Address,
-    /// Sessions that use it, over all workers.
-    pub active: Occupancy,
+    /// What all workers know of its work.
+    pub load: Arc<Load>,
 }
 
 impl Upstream {
@@ -49,19 +50,30 @@ impl Upstream {
             .iter()
             .map(|backend| backend.weight)
             .collect();
-        let cursor = before.map_or(0, |before| before.balancer.cursor());
+        let backends: Vec<_> = model
+            .backends
+            .iter()
+            .map(|backend| Backend::kept_or_new(backend, before))
+            .collect();
+        let members: Vec<_> = backends
+            .iter()
+            .zip(&weights)
+            .map(|(backend, weight)| Member {
+                identity: identity(&backend.address.to_string()),
+                weight: *weight,
+                load: backend.load.clone(),
+            })
+            .collect();
+        let resume = before.map_or(0, |before| before.balancer.resume());
+        let balancer = (model.balance.build)(&members, resume);
         Self {
             name: model.name.clone(),
-            backends: model
-                .backends
-                .iter()
-                .map(|backend| Backend::kept_or_new(backend, before))
-                .collect(),
-            balancer: match model.balance {
-                config::Balance::RoundRobin => RoundRobin::continued(&weights, cursor),
-            },
+            backends,
+            arrangement: balancer.arrange(&weights),
+            balancer,
+            weights,
             connect_timeout: model.connect_timeout,
-            tries: model.retry_attempts as usize + 1,
+            tries: model.retry.attempts as usize + 1,
             options: SocketOptions {
                 keepalive: model.tcp_keepalive,
                 user_timeout: Some(model.tcp_user_timeout),
@@ -79,10 +91,6 @@ impl Upstream {
     /// Its backends, in the order of the configuration.
     pub fn backends(&self) -> &[Arc<Backend>] {
         &self.backends
-    }
-
-    fn balancer(&self) -> &dyn Balancer {
-        &self.balancer
     }
 
     /// The next local address of the family of `to`.
@@ -114,7 +122,7 @@ impl Backend {
             Arc::new(Self {
                 name: model.name.clone(),
                 address: model.address.clone(),
-                active: Occupancy::default(),
+                load: Arc::default(),
             })
         })
     }

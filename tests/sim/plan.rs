@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ringress::address::Address;
 use ringress::config::{
-    Backend, Balance, Config, Listener, Log, LogFormat, LogLevel, Runtime, Timeouts, Upstream,
+    Backend, Config, Listener, Log, LogFormat, LogLevel, Runtime, Timeouts, Upstream,
 };
+use ringress::policy::retry;
 use ringress::ring::Capabilities;
 use ringress::ring::sim::{BackendScript, ClientScript, Faults, Step};
 
@@ -122,10 +122,10 @@ impl Plan {
 
     pub(crate) fn config(&self) -> Config {
         let backends = (0..self.backends.len()).map(|index| Backend {
-            name: format!("b{index}").into(),
-            address: Self::backend_address(index),
             weight: 1 + index as u16 % 2,
+            ..Backend::new(format!("b{index}").into(), Self::backend_address(index))
         });
+        let default = Upstream::new("app".into(), backends.collect());
         Config {
             runtime: Runtime {
                 workers: NonZeroUsize::new(self.workers),
@@ -140,34 +140,27 @@ impl Plan {
             },
             listeners: vec![self.listener()],
             upstreams: vec![Upstream {
-                name: "app".into(),
-                backends: backends.collect(),
-                balance: Balance::RoundRobin,
                 connect_timeout: self.connect_timeout,
-                source: Vec::new(),
                 tcp_keepalive: None,
-                tcp_user_timeout: Duration::from_secs(30),
-                retry_attempts: self.retries,
+                retry: retry::Settings {
+                    attempts: self.retries,
+                    ..default.retry
+                },
+                ..default
             }],
         }
     }
 
     fn listener(&self) -> Listener {
-        let name: Arc<str> = "web".into();
         Listener {
-            name,
-            bind: vec![Self::front(), Self::unix_front()],
-            upstream: 0,
             backlog: NonZeroU32::MIN,
             max_connections: self.listener_cap,
             tcp_keepalive: None,
-            congestion: None,
-            ipv6_only: true,
-            unix_mode: 0o660,
             timeouts: Timeouts {
                 idle: self.idle,
                 half_close: self.half_close,
             },
+            ..Listener::new("web".into(), vec![Self::front(), Self::unix_front()], 0)
         }
     }
 }

@@ -210,7 +210,7 @@ impl Run {
         if snapshot.upstreams[0]
             .backends()
             .iter()
-            .any(|backend| backend.active.now() > 0)
+            .any(|backend| backend.load.active.now() > 0)
         {
             broken.push("backends still count sessions".to_owned());
         }

@@ -9,7 +9,7 @@ use super::text::without_comments_and_strings;
 const TABLE: [(&str, &[&str]); 10] = [
     ("policy", &[]),
     ("proto", &[]),
-    ("config", &[]),
+    ("config", &["policy"]),
     ("telemetry", &["config"]),
     ("ring", &[]),
     ("upstream", &["ring", "policy", "config", "telemetry"]),

@@ -4,59 +4,55 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Balancer, Draw};
+use super::{Algorithm, Balancer, Candidates, Draw, Request};
 
-/// The cursor and its schedule.
+pub(super) const ALGORITHM: Algorithm = Algorithm {
+    name: "round-robin",
+    needs_client: false,
+    needs_latency: false,
+    build: |_, resume| Box::new(RoundRobin(AtomicU64::new(resume))),
+};
+
+/// The cursor. The schedule is the arrangement of the weights of the moment, so that the promise
+/// holds over the backends that are ready.
 #[derive(Debug)]
-pub struct RoundRobin {
-    cursor: AtomicU64,
-    schedule: Vec<u16>,
-}
-
-impl RoundRobin {
-    /// Over backends with these weights; 0 = not used. More than 65,536 backends are not possible.
-    pub fn new(weights: &[u16]) -> Self {
-        Self {
-            cursor: AtomicU64::new(0),
-            schedule: schedule(weights),
-        }
-    }
-
-    /// The same weights, going on where `before` stands, so that a reload doesn't start over.
-    pub fn continued(weights: &[u16], before: u64) -> Self {
-        Self {
-            cursor: AtomicU64::new(before),
-            schedule: schedule(weights),
-        }
-    }
-
-    /// Where the cursor stands.
-    pub fn cursor(&self) -> u64 {
-        self.cursor.load(Ordering::Relaxed)
-    }
-}
+struct RoundRobin(AtomicU64);
 
 impl Balancer for RoundRobin {
-    fn draw(&self) -> Draw {
-        Draw(self.cursor.fetch_add(1, Ordering::Relaxed))
+    fn draw(&self, request: Request) -> Draw {
+        Draw {
+            number: self.0.fetch_add(1, Ordering::Relaxed),
+            request,
+        }
     }
 
     /// The second choice starts one place further with every lap of the cursor: would it always be
-    /// the next one in the schedule, a dead backend's whole share would go to its neighbour.
-    fn candidate(&self, draw: Draw, position: usize) -> Option<usize> {
-        let len = self.schedule.len();
-        if position >= len {
+    /// the next one in the schedule, a whole share of one that is passed over would go to its neighbour.
+    fn choose(&self, draw: &Draw, candidates: &Candidates<'_>) -> Option<usize> {
+        let schedule = candidates.arrangement;
+        let len = schedule.len() as u64;
+        let at = |place: u64| usize::from(schedule[(place % len) as usize]);
+        let fitting = |backend: &usize| candidates.fits(*backend);
+        if len == 0 {
             return None;
         }
-        let first = (draw.0 % len as u64) as usize;
-        if position == 0 {
-            return Some(usize::from(self.schedule[first]));
+        let first = draw.number % len;
+        if candidates.fits(at(first)) {
+            return Some(at(first));
         }
-        let others = len as u64 - 1;
-        let lap = draw.0 / len as u64;
-        let further = 1 + (lap % others + position as u64 - 1) % others;
-        let place = (first as u64 + further) % len as u64;
-        Some(usize::from(self.schedule[place as usize]))
+        let others = len - 1;
+        let lap = draw.number / len;
+        (0..others)
+            .map(|step| at(first + 1 + (lap % others + step) % others))
+            .find(fitting)
+    }
+
+    fn arrange(&self, weights: &[u16]) -> Vec<u16> {
+        schedule(weights)
+    }
+
+    fn resume(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -94,59 +90,74 @@ fn greatest_common_divisor(a: u16, b: u16) -> u16 {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Passed;
     use super::*;
+    use crate::time::Instant;
 
-    fn first_choices(balancer: &RoundRobin, count: usize) -> Vec<usize> {
+    const REQUEST: Request = Request {
+        client: None,
+        random: 0,
+        now: Instant::from_nanos(0),
+    };
+
+    fn from(cursor: u64) -> RoundRobin {
+        RoundRobin(AtomicU64::new(cursor))
+    }
+
+    fn choices(
+        balancer: &RoundRobin,
+        weights: &[u16],
+        passed: &Passed,
+        count: usize,
+    ) -> Vec<usize> {
+        let arrangement = balancer.arrange(weights);
+        let candidates = Candidates {
+            weights,
+            arrangement: &arrangement,
+            passed,
+        };
         (0..count)
-            .filter_map(|_| balancer.candidate(balancer.draw(), 0))
+            .filter_map(|_| balancer.choose(&balancer.draw(REQUEST), &candidates))
             .collect()
+    }
+
+    fn first_choices(weights: &[u16], count: usize) -> Vec<usize> {
+        choices(&from(0), weights, &Passed::default(), count)
     }
 
     #[test]
     fn equal_weights_take_turns() {
-        assert_eq!(
-            first_choices(&RoundRobin::new(&[7, 7, 7]), 6),
-            [0, 1, 2, 0, 1, 2]
-        );
+        assert_eq!(first_choices(&[7, 7, 7], 6), [0, 1, 2, 0, 1, 2]);
     }
 
     #[test]
     fn weights_are_spread_and_not_bunched() {
-        assert_eq!(
-            first_choices(&RoundRobin::new(&[5, 1, 1]), 7),
-            [0, 0, 0, 1, 0, 0, 2]
-        );
+        assert_eq!(first_choices(&[5, 1, 1], 7), [0, 0, 0, 1, 0, 0, 2]);
     }
 
     #[test]
     fn weight_zero_is_never_chosen() {
-        let balancer = RoundRobin::new(&[0, 3]);
-        assert_eq!(first_choices(&balancer, 4), [1; 4]);
-        assert_eq!(RoundRobin::new(&[0]).candidate(Draw(0), 0), None);
+        assert_eq!(first_choices(&[0, 3], 4), [1; 4]);
+        assert_eq!(first_choices(&[0], 4), [0; 0]);
     }
 
     #[test]
-    fn a_dead_backends_share_is_spread_over_all_others() {
-        let balancer = RoundRobin::new(&[1, 1, 1]);
-        let mut counts = [0; 3];
-        for _ in 0..600 {
-            let draw = balancer.draw();
-            let chosen = (0..)
-                .map_while(|n| balancer.candidate(draw, n))
-                .find(|&backend| backend != 0);
-            counts[chosen.expect("two are left")] += 1;
-        }
-        assert_eq!(counts, [0, 300, 300]);
+    fn the_share_of_one_that_is_passed_over_is_spread_over_all_others() {
+        let mut passed = Passed::default();
+        passed.insert(0);
+        let chosen = choices(&from(0), &[1, 1, 1], &passed, 600);
+        let count = |backend| chosen.iter().filter(|&&chosen| chosen == backend).count();
+        assert_eq!((count(0), count(1), count(2)), (0, 300, 300));
     }
 
     #[test]
     fn exact_over_threads() {
-        let balancer = RoundRobin::new(&[1, 2, 3]);
+        let balancer = from(0);
         let counts: Vec<_> = (0..3).map(|_| AtomicU64::new(0)).collect();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    for backend in first_choices(&balancer, 3_000) {
+                    for backend in choices(&balancer, &[1, 2, 3], &Passed::default(), 3_000) {
                         counts[backend].fetch_add(1, Ordering::Relaxed);
                     }
                 });
@@ -160,21 +171,26 @@ mod tests {
         #[test]
         fn any_lap_from_any_start_is_exact(weights in prop::collection::vec(0u16..20, 1..12), start in 0u64..1000) {
             let sum: usize = weights.iter().map(|&weight| usize::from(weight)).sum();
-            let balancer = RoundRobin::continued(&weights, start);
             let mut counts = vec![0u16; weights.len()];
-            for backend in first_choices(&balancer, sum) {
+            for backend in choices(&from(start), &weights, &Passed::default(), sum) {
                 counts[backend] += 1;
             }
             prop_assert_eq!(counts, weights);
         }
 
         #[test]
-        fn every_usable_backend_is_a_candidate(weights in prop::collection::vec(0u16..9, 1..9), draw: u64) {
-            let balancer = RoundRobin::new(&weights);
-            let named: std::collections::BTreeSet<usize> =
-                (0..).map_while(|n| balancer.candidate(Draw(draw), n)).collect();
-            let usable = (0..weights.len()).filter(|&backend| weights[backend] > 0).collect();
-            prop_assert_eq!(named, usable);
+        fn every_usable_backend_is_reached(weights in prop::collection::vec(0u16..9, 1..9), number: u64) {
+            let balancer = from(0);
+            let arrangement = balancer.arrange(&weights);
+            let mut passed = Passed::default();
+            let draw = Draw { number, request: REQUEST };
+            let mut reached = 0;
+            while let Some(backend) = balancer.choose(&draw, &Candidates { weights: &weights, arrangement: &arrangement, passed: &passed }) {
+                prop_assert!(weights[backend] > 0 && !passed.contains(backend));
+                passed.insert(backend);
+                reached += 1;
+            }
+            prop_assert_eq!(reached, weights.iter().filter(|&&weight| weight > 0).count());
         }
     }
 }
