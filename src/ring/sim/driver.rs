@@ -333,6 +333,7 @@ impl Kernel {
         if self.endpoints[from].phase != Phase::Fresh {
             return Err(libc::EISCONN);
         }
+        self.count_attempt(to);
         self.admit(from, to).map_err(|errno| match errno {
             libc::ETIMEDOUT => libc::EAGAIN,
             libc::EHOSTUNREACH => libc::ENOENT,

@@ -7,8 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::buffers::Buffers;
 use super::faults::Faults;
+use super::hosts::Host;
 use super::listen::Listener;
-use super::peers::{Host, Peer};
+use super::peers::Peer;
 use super::random::{Random, mix};
 use super::tcp::Endpoint;
 use crate::address::Address;
@@ -25,6 +26,8 @@ pub(super) struct Kernel {
     /// The members of each address, as SO_REUSEPORT groups them.
     pub(super) groups: BTreeMap<Address, Vec<usize>>,
     pub(super) hosts: BTreeMap<Address, Host>,
+    /// Connects that reached each address.
+    pub(super) attempts: BTreeMap<Address, usize>,
     pub(super) peers: Vec<Peer>,
     pub(super) runnable: VecDeque<usize>,
     pub(super) signals: Vec<Signal>,
@@ -45,7 +48,7 @@ pub(super) struct Kernel {
 #[derive(Clone, Copy)]
 pub(super) enum Event {
     Arrive { to: usize, packet: Packet },
-    Syn { from: usize },
+    Syn { from: usize, again: bool },
     WakePeer(usize),
     ResetPeer(usize),
 }
@@ -142,6 +145,7 @@ impl Kernel {
             listeners: Vec::new(),
             groups: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            attempts: BTreeMap::new(),
             peers: Vec::new(),
             runnable: VecDeque::new(),
             signals: Vec::new(),
@@ -194,7 +198,7 @@ impl Kernel {
             }
             match entry.remove() {
                 Event::Arrive { to, packet } => self.arrive(to, packet),
-                Event::Syn { from } => self.syn(from),
+                Event::Syn { from, again } => self.syn(from, again),
                 Event::WakePeer(peer) => self.runnable.push_back(peer),
                 Event::ResetPeer(peer) => self.reset_peer(peer),
             }

@@ -60,23 +60,29 @@ impl Kernel {
         if self.random.chance(self.faults.slow_connect) {
             delay += self.random.below(LONGEST_CONNECT_DELAY);
         }
-        self.schedule(self.now + delay, Event::Syn { from });
+        let again = false;
+        self.schedule(self.now + delay, Event::Syn { from, again });
     }
 
-    /// A SYN has come.
-    pub(super) fn syn(&mut self, from: usize) {
+    /// A SYN has come, for the first time or again.
+    pub(super) fn syn(&mut self, from: usize, again: bool) {
         let end = &self.endpoints[from];
-        let Some(to) = end
-            .remote
-            .clone()
-            .filter(|_| end.phase == Phase::Connecting)
-        else {
+        let waits = end.phase == Phase::Connecting;
+        let Some(to) = end.remote.clone() else {
             return;
         };
+        // A SYN is under way even when its sender has given up meanwhile.
+        if !again {
+            self.count_attempt(&to);
+        }
+        if !waits {
+            return;
+        }
         match self.admit(from, &to) {
             Ok(()) => {}
             Err(libc::EAGAIN) => {
-                self.schedule(self.now + SYN_RETRY, Event::Syn { from });
+                let again = true;
+                self.schedule(self.now + SYN_RETRY, Event::Syn { from, again });
             }
             Err(libc::ETIMEDOUT) => {}
             Err(errno) => self.send_packet(from, Packet::Refused(errno)),

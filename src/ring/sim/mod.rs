@@ -27,6 +27,7 @@
 mod buffers;
 mod driver;
 mod faults;
+mod hosts;
 mod kernel;
 mod listen;
 mod ops;
@@ -46,7 +47,6 @@ pub use self::faults::Faults;
 pub use self::script::{BackendScript, ClientScript, Ending, PeerRecord, Step};
 
 use self::kernel::{Kernel, Object, Signal};
-use self::peers::Host;
 use super::{Capabilities, Fd};
 use crate::address::Address;
 use crate::time::Instant;
@@ -116,11 +116,16 @@ impl World {
     }
 
     /// What connections to `address` meet from now on; those that are there keep their script.
+    /// Also brings a backend back that was killed.
     pub fn backend(&self, address: &Address, script: BackendScript) {
-        let hosts = &mut self.kernel.borrow_mut().hosts;
-        let sessions = hosts.remove(address).map(|host| host.sessions);
-        let sessions = sessions.unwrap_or_default();
-        hosts.insert(address.clone(), Host { script, sessions });
+        self.kernel.borrow_mut().set_host(address, script);
+    }
+
+    /// Ends the backend's process as a signal does: connections with bytes that it has not read,
+    /// or that it has not accepted, are reset; the others get what was sent and then a FIN, and
+    /// an RST for whatever they still say. Who connects is refused until [`World::backend`].
+    pub fn kill_backend(&self, address: &Address) {
+        self.kernel.borrow_mut().kill_host(address);
     }
 
     /// Jumps to the next event or worker's deadline and lets happen what happens then. Stays
@@ -191,6 +196,20 @@ impl World {
         let sessions = kernel.hosts.get(address).map_or(&[][..], |h| &h.sessions);
         let record = |peer: &usize| kernel.peers[*peer].record.clone();
         sessions.iter().map(record).collect()
+    }
+
+    /// The most connections that a backend had at once, each from [`PeerRecord::began_at`] to
+    /// [`PeerRecord::ended_at`]. Where latencies differ, a SYN overtakes the end of an older one.
+    pub fn most_connections(&self, address: &Address) -> usize {
+        let kernel = self.kernel.borrow();
+        kernel.hosts.get(address).map_or(0, |host| host.most_open)
+    }
+
+    /// Connects that reached `address`: accepted, refused and unanswered ones, and those that
+    /// nobody listened for. A SYN that is sent again, the queue being full, counts once.
+    pub fn attempts(&self, address: &Address) -> usize {
+        let kernel = self.kernel.borrow();
+        kernel.attempts.get(address).copied().unwrap_or(0)
     }
 }
 

@@ -15,17 +15,13 @@ use crate::address::Address;
 use crate::ring::Shutdown;
 use crate::time::Instant;
 
-/// What listens at a backend's address.
-pub(super) struct Host {
-    pub(super) script: BackendScript,
-    pub(super) sessions: Vec<usize>,
-}
-
 /// A client or a backend's session.
 pub(super) struct Peer {
     pub(super) is_client: bool,
     pub(super) record: PeerRecord,
     pub(super) endpoint: usize,
+    /// The process has this connection: it is not in the listening socket's queue.
+    pub(super) accepted: bool,
     /// Where a client connects from; `None` after it has started.
     start: Option<IpAddr>,
     steps: Vec<Step>,
@@ -71,8 +67,11 @@ impl Peer {
                 saw_fin: false,
                 ending: Ending::Open,
                 ended_at: None,
+                began_at: None,
+                first_heard_at: None,
             },
             endpoint,
+            accepted: true,
             start: None,
             steps,
             at: 0,
@@ -138,6 +137,7 @@ impl Kernel {
         };
         host.sessions.push(peer);
         let mut session = Peer::new(address.clone(), endpoint, host.script.steps());
+        session.accepted = !matches!(host.script, BackendScript::NeverAccepts { .. });
         session.says.greeting = session
             .steps
             .iter()
@@ -148,13 +148,9 @@ impl Kernel {
             .sum();
         self.peers.push(session);
         self.peer_connected(peer);
+        self.peer_began(peer);
         // Not at once: connect_unix() gets here while its worker runs.
         self.schedule(self.now, Event::WakePeer(peer));
-    }
-
-    pub(super) fn open_sessions(&self, host: &Host) -> usize {
-        let open = |peer: &&usize| self.peers[**peer].record.ending == Ending::Open;
-        host.sessions.iter().filter(open).count()
     }
 
     fn peer_connected(&mut self, peer: usize) {
@@ -368,6 +364,9 @@ impl Kernel {
             return;
         }
         let one = &mut self.peers[peer];
+        one.record
+            .first_heard_at
+            .get_or_insert(Instant::from_nanos(self.now));
         let was_intact = one.record.intact;
         let (first, second) = self.endpoints[one.endpoint].incoming.bytes.as_slices();
         let first = &first[..first.len().min(len)];
@@ -394,7 +393,7 @@ impl Kernel {
         }
     }
 
-    fn close_peer(&mut self, peer: usize) {
+    pub(super) fn close_peer(&mut self, peer: usize) {
         let saw_fin = self.peers[peer].record.saw_fin;
         let ending = if saw_fin { Ending::Fin } else { Ending::Closed };
         self.end_peer(peer, ending);
@@ -405,6 +404,7 @@ impl Kernel {
         let record = &mut self.peers[peer].record;
         record.ending = ending;
         record.ended_at = Some(Instant::from_nanos(self.now));
+        self.peer_ended(peer);
         self.note(&[self.now, peer as u64, u64::MAX]);
     }
 }

@@ -65,7 +65,8 @@ pub struct ClientScript {
     pub steps: Vec<Step>,
     /// Bytes of the backend's greeting.
     pub greeting: u64,
-    /// Where it connects from; `None`: an address of its own in 10.0.0.0/8, or `::1`.
+    /// Where it connects from, of the family it connects to; any number of clients may share it,
+    /// each has its own port. `None`: an address of its own in 10.0.0.0/8, or `::1`.
     pub from: Option<IpAddr>,
 }
 
@@ -167,9 +168,9 @@ pub enum Ending {
     Fin,
     /// The other side's RST came.
     Reset,
-    /// The peer closed before it saw the other side's end.
+    /// The peer closed, or was killed, before it saw the other side's end.
     Closed,
-    /// The peer's own RST, by its script or as a fault.
+    /// The peer's own RST: by its script, as a fault, or because it was killed.
     Aborted,
     /// It was never established: an errno.
     Refused(i32),
@@ -199,4 +200,9 @@ pub struct PeerRecord {
     pub ending: Ending,
     /// When.
     pub ended_at: Option<Instant>,
+    /// When the connection was established as this end sees it. A backend's session begins with
+    /// the SYN.
+    pub began_at: Option<Instant>,
+    /// When the first byte was heard (read).
+    pub first_heard_at: Option<Instant>,
 }

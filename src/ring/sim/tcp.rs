@@ -181,6 +181,9 @@ impl Kernel {
         let end = &mut self.endpoints[to];
         if end.phase == Phase::Connecting {
             end.phase = Phase::Established;
+            if let Some(peer) = end.peer {
+                self.peer_began(peer);
+            }
             self.wake_writer(to);
             self.wake_reader(to);
         } else if end.phase == Phase::Dead

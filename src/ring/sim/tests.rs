@@ -1,5 +1,7 @@
 //! The semantics of the simulated kernel, through the trait and nothing else.
 
+mod hosts;
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::ptr::NonNull;
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use socket2::SockAddr;
 
-use super::{Advance, BackendScript, ClientScript, Faults, SimDriver, Step, World};
+use super::{Advance, BackendScript, ClientScript, Ending, Faults, SimDriver, Step, World};
 use crate::address::Address;
 use crate::ring::{Capabilities, Completion, Driver, Fd, Lane, Op, Shutdown, SocketOptions, Token};
 use crate::time::Instant;
