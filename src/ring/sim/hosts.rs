@@ -3,6 +3,7 @@
 
 use super::kernel::Kernel;
 use super::script::{BackendScript, Ending};
+use super::tcp::Phase;
 use crate::address::Address;
 use crate::time::Instant;
 
@@ -40,9 +41,11 @@ impl Kernel {
         host.script = BackendScript::Refuse;
         for peer in host.sessions.clone() {
             let one = &self.peers[peer];
+            let established = self.endpoints[one.endpoint].phase == Phase::Established;
             match one.record.ending {
-                // As inet_csk_listen_stop(): what nobody has accepted is reset.
-                Ending::Open if !one.accepted => self.reset_peer(peer),
+                // As inet_csk_listen_stop(): what nobody has accepted is reset, a handshake that
+                // goes on is forgotten.
+                Ending::Open if established && !one.accepted => self.reset_peer(peer),
                 // As tcp_close(): RST when there are bytes that nobody has read, FIN otherwise.
                 Ending::Open => self.close_peer(peer),
                 _ => {}

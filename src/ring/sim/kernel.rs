@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::buffers::Buffers;
+use super::distance::Ack;
 use super::faults::Faults;
 use super::hosts::Host;
 use super::listen::Listener;
@@ -28,6 +29,8 @@ pub(super) struct Kernel {
     pub(super) hosts: BTreeMap<Address, Host>,
     /// Connects that reached each address.
     pub(super) attempts: BTreeMap<Address, usize>,
+    /// One way, in nanoseconds.
+    pub(super) distances: BTreeMap<Address, u64>,
     pub(super) peers: Vec<Peer>,
     pub(super) runnable: VecDeque<usize>,
     pub(super) signals: Vec<Signal>,
@@ -57,8 +60,11 @@ pub(super) enum Event {
 #[derive(Clone, Copy)]
 pub(super) enum Packet {
     Established,
+    /// The last one of a handshake, where acknowledgements take their time.
+    Opened,
     Refused(i32),
     Data(usize),
+    Ack(Ack),
     Fin,
     Reset,
 }
@@ -146,6 +152,7 @@ impl Kernel {
             groups: BTreeMap::new(),
             hosts: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            distances: BTreeMap::new(),
             peers: Vec::new(),
             runnable: VecDeque::new(),
             signals: Vec::new(),

@@ -52,7 +52,10 @@ impl Kernel {
     /// `from` starts to connect to `to`; its SYN arrives after the latency.
     pub(super) fn start_connecting(&mut self, from: usize, to: Address, ip: Option<IpAddr>) {
         let local = self.local_address(&to, ip);
+        let distance = self.distances.get(&to).copied();
         let end = &mut self.endpoints[from];
+        end.latency = distance.unwrap_or(end.latency);
+        end.far = distance.is_some();
         end.local = local;
         end.remote = Some(to);
         end.phase = Phase::Connecting;
@@ -95,7 +98,7 @@ impl Kernel {
             let source = self.endpoints[from].local;
             let hash = source.map_or(0, |at| u64::from(at.port()) << 32 | ip_bits(at.ip()));
             let member = members[(mix(hash) % members.len() as u64) as usize];
-            return self.enqueue(from, member);
+            return self.take_in_queue(from, member);
         }
         let host = self.hosts.get(to).ok_or(libc::ECONNREFUSED)?;
         match host.script {
@@ -114,14 +117,27 @@ impl Kernel {
         }
     }
 
-    fn enqueue(&mut self, from: usize, member: usize) -> Result<(), i32> {
+    fn take_in_queue(&mut self, from: usize, member: usize) -> Result<(), i32> {
         if self.listeners[member].queue.len() >= self.faults.backlog as usize {
             return Err(libc::EAGAIN);
         }
         let endpoint = self.answer_syn(from, None);
+        self.endpoints[endpoint].queue = Some(member);
+        if self.endpoints[endpoint].phase == Phase::Established {
+            self.enqueue(endpoint, member);
+        }
+        Ok(())
+    }
+
+    /// An established connection waits to be accepted, if somebody still listens.
+    pub(super) fn enqueue(&mut self, endpoint: usize, member: usize) {
+        let address = &self.listeners[member].address;
+        let members = self.groups.get(address);
+        if !members.is_some_and(|members| members.contains(&member)) {
+            return self.abort(endpoint, false);
+        }
         self.listeners[member].queue.push_back(endpoint);
         self.wake_acceptor(member);
-        Ok(())
     }
 
     /// One waiter for one connection. A multishot at the head takes everything, as measured.

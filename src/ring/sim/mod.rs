@@ -25,6 +25,7 @@
 //! [`World::advance`] only; a turn takes none.
 
 mod buffers;
+mod distance;
 mod driver;
 mod faults;
 mod hosts;
@@ -41,6 +42,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 pub use self::driver::SimDriver;
 pub use self::faults::Faults;
@@ -128,6 +130,14 @@ impl World {
         self.kernel.borrow_mut().kill_host(address);
     }
 
+    /// Connections to the listening or backend `address` that start from now on take exactly
+    /// `one_way` (at least 1 ns) for all that goes either way, acknowledgements included, instead
+    /// of [`Faults::latency`]. Without a distance acknowledgements take no time. The other faults
+    /// come on top. Unix sockets have no distance: nothing changes for them.
+    pub fn set_distance(&self, address: &Address, one_way: Duration) {
+        self.kernel.borrow_mut().set_distance(address, one_way);
+    }
+
     /// Jumps to the next event or worker's deadline and lets happen what happens then. Stays
     /// where it is while a worker has completions or ops to fetch. To be called when no worker
     /// had anything to do.
@@ -199,7 +209,9 @@ impl World {
     }
 
     /// The most connections that a backend had at once, each from [`PeerRecord::began_at`] to
-    /// [`PeerRecord::ended_at`]. Where latencies differ, a SYN overtakes the end of an older one.
+    /// [`PeerRecord::ended_at`]. Where latencies differ, a SYN overtakes the end of an older
+    /// connection, and without a distance a connection counts from its SYN on, though the worker
+    /// may have given it up: to prove a cap, give all its backends a [`World::set_distance`].
     pub fn most_connections(&self, address: &Address) -> usize {
         let kernel = self.kernel.borrow();
         kernel.hosts.get(address).map_or(0, |host| host.most_open)

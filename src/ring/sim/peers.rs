@@ -147,6 +147,13 @@ impl Kernel {
             })
             .sum();
         self.peers.push(session);
+        if self.endpoints[endpoint].phase == Phase::Established {
+            self.begin_session(peer);
+        }
+    }
+
+    /// A backend's connection is established.
+    pub(super) fn begin_session(&mut self, peer: usize) {
         self.peer_connected(peer);
         self.peer_began(peer);
         // Not at once: connect_unix() gets here while its worker runs.

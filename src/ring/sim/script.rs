@@ -201,7 +201,8 @@ pub struct PeerRecord {
     /// When.
     pub ended_at: Option<Instant>,
     /// When the connection was established as this end sees it. A backend's session begins with
-    /// the SYN.
+    /// the SYN, or where there is a distance one round trip later, with the client's answer;
+    /// `None` when that never came.
     pub began_at: Option<Instant>,
     /// When the first byte was heard (read).
     pub first_heard_at: Option<Instant>,

@@ -6,10 +6,13 @@
 //! ```text
 //! Fresh → Connecting → Established → Dead      (Dead: reset by either end, or never connected)
 //! ```
+//!
+//! An accepting end starts as Established, or over a distance as Connecting (SYN_RECV).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use super::distance::{Ack, Untold};
 use super::kernel::{Event, Kernel, Packet, Waiter};
 use crate::address::Address;
 use crate::ring::Shutdown;
@@ -23,6 +26,8 @@ pub(super) struct Pipe {
     pub(super) fin: Fin,
     /// Bytes that have arrived over all.
     pub(super) arrived: u64,
+    /// What of this the sender does not know yet; nothing without a distance.
+    pub(super) untold: Untold,
 }
 
 /// How far the FIN of a direction has come.
@@ -80,6 +85,8 @@ pub(super) struct Endpoint {
     pub(super) orphan: bool,
     pub(super) linger_zero: bool,
     pub(super) latency: u64,
+    /// Acknowledgements take the latency, too: there is a distance.
+    pub(super) far: bool,
     /// Packets to one endpoint never overtake each other.
     last_arrival: u64,
     pub(super) local: Option<SocketAddr>,
@@ -88,6 +95,8 @@ pub(super) struct Endpoint {
     pub(super) writer: Option<Waiter>,
     /// The peer that owns this end; `None` for the proxy's ends.
     pub(super) peer: Option<usize>,
+    /// The listener in whose queue an accepting end waits, or will.
+    pub(super) queue: Option<usize>,
 }
 
 /// What a receive finds.
@@ -111,12 +120,14 @@ impl Kernel {
             orphan: false,
             linger_zero: false,
             latency,
+            far: false,
             last_arrival: 0,
             local: None,
             remote: None,
             reader: None,
             writer: None,
             peer,
+            queue: None,
         });
         self.endpoints.len() - 1
     }
@@ -127,10 +138,14 @@ impl Kernel {
         let answer = self.new_endpoint(latency, peer);
         let end = &mut self.endpoints[from];
         end.other = Some(answer);
-        let (local, remote) = (end.local, end.remote.clone());
+        let (local, remote, far) = (end.local, end.remote.clone(), end.far);
         let end = &mut self.endpoints[answer];
         end.other = Some(from);
-        end.phase = Phase::Established;
+        end.far = far;
+        end.phase = match far {
+            true => Phase::Connecting,
+            false => Phase::Established,
+        };
         end.local = remote.and_then(|address| address.as_ip());
         end.remote = local.map(Address::Ip);
         self.send_packet(from, Packet::Established);
@@ -150,13 +165,16 @@ impl Kernel {
         let dead = self.endpoints[to].phase == Phase::Dead;
         match packet {
             Packet::Established => self.established(to),
+            Packet::Opened => self.opened(to),
             _ if dead => {}
+            Packet::Ack(ack) => self.ack_arrived(to, ack),
             Packet::Refused(errno) => self.fail(to, errno),
             Packet::Data(bytes) => self.data_arrived(to, bytes),
             Packet::Fin => {
                 let fin = &mut self.endpoints[to].incoming.fin;
                 if *fin == Fin::Flying {
                     *fin = Fin::Arrived;
+                    self.tell(to, Ack::Fin);
                     self.wake_reader(to);
                     // A wait for room ends, too.
                     self.wake_writer(to);
@@ -181,8 +199,12 @@ impl Kernel {
         let end = &mut self.endpoints[to];
         if end.phase == Phase::Connecting {
             end.phase = Phase::Established;
-            if let Some(peer) = end.peer {
+            let (peer, answers) = (end.peer, end.other.filter(|_| end.far));
+            if let Some(peer) = peer {
                 self.peer_began(peer);
+            }
+            if let Some(other) = answers {
+                self.send_packet(other, Packet::Opened);
             }
             self.wake_writer(to);
             self.wake_reader(to);
@@ -222,11 +244,8 @@ impl Kernel {
         end.incoming.flying -= bytes;
         end.incoming.readable += bytes;
         end.incoming.arrived += bytes as u64;
-        let other = end.other;
         self.wake_reader(to);
-        if let Some(other) = other {
-            self.wake_writer(other);
-        }
+        self.tell(to, Ack::Arrived(bytes));
     }
 
     /// Sends RST and forgets what is unsent (and on the wire, with `flying`).
@@ -274,9 +293,7 @@ impl Kernel {
         let end = &mut self.endpoints[id];
         end.incoming.bytes.drain(..len);
         end.incoming.readable -= len;
-        if let Some(other) = end.other {
-            self.transmit(other);
-        }
+        self.tell(id, Ack::Read(len));
     }
 
     /// Why nothing can be sent. Takes the pending error.
@@ -295,8 +312,7 @@ impl Kernel {
         let Some(other) = self.endpoints[id].other else {
             return 0;
         };
-        let pipe = &self.endpoints[other].incoming;
-        let waiting = pipe.bytes.len() - pipe.readable;
+        let waiting = self.endpoints[other].incoming.unacknowledged();
         (self.faults.send_buffer as usize).saturating_sub(waiting)
     }
 
@@ -314,7 +330,7 @@ impl Kernel {
         };
         let window = self.faults.receive_buffer as usize;
         let pipe = &mut self.endpoints[other].incoming;
-        let room = window.saturating_sub(pipe.readable + pipe.flying);
+        let room = window.saturating_sub(pipe.readable + pipe.flying + pipe.untold.read);
         let bytes = pipe.unsent().min(room);
         pipe.flying += bytes;
         let finish = pipe.fin == Fin::Queued && pipe.unsent() == 0;
@@ -391,14 +407,14 @@ impl Kernel {
             return 0;
         };
         let pipe = &self.endpoints[other].incoming;
-        let fin = matches!(pipe.fin, Fin::Queued | Fin::Flying);
-        (pipe.bytes.len() - pipe.readable) as u32 + u32::from(fin)
+        pipe.unacknowledged() as u32 + u32::from(pipe.fin_unacknowledged())
     }
 
-    /// Bytes that have arrived at the other end; arriving is being acknowledged.
+    /// Bytes of which the sender knows that they have arrived at the other end.
     pub(super) fn acknowledged(&self, id: usize) -> u64 {
         let other = self.endpoints[id].other;
-        other.map_or(0, |other| self.endpoints[other].incoming.arrived)
+        let pipe = other.map(|other| &self.endpoints[other].incoming);
+        pipe.map_or(0, |pipe| pipe.arrived - pipe.untold.arrived as u64)
     }
 
     pub(super) fn wake_reader(&mut self, id: usize) {

@@ -123,6 +123,21 @@ fn a_killed_backend_resets_what_it_has_not_accepted() {
 }
 
 #[test]
+fn a_handshake_that_a_killed_backend_left_is_reset() {
+    let mut rig = Rig::new(Faults::none());
+    rig.world.set_distance(&back(), Duration::from_millis(20));
+    rig.world.backend(&back(), BackendScript::Echo);
+    let fd = rig.open();
+    let connect = rig.connect(fd, &back());
+    rig.turn();
+    rig.world.advance(); // the SYN has come
+    rig.world.kill_backend(&back());
+    assert_eq!(result_of(&rig.settle(), connect), [0]);
+    assert_eq!(rig.heard(fd), [-libc::ECONNRESET]);
+    assert_eq!(rig.world.backend_sessions(&back())[0].began_at, None);
+}
+
+#[test]
 fn the_most_connections_at_once_are_remembered() {
     let mut rig = Rig::new(Faults::none());
     assert_eq!(rig.world.most_connections(&back()), 0);
@@ -141,6 +156,20 @@ fn the_most_connections_at_once_are_remembered() {
     rig.world.backend(&back(), BackendScript::Echo);
     rig.connected().unwrap();
     assert_eq!(rig.world.most_connections(&back()), 3);
+}
+
+#[test]
+fn a_connection_that_follows_the_end_of_another_is_not_at_once_with_it() {
+    let mut rig = Rig::new(Faults::none());
+    rig.world.set_distance(&back(), Duration::from_millis(20));
+    rig.world.backend(&back(), BackendScript::Echo);
+    let mut fd = rig.connected().unwrap();
+    for _ in 0..10 {
+        rig.driver.close(fd);
+        fd = rig.connected().unwrap();
+    }
+    assert_eq!(rig.world.most_connections(&back()), 1);
+    assert_eq!(rig.world.attempts(&back()), 11);
 }
 
 #[test]
