@@ -1,6 +1,7 @@
 //! The configuration as a model that can't be wrong: text is read by [`parse`], every finding is
 //! reported at once by [`diagnostics`], and what comes out here needs no further check.
 
+mod backends;
 pub mod diagnostics;
 pub mod diff;
 mod endpoint;
