@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::diagnostics::Fault;
 use super::section::{Findings, Key, Section, Value, one_or_many};
 use super::value::{self, Read};
-use super::{Listener, Timeouts, endpoint, keys};
+use super::{Listener, Timeouts, duration, endpoint, keys};
 use crate::address::Address;
 
 /// Every listener of the file. `upstreams` are the names that may be referred to, in the model's order.
@@ -57,7 +57,7 @@ fn listener<'a>(
             "tcp_keepalive",
             default.tcp_keepalive,
             findings,
-            value::keepalive,
+            duration::keepalive,
         ),
         congestion: section.read("congestion", None, findings, congestion),
         ipv6_only: section.read("ipv6_only", default.ipv6_only, findings, value::boolean),
@@ -72,8 +72,13 @@ fn listener<'a>(
 fn timeouts(listener: &Section<'_>, default: Timeouts, findings: &mut Findings) -> Timeouts {
     let section = listener.child("timeouts", keys::TIMEOUTS, findings);
     Timeouts {
-        idle: section.read("idle", default.idle, findings, value::timeout),
-        half_close: section.read("half_close", default.half_close, findings, value::timeout),
+        idle: section.read("idle", default.idle, findings, duration::timeout),
+        half_close: section.read(
+            "half_close",
+            default.half_close,
+            findings,
+            duration::timeout,
+        ),
     }
 }
 

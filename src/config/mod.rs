@@ -5,6 +5,7 @@ mod backends;
 pub mod defaults;
 pub mod diagnostics;
 pub mod diff;
+mod duration;
 mod endpoint;
 mod file;
 pub mod keys;

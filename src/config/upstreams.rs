@@ -6,7 +6,7 @@ use super::diagnostics::Fault;
 use super::resolve::Resolver;
 use super::section::{Findings, Key, Section, Value, one_or_many};
 use super::value::{self, Read};
-use super::{Backend, Upstream, backends, keys};
+use super::{Backend, Upstream, backends, duration, keys};
 use crate::policy::balance::ALGORITHMS;
 use crate::policy::retry;
 
@@ -42,19 +42,19 @@ fn upstream<'a>(
             "connect_timeout",
             default.connect_timeout,
             findings,
-            value::timeout,
+            duration::timeout,
         ),
         tcp_keepalive: section.read(
             "tcp_keepalive",
             default.tcp_keepalive,
             findings,
-            value::keepalive,
+            duration::keepalive,
         ),
         tcp_user_timeout: section.read(
             "tcp_user_timeout",
             default.tcp_user_timeout,
             findings,
-            value::user_timeout,
+            duration::user_timeout,
         ),
         retry: retry::Settings {
             attempts: retry.read("attempts", default.retry.attempts, findings, |value| {
