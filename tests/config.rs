@@ -4,6 +4,8 @@
 mod documents;
 #[path = "config/support.rs"]
 mod support;
+#[path = "config/upstreams.rs"]
+mod upstreams;
 #[path = "config/wrong.rs"]
 mod wrong;
 

@@ -1,6 +1,7 @@
 //! `backends` of an upstream: from the file's list to the model, host names resolved.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -31,33 +32,61 @@ pub(super) fn read(
             continue;
         };
         for (name, address) in resolved(&written, resolver, findings) {
-            let backend = Backend {
-                weight: written.weight,
-                ..Backend::new(name, address)
-            };
+            let backend = written.backend(name, address);
             findings.keep(written.span.clone(), members.add(backend));
         }
     }
     if findings.count() > before {
         return None;
     }
-    if members.list.iter().all(|backend| backend.weight == 0) {
-        let fault = Fault::new("every backend has weight 0").expected("at least one above 0");
-        findings.push(value.span(), fault);
-        return None;
-    }
+    findings.keep(value.span(), some_can_work(&members.list))?;
     Some(members.list)
+}
+
+/// A backup takes the place of others, so that there must be one that sessions go to normally.
+fn some_can_work(backends: &[Backend]) -> Read<()> {
+    let mut others = backends.iter().filter(|backend| !backend.backup).peekable();
+    if others.peek().is_none() {
+        return Err(Fault::new("every backend is a backup")
+            .expected("at least one without `backup = true`")
+            .hint("backups are used only when no other backend is ready"));
+    }
+    if others.any(|backend| backend.weight > 0) {
+        return Ok(());
+    }
+    Err(match backends.iter().any(|backend| backend.backup) {
+        false => Fault::new("every backend has weight 0").expected("at least one above 0"),
+        true => Fault::new("every backend that is no backup has weight 0")
+            .expected("at least one above 0")
+            .hint("give one of them a weight, or take `backup = true` from a backend"),
+    })
 }
 
 const MOST_WEIGHT: u64 = 256;
 
 /// A backend as the file has it.
+#[derive(Default)]
 struct Written<'a> {
     address: &'a str,
     /// Of the address.
     span: Range<usize>,
     name: Option<&'a str>,
-    weight: u16,
+    weight: Option<u16>,
+    max_connections: Option<NonZeroUsize>,
+    backup: Option<bool>,
+}
+
+impl Written<'_> {
+    /// One of the backends that it stands for.
+    fn backend(&self, name: Arc<str>, address: Address) -> Backend {
+        let default = Backend::new(name, address);
+        Backend {
+            weight: self.weight.unwrap_or(default.weight),
+            max_connections: self.max_connections,
+            backup: self.backup.unwrap_or(default.backup),
+            ..default
+        }
+    }
 }
 
 /// An entry of the list: an address or a table.
@@ -66,8 +95,7 @@ fn written<'a>(entry: &'a Value<'a>, findings: &mut Findings) -> Option<Written<
         return Some(Written {
             address,
             span: entry.span(),
-            name: None,
-            weight: 1,
+            ..Written::default()
         });
     }
     if !entry.get_ref().is_table() {
@@ -76,12 +104,16 @@ fn written<'a>(entry: &'a Value<'a>, findings: &mut Findings) -> Option<Written<
         return None;
     }
     let section = Section::open(entry, keys::BACKEND, findings);
-    let weight = section.read("weight", 1, findings, |value| {
-        value::count(value, 0..=MOST_WEIGHT).map(|number| number as u16)
+    let weight = section.read("weight", None, findings, |value| {
+        value::count(value, 0..=MOST_WEIGHT).map(|number| Some(number as u16))
     });
     let name = section.read("name", None, findings, |value| {
         let name = value::string(value)?;
         check_name(name).map(|()| Some(name))
+    });
+    let max_connections = section.read("max_connections", None, findings, value::cap);
+    let backup = section.read("backup", None, findings, |value| {
+        value::boolean(value).map(Some)
     });
     let address = section.required("address", endpoint::TARGET_FORM, findings)?;
     Some(Written {
@@ -89,6 +121,8 @@ fn written<'a>(entry: &'a Value<'a>, findings: &mut Findings) -> Option<Written<
         span: address.span(),
         name,
         weight,
+        max_connections,
+        backup,
     })
 }
 

@@ -115,8 +115,8 @@ pub(super) const UPSTREAM: Table = Table {
 
 pub(super) const BACKEND: Table = Table {
     name: "upstreams.NAME.backends",
-    keys: &["address", "name", "weight"],
-    not_yet: &["max_connections", "backup"],
+    keys: &["address", "name", "weight", "max_connections", "backup"],
+    not_yet: &[],
 };
 
 pub(super) const RETRY: Table = Table {

@@ -5,27 +5,7 @@ use std::path::Path;
 use ringress::config;
 use ringress::config::keys::{TABLES, WORDS};
 
-use crate::support::{parse, with};
-
-/// One line of a table, the word that the finding points at, and a part of what is said.
-type Wrong = (&'static str, &'static str, &'static str);
-
-fn says_where_and_what(file: impl Fn(&str) -> String, cases: &[Wrong]) {
-    for (line, word, said) in cases {
-        let text = file(line);
-        let errors = parse(&text).expect_err(line);
-        assert_eq!(errors.list().len(), 1, "{line}\n{errors}");
-        let place = errors.list()[0].place.unwrap();
-        let at = text.lines().nth(place.line - 1).unwrap();
-        let found: String = at
-            .chars()
-            .skip(place.column - 1)
-            .take(place.length)
-            .collect();
-        assert_eq!(found, *word, "{line}\n{errors}");
-        assert!(errors.to_string().contains(said), "{line}\n{errors}");
-    }
-}
+use crate::support::{Wrong, parse, says_where_and_what, with};
 
 #[test]
 fn a_wrong_listener_is_shown_at_its_place() {
@@ -199,11 +179,6 @@ const UPSTREAM_LINES: &[Wrong] = &[
         "backends = [{ address = '10.0.0.1:1', weight = 0 }]",
         "[{ address = '10.0.0.1:1', weight = 0 }]",
         "every backend has weight 0",
-    ),
-    (
-        "backends = [{ address = '10.0.0.1:1', backup = false }]",
-        "backup",
-        "\"backup\" is not available yet in this version",
     ),
     (
         "backends = [{ adress = '10.0.0.1:1', address = '10.0.0.1:1' }]",
