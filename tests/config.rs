@@ -2,6 +2,8 @@
 
 #[path = "config/documents.rs"]
 mod documents;
+#[path = "config/listeners.rs"]
+mod listeners;
 #[path = "config/support.rs"]
 mod support;
 #[path = "config/upstreams.rs"]

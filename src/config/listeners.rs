@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::diagnostics::Fault;
 use super::section::{Findings, Key, Section, Value, one_or_many};
 use super::value::{self, Read};
-use super::{Listener, Timeouts, duration, endpoint, keys};
+use super::{IpNet, Listener, Timeouts, duration, endpoint, keys, networks};
 use crate::address::Address;
 
 /// Every listener of the file. `upstreams` are the names that may be referred to, in the model's order.
@@ -49,6 +49,7 @@ fn listener<'a>(
         value::word(value, &keys::PROTOCOL, &[()])
     });
     let bind = bind(name.get_ref(), &section, bound, findings);
+    let unix = bind.iter().any(|address| address.as_ip().is_none());
     let default = Listener::new(Arc::from(&**name.get_ref()), bind, 0);
     Some(Listener {
         backlog: section.read("backlog", default.backlog, findings, backlog),
@@ -63,6 +64,8 @@ fn listener<'a>(
         ipv6_only: section.read("ipv6_only", default.ipv6_only, findings, value::boolean),
         unix_mode: section.read("unix_mode", default.unix_mode, findings, value::mode),
         timeouts: timeouts(&section, default.timeouts, findings),
+        allow: networks(&section, "allow", unix, findings),
+        deny: networks(&section, "deny", unix, findings),
         // Last, so that everything else has been looked at.
         upstream: upstream?,
         ..default
@@ -80,6 +83,20 @@ fn timeouts(listener: &Section<'_>, default: Timeouts, findings: &mut Findings) 
             duration::timeout,
         ),
     }
+}
+
+fn networks(section: &Section<'_>, key: &str, unix: bool, findings: &mut Findings) -> Vec<IpNet> {
+    let networks = networks::read(section, key, findings);
+    if let Some(value) = section.value(key)
+        && unix
+        && !networks.is_empty()
+    {
+        findings.push(
+            value.span(),
+            endpoint::no_client_address(&format!("{key:?}")),
+        );
+    }
+    networks
 }
 
 fn bind<'a>(

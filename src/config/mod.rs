@@ -10,6 +10,7 @@ mod endpoint;
 mod file;
 pub mod keys;
 mod listeners;
+mod networks;
 mod resolve;
 mod section;
 mod syntax;
@@ -114,9 +115,10 @@ pub struct Listener {
     pub unix_mode: u32,
     /// `[listeners.NAME.timeouts]`
     pub timeouts: Timeouts,
-    /// Networks that clients may come from; empty = everywhere.
+    /// Networks that clients may come from; empty = everywhere. They may overlap and repeat; none holds
+    /// IPv4 addresses written as IPv6.
     pub allow: Vec<IpNet>,
-    /// Networks that clients may not come from; wins over `allow`.
+    /// Networks that clients may not come from; wins over `allow`. As above.
     pub deny: Vec<IpNet>,
     /// `[listeners.NAME.rate_limit]`
     pub rate_limit: RateLimit,
