@@ -6,7 +6,8 @@ use crate::policy::balance::ALGORITHMS;
 /// A table of the file.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
-    /// Its path; `NAME` stands for the name that the file chooses, "" for the file itself.
+    /// Its path; `NAME` stands for the name that the file chooses, `LIMIT` for any of the limits, ""
+    /// for the file itself.
     pub name: &'static str,
     /// Keys and tables that are read.
     pub keys: &'static [&'static str],
@@ -27,7 +28,7 @@ pub struct Words {
 
 /// All tables.
 pub const TABLES: &[Table] = &[
-    ROOT, RUNTIME, LOG, LISTENER, TIMEOUTS, UPSTREAM, BACKEND, RETRY,
+    ROOT, RUNTIME, LOG, LISTENER, TIMEOUTS, RATE_LIMIT, RATE, UPSTREAM, BACKEND, RETRY,
 ];
 
 /// All keys that take one of a set of words.
@@ -72,11 +73,11 @@ pub(super) const LISTENER: Table = Table {
         "allow",
         "deny",
         "timeouts",
+        "rate_limit",
     ],
     not_yet: &[
         "accept_proxy_protocol",
         "trusted_proxies",
-        "rate_limit",
         "tls",
         "routes",
         "udp",
@@ -87,6 +88,25 @@ pub(super) const TIMEOUTS: Table = Table {
     name: "listeners.NAME.timeouts",
     keys: &["idle", "half_close"],
     not_yet: &["handshake"],
+};
+
+pub(super) const RATE_LIMIT: Table = Table {
+    name: "listeners.NAME.rate_limit",
+    keys: &[
+        "connections",
+        "connections_per_ip",
+        "bandwidth",
+        "ipv6_prefix",
+        "max_clients",
+        "dry_run",
+    ],
+    not_yet: &["requests_per_ip"],
+};
+
+pub(super) const RATE: Table = Table {
+    name: "listeners.NAME.rate_limit.LIMIT",
+    keys: &["rate", "burst"],
+    not_yet: &[],
 };
 
 pub(super) const UPSTREAM: Table = Table {

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::diagnostics::Fault;
 use super::section::{Findings, Key, Section, Value, one_or_many};
 use super::value::{self, Read};
-use super::{IpNet, Listener, Timeouts, duration, endpoint, keys, networks};
+use super::{IpNet, Listener, Timeouts, duration, endpoint, keys, networks, rate_limit};
 use crate::address::Address;
 
 /// Every listener of the file. `upstreams` are the names that may be referred to, in the model's order.
@@ -66,6 +66,7 @@ fn listener<'a>(
         timeouts: timeouts(&section, default.timeouts, findings),
         allow: networks(&section, "allow", unix, findings),
         deny: networks(&section, "deny", unix, findings),
+        rate_limit: rate_limit::read(&section, unix, findings),
         // Last, so that everything else has been looked at.
         upstream: upstream?,
         ..default
@@ -156,8 +157,7 @@ fn upstream(section: &Section<'_>, upstreams: &[&str], findings: &mut Findings) 
 
 fn backlog(value: &DeValue<'_>) -> Read<NonZeroU32> {
     // listen(2) takes an `int`.
-    value::count(value, 1..=i32::MAX as u64)
-        .map(|number| NonZeroU32::new(number as u32).unwrap_or(NonZeroU32::MIN))
+    value::at_least_one(value, i32::MAX as u32)
 }
 
 /// `"system"` is `None`. Whether the kernel knows the name shows when the listener is bound.

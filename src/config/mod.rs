@@ -11,6 +11,7 @@ mod file;
 pub mod keys;
 mod listeners;
 mod networks;
+mod rate_limit;
 mod resolve;
 mod section;
 mod syntax;

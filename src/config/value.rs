@@ -1,7 +1,7 @@
 //! Single values: sizes, counts, words. Each function takes a value as it stands in the file
 //! and gives what it means or what is wrong with it; the place is added by the caller.
 
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 
 use toml::de::DeValue;
@@ -48,6 +48,12 @@ pub(super) fn count(value: &DeValue<'_>, range: RangeInclusive<u64>) -> Read<u64
         .ok()
         .filter(|number| range.contains(number))
         .ok_or_else(|| Fault::new(format!("{integer} is out of range")).expected(expected))
+}
+
+/// A whole number from 1 to `most`.
+pub(super) fn at_least_one(value: &DeValue<'_>, most: u32) -> Read<NonZeroU32> {
+    count(value, 1..=u64::from(most))
+        .map(|number| NonZeroU32::new(number as u32).unwrap_or(NonZeroU32::MIN))
 }
 
 /// `"auto"` is `None`; else a number from 1 to `most`.

@@ -284,18 +284,7 @@ fn a_file_without_a_listener_is_refused() {
 fn what_is_not_available_yet_is_refused_by_its_name() {
     for table in TABLES {
         for key in table.not_yet {
-            let text = match table.name {
-                "" => format!("{key} = {{}}\n{}", with("", "")),
-                "listeners.NAME" => with(&format!("{key} = {{}}"), ""),
-                "listeners.NAME.timeouts" => with(&format!("timeouts.{key} = '1s'"), ""),
-                "upstreams.NAME" => with("", &format!("{key} = {{}}")),
-                "upstreams.NAME.retry" => with("", &format!("retry.{key} = '1s'")),
-                "upstreams.NAME.backends" => with(
-                    "",
-                    &format!("backends = [{{ address = '10.0.0.1:1', {key} = 1 }}]"),
-                ),
-                process => format!("{process}.{key} = 1\n{}", with("", "")),
-            };
+            let text = with_key(table.name, key);
             let errors = parse(&text).expect_err(key);
             assert_eq!(errors.list().len(), 1, "{errors}");
             let message = format!("{key:?} is not available yet in this version");
@@ -303,13 +292,8 @@ fn what_is_not_available_yet_is_refused_by_its_name() {
         }
     }
     for words in WORDS {
-        let key = words.name.rsplit('.').next().unwrap();
         for word in words.not_yet {
-            let line = format!("{key} = '{word}'");
-            let text = match words.name.starts_with("listeners") {
-                true => with(&line, ""),
-                false => with("", &line),
-            };
+            let text = with_line(words.name, &format!("= '{word}'"));
             assert!(
                 parse(&text)
                     .unwrap_err()
@@ -318,6 +302,29 @@ fn what_is_not_available_yet_is_refused_by_its_name() {
                 "{word}"
             );
         }
+    }
+}
+
+/// A file that has `key` in the table of that name.
+fn with_key(table: &str, key: &str) -> String {
+    match table {
+        "" => format!("{key} = {{}}\n{}", with("", "")),
+        "upstreams.NAME.backends" => with(
+            "",
+            &format!("backends = [{{ address = '10.0.0.1:1', {key} = 1 }}]"),
+        ),
+        table => with_line(&format!("{table}.{key}"), "= {}"),
+    }
+}
+
+/// A file that has the line `path value`, where it belongs.
+fn with_line(path: &str, value: &str) -> String {
+    if let Some(path) = path.strip_prefix("listeners.NAME.") {
+        with(&format!("{path} {value}"), "")
+    } else if let Some(path) = path.strip_prefix("upstreams.NAME.") {
+        with("", &format!("{path} {value}"))
+    } else {
+        format!("{path} {value}\n{}", with("", ""))
     }
 }
 
