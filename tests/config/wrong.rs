@@ -85,6 +85,8 @@ const LISTENER_LINES: &[Wrong] = &[
         "is a key of [listeners.NAME.timeouts]",
     ),
     ("ipv6only = true", "ipv6only", "did you mean \"ipv6_only\"?"),
+    // A slip, though another table has just this key.
+    ("timeout = '1s'", "timeout", "did you mean \"timeouts\"?"),
     (
         "backlog = 1\nbacklog = 2",
         "backlog",
@@ -269,6 +271,11 @@ const PROCESS_LINES: &[Wrong] = &[
     ("log.format = 'jsn'", "'jsn'", "did you mean \"json\"?"),
     ("listners.a = 1", "listners", "did you mean \"listeners\"?"),
     ("runtime = 1", "1", "expected: a table"),
+    (
+        "max_connections = 5",
+        "max_connections",
+        "is a key of [runtime] and [listeners.NAME] and [upstreams.NAME.backends]",
+    ),
 ];
 
 #[test]
