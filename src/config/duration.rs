@@ -1,5 +1,6 @@
 //! Durations, each kind with what it may be.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -49,6 +50,32 @@ fn too_long(text: &str) -> Fault {
 }
 
 /// A duration that is not zero.
+pub(super) fn above_zero(value: &DeValue<'_>) -> Read<Duration> {
+    match duration(value)? {
+        Duration::ZERO => Err(Fault::new("zero is too short").expected("at least 1ms")),
+        duration => Ok(duration),
+    }
+}
+
+/// A duration in `range`.
+pub(super) fn within(value: &DeValue<'_>, range: RangeInclusive<Duration>) -> Read<Duration> {
+    let duration = duration(value)?;
+    if range.contains(&duration) {
+        return Ok(duration);
+    }
+    let (least, most) = (shown(*range.start()), shown(*range.end()));
+    Err(Fault::new(format!("{} is out of range", shown(duration)))
+        .expected(format!("a duration from {least} to {most}")))
+}
+
+/// As it would be written.
+pub(super) fn shown(duration: Duration) -> String {
+    humantime::format_duration(duration)
+        .to_string()
+        .replace(' ', "")
+}
+
+/// A duration that is not zero, for something to end in.
 pub(super) fn timeout(value: &DeValue<'_>) -> Read<Duration> {
     match duration(value)? {
         Duration::ZERO => {

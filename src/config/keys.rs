@@ -28,7 +28,20 @@ pub struct Words {
 
 /// All tables.
 pub const TABLES: &[Table] = &[
-    ROOT, RUNTIME, LOG, LISTENER, TIMEOUTS, RATE_LIMIT, RATE, UPSTREAM, BACKEND, RETRY,
+    ROOT,
+    RUNTIME,
+    LOG,
+    LISTENER,
+    TIMEOUTS,
+    RATE_LIMIT,
+    RATE,
+    UPSTREAM,
+    BACKEND,
+    OUTLIER,
+    CIRCUIT_BREAKER,
+    RETRY,
+    QUEUE,
+    POOL,
 ];
 
 /// All keys that take one of a set of words.
@@ -118,19 +131,15 @@ pub(super) const UPSTREAM: Table = Table {
         "source",
         "tcp_keepalive",
         "tcp_user_timeout",
-        "retry",
-    ],
-    not_yet: &[
-        "send_proxy_protocol",
         "slow_start",
         "fail_open_below",
-        "health_check",
         "outlier",
         "circuit_breaker",
+        "retry",
         "queue",
         "pool",
-        "tls",
     ],
+    not_yet: &["send_proxy_protocol", "health_check", "tls"],
 };
 
 pub(super) const BACKEND: Table = Table {
@@ -139,10 +148,45 @@ pub(super) const BACKEND: Table = Table {
     not_yet: &[],
 };
 
+pub(super) const OUTLIER: Table = Table {
+    name: "upstreams.NAME.outlier",
+    keys: &[
+        "consecutive_failures",
+        "eject_for",
+        "max_eject_for",
+        "max_ejected",
+    ],
+    not_yet: &[],
+};
+
+pub(super) const CIRCUIT_BREAKER: Table = Table {
+    name: "upstreams.NAME.circuit_breaker",
+    keys: &[
+        "failure_ratio",
+        "min_requests",
+        "window",
+        "open_for",
+        "half_open_requests",
+    ],
+    not_yet: &[],
+};
+
 pub(super) const RETRY: Table = Table {
     name: "upstreams.NAME.retry",
-    keys: &["attempts"],
-    not_yet: &["backoff", "max_backoff", "budget"],
+    keys: &["attempts", "backoff", "max_backoff", "budget"],
+    not_yet: &[],
+};
+
+pub(super) const QUEUE: Table = Table {
+    name: "upstreams.NAME.queue",
+    keys: &["max", "timeout"],
+    not_yet: &[],
+};
+
+pub(super) const POOL: Table = Table {
+    name: "upstreams.NAME.pool",
+    keys: &["preconnect", "idle_timeout", "max_lifetime"],
+    not_yet: &["max_idle", "max_requests"],
 };
 
 pub(super) const LEVEL: Words = Words {

@@ -105,6 +105,12 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The table `key` of this one, if it is there: being there is what it says.
+    pub(super) fn optional(&self, key: &str, keys: Table, findings: &mut Findings) -> Option<Self> {
+        self.value(key)
+            .map(|value| Self::open(value, keys, findings))
+    }
+
     /// The tables in `key`, each with its name, in the order of the file.
     pub(super) fn named(
         &self,

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use super::diagnostics::Fault;
 use super::resolve::Resolver;
 use super::section::{Findings, Key, Section, Value, one_or_many};
+use super::share::share;
 use super::value::{self, Read};
-use super::{Backend, Upstream, backends, duration, keys};
+use super::{Backend, Upstream, backends, duration, keys, policies};
 use crate::policy::balance::ALGORITHMS;
-use crate::policy::retry;
 
 /// The upstreams of `tables`, in their order.
 pub(super) fn read<'a>(
@@ -31,7 +31,7 @@ fn upstream<'a>(
     let section = Section::open(value, keys::UPSTREAM, findings);
     let backends = backends::read(&section, resolver, findings);
     let source = source(&section, &backends, findings);
-    let retry = section.child("retry", keys::RETRY, findings);
+    let pool = policies::pool(&section, backends.as_deref(), findings);
     let default = Upstream::new(name.into(), backends.unwrap_or_default());
     Upstream {
         source,
@@ -56,17 +56,21 @@ fn upstream<'a>(
             findings,
             duration::user_timeout,
         ),
-        retry: retry::Settings {
-            attempts: retry.read("attempts", default.retry.attempts, findings, |value| {
-                value::count(value, 0..=MOST_RETRIES).map(|number| number as u32)
-            }),
-            ..default.retry
-        },
+        slow_start: section.read(
+            "slow_start",
+            default.slow_start,
+            findings,
+            duration::duration,
+        ),
+        fail_open_below: section.read("fail_open_below", default.fail_open_below, findings, share),
+        outlier: policies::outlier(&section, findings),
+        circuit_breaker: policies::circuit_breaker(&section, findings),
+        retry: policies::retry(&section, findings),
+        queue: policies::queue(&section, findings),
+        pool,
         ..default
     }
 }
-
-const MOST_RETRIES: u64 = 100;
 
 /// Local addresses, each of a family that a backend has.
 fn source(

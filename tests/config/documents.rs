@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use ringress::config;
 use ringress::config::keys::{TABLES, WORDS};
+use ringress::config::{self, RateLimit, defaults};
 use toml::{Table, Value};
 
 #[test]
@@ -31,6 +31,25 @@ fn conf_tcp_has_every_key() {
             assert!(has, "[{}] {key}", table.name);
         }
     }
+}
+
+#[test]
+fn conf_tcp_shows_the_defaults_of_the_policies() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/tcp.toml");
+    let config = config::load(&path).unwrap();
+    let app = &config.upstreams[0];
+    assert_eq!(app.outlier, Some(defaults::OUTLIER));
+    assert_eq!(app.circuit_breaker, Some(defaults::CIRCUIT_BREAKER));
+    assert_eq!(app.retry, defaults::RETRY);
+    assert_eq!((app.queue, app.pool), (defaults::QUEUE, defaults::POOL));
+    let limits = config.listeners[0].rate_limit;
+    let none = RateLimit {
+        connections: None,
+        connections_per_ip: None,
+        bandwidth: None,
+        ..limits
+    };
+    assert_eq!(none, RateLimit::default());
 }
 
 /// Every table of that path; a name in capitals stands for any.

@@ -208,6 +208,11 @@ const UPSTREAM_LINES: &[Wrong] = &[
         "already in the list",
     ),
     ("tcp_user_timeout = '30days'", "'30days'", "about 24 days"),
+    (
+        "timeout = '1s'",
+        "timeout",
+        "is a key of [upstreams.NAME.queue]",
+    ),
     ("retry.attempts = 101", "101", "from 0 to 100"),
     (
         "[upstreams.empty]",
