@@ -2,6 +2,8 @@
 
 #[path = "config/documents.rs"]
 mod documents;
+#[path = "config/health_check.rs"]
+mod health_check;
 #[path = "config/listeners.rs"]
 mod listeners;
 #[path = "config/support.rs"]

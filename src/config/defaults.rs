@@ -1,6 +1,7 @@
 //! What a configuration means where it says nothing: the defaults of the contract, once.
 
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,12 @@ use crate::address::Address;
 use crate::policy::balance::Algorithm;
 use crate::policy::share::Share;
 use crate::policy::{breaker, health, outlier, retry};
+
+/// `health_check.path`
+pub const PATH: &str = "/";
+
+/// `health_check.expect_status`
+pub const EXPECT_STATUS: RangeInclusive<u16> = 200..=399;
 
 /// `[upstreams.NAME.outlier]` without a key.
 pub const OUTLIER: outlier::Settings = outlier::Settings {

@@ -37,6 +37,7 @@ pub const TABLES: &[Table] = &[
     RATE,
     UPSTREAM,
     BACKEND,
+    HEALTH_CHECK,
     OUTLIER,
     CIRCUIT_BREAKER,
     RETRY,
@@ -45,7 +46,7 @@ pub const TABLES: &[Table] = &[
 ];
 
 /// All keys that take one of a set of words.
-pub const WORDS: &[Words] = &[LEVEL, FORMAT, PROTOCOL, BALANCE];
+pub const WORDS: &[Words] = &[LEVEL, FORMAT, PROTOCOL, BALANCE, PROBE, START];
 
 pub(super) const ROOT: Table = Table {
     name: "",
@@ -133,18 +134,38 @@ pub(super) const UPSTREAM: Table = Table {
         "tcp_user_timeout",
         "slow_start",
         "fail_open_below",
+        "health_check",
         "outlier",
         "circuit_breaker",
         "retry",
         "queue",
         "pool",
     ],
-    not_yet: &["send_proxy_protocol", "health_check", "tls"],
+    not_yet: &["send_proxy_protocol", "tls"],
 };
 
 pub(super) const BACKEND: Table = Table {
     name: "upstreams.NAME.backends",
     keys: &["address", "name", "weight", "max_connections", "backup"],
+    not_yet: &[],
+};
+
+pub(super) const HEALTH_CHECK: Table = Table {
+    name: "upstreams.NAME.health_check",
+    keys: &[
+        "type",
+        "interval",
+        "jitter",
+        "timeout",
+        "rise",
+        "fall",
+        "start",
+        "path",
+        "host",
+        "expect_status",
+        "send",
+        "expect",
+    ],
     not_yet: &[],
 };
 
@@ -228,4 +249,16 @@ const BALANCE_WORDS: [&str; ALGORITHMS.len()] = {
         place += 1;
     }
     words
+};
+
+pub(super) const PROBE: Words = Words {
+    name: "upstreams.NAME.health_check.type",
+    words: &["tcp", "udp", "http"],
+    not_yet: &["tls"],
+};
+
+pub(super) const START: Words = Words {
+    name: "upstreams.NAME.health_check.start",
+    words: &["up", "down", "checked"],
+    not_yet: &[],
 };

@@ -8,6 +8,7 @@ pub mod diff;
 mod duration;
 mod endpoint;
 mod file;
+mod health_check;
 pub mod keys;
 mod listeners;
 mod networks;

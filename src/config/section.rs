@@ -140,6 +140,12 @@ impl<'a> Section<'a> {
         self.table?.get(key)
     }
 
+    /// Where `key` itself stands, if the file has it.
+    pub(super) fn place_of(&self, key: &str) -> Option<Range<usize>> {
+        let (key, _) = self.table?.get_key_value(key)?;
+        Some(key.span())
+    }
+
     /// The value of `key`, or a finding that it must be there.
     pub(super) fn required(
         &self,

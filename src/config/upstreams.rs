@@ -7,7 +7,7 @@ use super::resolve::Resolver;
 use super::section::{Findings, Key, Section, Value, one_or_many};
 use super::share::share;
 use super::value::{self, Read};
-use super::{Backend, Upstream, backends, duration, keys, policies};
+use super::{Backend, Upstream, backends, duration, health_check, keys, policies};
 use crate::policy::balance::ALGORITHMS;
 
 /// The upstreams of `tables`, in their order.
@@ -32,6 +32,7 @@ fn upstream<'a>(
     let backends = backends::read(&section, resolver, findings);
     let source = source(&section, &backends, findings);
     let pool = policies::pool(&section, backends.as_deref(), findings);
+    let health_check = health_check::read(&section, backends.as_deref(), findings);
     let default = Upstream::new(name.into(), backends.unwrap_or_default());
     Upstream {
         source,
@@ -63,6 +64,7 @@ fn upstream<'a>(
             duration::duration,
         ),
         fail_open_below: section.read("fail_open_below", default.fail_open_below, findings, share),
+        health_check,
         outlier: policies::outlier(&section, findings),
         circuit_breaker: policies::circuit_breaker(&section, findings),
         retry: policies::retry(&section, findings),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ringress::config::keys::{TABLES, WORDS};
-use ringress::config::{self, RateLimit, defaults};
+use ringress::config::{self, HealthCheck, RateLimit, defaults};
 use toml::{Table, Value};
 
 #[test]
@@ -42,6 +42,15 @@ fn conf_tcp_shows_the_defaults_of_the_policies() {
     assert_eq!(app.circuit_breaker, Some(defaults::CIRCUIT_BREAKER));
     assert_eq!(app.retry, defaults::RETRY);
     assert_eq!((app.queue, app.pool), (defaults::QUEUE, defaults::POOL));
+    let check = app.health_check.clone().unwrap();
+    let probe = check.probe.clone();
+    assert_eq!(
+        check,
+        HealthCheck {
+            probe,
+            ..HealthCheck::default()
+        }
+    );
     let limits = config.listeners[0].rate_limit;
     let none = RateLimit {
         connections: None,

@@ -3,8 +3,9 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use ringress::config::Upstream;
 use ringress::config::defaults::{POOL, QUEUE, RETRY};
+use ringress::config::{Exchange, HealthCheck, Probe, Upstream};
+use ringress::policy::health::{self, Start};
 use ringress::policy::share::Share;
 use ringress::policy::{breaker, outlier, retry};
 
@@ -97,13 +98,28 @@ fn without_a_table_nothing_is_checked_and_the_rest_has_its_defaults() {
         (app.slow_start, app.fail_open_below),
         (Duration::ZERO, share(0))
     );
-    assert_eq!((app.outlier, app.circuit_breaker), (None, None));
+    assert_eq!(
+        (app.health_check, app.outlier, app.circuit_breaker),
+        (None, None, None)
+    );
     assert_eq!((app.retry, app.queue, app.pool), (RETRY, QUEUE, POOL));
 }
 
 #[test]
 fn an_empty_table_switches_it_on_with_the_defaults_of_the_contract() {
-    let app = upstream("outlier = {}\ncircuit_breaker = {}");
+    let app = upstream("health_check = {}\noutlier = {}\ncircuit_breaker = {}");
+    let health_check = HealthCheck {
+        probe: Probe::Tcp(Exchange::default()),
+        interval: Duration::from_secs(5),
+        jitter: share(200_000),
+        timeout: Duration::from_secs(2),
+        settings: health::Settings {
+            rise: count(2),
+            fall: count(3),
+            start: Start::Up,
+        },
+    };
+    assert_eq!(app.health_check, Some(health_check));
     let outlier = outlier::Settings {
         consecutive_failures: count(5),
         eject_for: Duration::from_secs(30),

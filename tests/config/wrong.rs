@@ -211,7 +211,7 @@ const UPSTREAM_LINES: &[Wrong] = &[
     (
         "timeout = '1s'",
         "timeout",
-        "is a key of [upstreams.NAME.queue]",
+        "is a key of [upstreams.NAME.health_check] and [upstreams.NAME.queue]",
     ),
     ("retry.attempts = 101", "101", "from 0 to 100"),
     (
