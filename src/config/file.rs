@@ -49,13 +49,12 @@ fn config<'a>(
     findings: &mut Findings,
 ) -> Config {
     let root = Section::root(table, keys::ROOT, findings);
-    let tables = root.named("upstreams", findings);
-    let names: Vec<&str> = tables.iter().map(|(name, _)| &**name.get_ref()).collect();
+    let upstreams = upstreams::read(&root, resolver, findings);
     Config {
         runtime: runtime(&root, findings),
         log: log(&root, findings),
-        listeners: listeners::read(&root, &names, findings),
-        upstreams: upstreams::read(&tables, resolver, findings),
+        listeners: listeners::read(&root, &upstreams, findings),
+        upstreams,
     }
 }
 

@@ -4,20 +4,20 @@ use std::net::IpAddr;
 
 use super::diagnostics::Fault;
 use super::resolve::Resolver;
-use super::section::{Findings, Key, Section, Value, one_or_many};
+use super::section::{Findings, Section, Value, one_or_many};
 use super::share::share;
 use super::value::{self, Read};
 use super::{Backend, Upstream, backends, duration, health_check, keys, policies};
 use crate::policy::balance::ALGORITHMS;
 
-/// The upstreams of `tables`, in their order.
-pub(super) fn read<'a>(
-    tables: &[(&'a Key<'a>, &'a Value<'a>)],
+/// Every upstream of the file, wrong ones included: they may be referred to.
+pub(super) fn read(
+    root: &Section<'_>,
     resolver: &mut dyn Resolver,
     findings: &mut Findings,
 ) -> Vec<Upstream> {
-    tables
-        .iter()
+    root.named("upstreams", findings)
+        .into_iter()
         .map(|(name, value)| upstream(name.get_ref(), value, resolver, findings))
         .collect()
 }

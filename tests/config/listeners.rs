@@ -1,6 +1,7 @@
 //! What a listener's file says of whom it takes, and how many.
 
 use ringress::config::RateLimit;
+use ringress::policy::balance::ALGORITHMS;
 use ringress::policy::bucket::Rate;
 
 use crate::support::{Wrong, parse, says_where_and_what, with};
@@ -60,6 +61,17 @@ const NETWORK_LINES: &[Wrong] = &[
 #[test]
 fn a_unix_socket_has_no_client_address() {
     says_where_and_what(|line| with(line, ""), UNIX_LINES);
+    for algorithm in ALGORITHMS {
+        let text = with(
+            "bind = 'unix:/run/a.sock'",
+            &format!("balance = '{}'", algorithm.name),
+        );
+        assert_eq!(
+            parse(&text).is_err(),
+            algorithm.needs_client,
+            "{algorithm:?}"
+        );
+    }
     let harmless = "bind = 'unix:/run/a.sock'\nallow = []\ndeny = []";
     assert!(parse(&with(harmless, "")).is_ok());
 }
