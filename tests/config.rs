@@ -201,14 +201,15 @@ fn sizes_and_durations_have_units() {
     }
 }
 
-const EXAMPLES: [&str; 3] = [
+const EXAMPLES: [&str; 4] = [
     include_str!("../conf/quickstart.toml"),
     include_str!("../conf/tcp.toml"),
     include_str!("../fuzz/seeds/config/errors.toml"),
+    include_str!("../fuzz/seeds/config/policies.toml"),
 ];
 
 /// What is put in somewhere: pieces that mean something to TOML or to us.
-const PIECES: [&str; 22] = [
+const PIECES: [&str; 28] = [
     "\"",
     "'",
     "[",
@@ -231,6 +232,12 @@ const PIECES: [&str; 22] = [
     "unix:",
     "two.example:80",
     "[upstreams.app]",
+    "0.5",
+    "nan",
+    "50%",
+    "10.0.0.1/8",
+    "2001:db8::/32",
+    "200-399",
 ];
 
 proptest! {

@@ -87,17 +87,14 @@ fn timeouts(listener: &Section<'_>, default: Timeouts, findings: &mut Findings) 
 }
 
 fn networks(section: &Section<'_>, key: &str, unix: bool, findings: &mut Findings) -> Vec<IpNet> {
-    let networks = networks::read(section, key, findings);
     if let Some(value) = section.value(key)
         && unix
-        && !networks.is_empty()
+        && !matches!(value.get_ref(), DeValue::Array(list) if list.is_empty())
     {
-        findings.push(
-            value.span(),
-            endpoint::no_client_address(&format!("{key:?}")),
-        );
+        let fault = endpoint::no_client_address(&format!("{key:?}"));
+        findings.push(value.span(), fault);
     }
-    networks
+    networks::read(section, key, findings)
 }
 
 fn bind<'a>(

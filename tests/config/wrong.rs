@@ -362,6 +362,21 @@ balance = \"maglev\"
 }
 
 #[test]
+fn every_finding_of_a_file_of_wrong_policies_is_reported_in_one_run() {
+    let errors = parse(include_str!("../../fuzz/seeds/config/policies.toml")).unwrap_err();
+    let found: Vec<_> = errors
+        .list()
+        .iter()
+        .map(|error| {
+            let place = error.place.unwrap();
+            format!("{}:{}: {}", place.line, place.column, error.message)
+        })
+        .collect();
+    let expected: Vec<_> = include_str!("wrong_policies.txt").lines().collect();
+    assert_eq!(found, expected, "\n{errors}");
+}
+
+#[test]
 fn what_stands_in_a_broken_line_is_not_reported_twice() {
     let errors = parse(&with("upstream = 'ap", "")).unwrap_err();
     assert_eq!(errors.list().len(), 1, "{errors}");
