@@ -1,17 +1,23 @@
 //! Facts about the configuration file: what it means, and what is said when it is wrong.
 
+#[path = "config/documents.rs"]
+mod documents;
+#[path = "config/health_check.rs"]
+mod health_check;
+#[path = "config/listeners.rs"]
+mod listeners;
 #[path = "config/support.rs"]
 mod support;
+#[path = "config/upstreams.rs"]
+mod upstreams;
 #[path = "config/wrong.rs"]
 mod wrong;
 
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use ringress::config::keys::{TABLES, WORDS};
-use ringress::config::{self, LogFormat, LogLevel};
+use ringress::config::{LogFormat, LogLevel};
 
 use support::{parse, with};
 
@@ -195,62 +201,15 @@ fn sizes_and_durations_have_units() {
     }
 }
 
-#[test]
-fn every_file_in_conf_is_valid() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if let Err(errors) = config::load(&path) {
-            panic!("{errors}");
-        }
-    }
-}
-
-#[test]
-fn every_key_is_in_the_document() {
-    let document = include_str!("../docs/configuration.md");
-    let (known, not_yet) = document.split_once("## Not available yet").unwrap();
-    for table in TABLES.iter().filter(|table| !table.name.is_empty()) {
-        let heading = format!("## [{}]", table.name);
-        let (_, section) = known
-            .split_once(&heading)
-            .unwrap_or_else(|| panic!("{heading}"));
-        let section = section.split("\n## ").next().unwrap();
-        for key in table.keys {
-            assert!(
-                section.contains(&format!("| `{key}` |")),
-                "{heading}: {key}"
-            );
-        }
-    }
-    for table in TABLES {
-        for key in table.not_yet {
-            assert!(
-                not_yet.contains(&format!("`{key}`")),
-                "[{}] {key}",
-                table.name
-            );
-        }
-    }
-    for words in WORDS {
-        for word in words.words.iter().chain(words.not_yet) {
-            assert!(
-                document.contains(&format!("`{word}`")),
-                "{}: {word}",
-                words.name
-            );
-        }
-    }
-}
-
-const EXAMPLES: [&str; 3] = [
+const EXAMPLES: [&str; 4] = [
     include_str!("../conf/quickstart.toml"),
     include_str!("../conf/tcp.toml"),
     include_str!("../fuzz/seeds/config/errors.toml"),
+    include_str!("../fuzz/seeds/config/policies.toml"),
 ];
 
 /// What is put in somewhere: pieces that mean something to TOML or to us.
-const PIECES: [&str; 22] = [
+const PIECES: [&str; 28] = [
     "\"",
     "'",
     "[",
@@ -273,6 +232,12 @@ const PIECES: [&str; 22] = [
     "unix:",
     "two.example:80",
     "[upstreams.app]",
+    "0.5",
+    "nan",
+    "50%",
+    "10.0.0.1/8",
+    "2001:db8::/32",
+    "200-399",
 ];
 
 proptest! {

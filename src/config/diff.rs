@@ -11,8 +11,9 @@ use crate::address::Address;
 /// restart.
 ///
 /// Reloaded are upstreams with all they hold, new and removed ones included, and of listeners
-/// `upstream`, `timeouts` and `max_connections`, and `log.level`. Listeners are the same if they have the
-/// same name; their order, and that of upstreams, may change.
+/// `upstream`, `timeouts`, `max_connections`, `allow`, `deny` and `rate_limit`, and `log.level`; they hold
+/// for the sessions that begin afterwards. Listeners are the same if they have the same name; their order,
+/// and that of upstreams, may change.
 pub fn reload(old: &Config, new: &Config) -> Result<(), Vec<String>> {
     // Named one by one, here and below, so that a new field does not compile until it has its rule.
     let Config {
@@ -195,7 +196,7 @@ backends = ['10.0.0.2:80']
     }
 
     #[test]
-    fn upstreams_timeouts_caps_and_the_log_level_are_reloaded() {
+    fn what_new_sessions_go_by_is_reloaded() {
         for (from, to) in [
             ("'info'", "'debug'"),
             ("upstream = 'app'", "upstream = 'other'"),
@@ -206,12 +207,39 @@ backends = ['10.0.0.2:80']
                 "[{ address = '10.0.0.3:80', weight = 2 }]",
             ),
             ("[upstreams.other]", "[upstreams.another]"),
-            (
-                "[upstreams.other]",
-                "connect_timeout = '1s'\n[upstreams.other]",
-            ),
         ] {
             assert_eq!(change(from, to), Ok(()), "{to}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_whom_a_listener_takes_and_of_an_upstream_is_reloaded() {
+        for line in [
+            "allow = '::/0'",
+            "deny = ['10.0.0.0/8']",
+            "rate_limit.connections.rate = 1",
+            "rate_limit.connections_per_ip.rate = 1",
+            "rate_limit.bandwidth.rate = '1MiB'",
+            "rate_limit.ipv6_prefix = 56",
+            "rate_limit.max_clients = 1",
+            "rate_limit.dry_run = true",
+        ] {
+            let to = format!("upstream = 'app'\n{line}");
+            assert_eq!(change("upstream = 'app'", &to), Ok(()), "{line}");
+        }
+        for line in [
+            "connect_timeout = '1s'",
+            "slow_start = '1s'",
+            "fail_open_below = 0.5",
+            "health_check = {}",
+            "outlier = {}",
+            "circuit_breaker = {}",
+            "retry.budget = 0.5",
+            "queue.max = 0",
+            "pool.preconnect = 1",
+        ] {
+            let to = format!("{line}\n[upstreams.other]");
+            assert_eq!(change("[upstreams.other]", &to), Ok(()), "{line}");
         }
     }
 

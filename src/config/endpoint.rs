@@ -107,6 +107,15 @@ fn unix(path: &str) -> Read<Address> {
 
 const UNIX_FORM: &str = "\"unix:\" and the absolute path of a file, at most 107 bytes";
 
+/// Something goes by the client's address, and the listener binds a unix socket.
+pub(super) fn no_client_address(what: &str) -> Fault {
+    Fault::new(format!(
+        "{what} goes by the client's address, and a unix socket has none"
+    ))
+    .expected("a listener that binds IP addresses only")
+    .hint("give the unix socket a listener of its own")
+}
+
 /// What was probably meant by an address without host, without brackets or with a star.
 fn guess(text: &str) -> Option<String> {
     let candidates = [

@@ -10,7 +10,9 @@ use toml::de::DeTable;
 use super::diagnostics::{Diagnostics, Fault};
 use super::resolve::{Resolver, SystemResolver};
 use super::section::{Findings, Section};
-use super::{Config, Log, LogFormat, LogLevel, Runtime, keys, listeners, syntax, upstreams, value};
+use super::{
+    Config, Log, LogFormat, LogLevel, Runtime, duration, keys, listeners, syntax, upstreams, value,
+};
 
 /// Reads and checks a file; host names are resolved by the system. Blocks.
 pub fn load(path: &Path) -> Result<Config, Diagnostics> {
@@ -47,13 +49,12 @@ fn config<'a>(
     findings: &mut Findings,
 ) -> Config {
     let root = Section::root(table, keys::ROOT, findings);
-    let tables = root.named("upstreams", findings);
-    let names: Vec<&str> = tables.iter().map(|(name, _)| &**name.get_ref()).collect();
+    let upstreams = upstreams::read(&root, resolver, findings);
     Config {
         runtime: runtime(&root, findings),
         log: log(&root, findings),
-        listeners: listeners::read(&root, &names, findings),
-        upstreams: upstreams::read(&tables, resolver, findings),
+        listeners: listeners::read(&root, &upstreams, findings),
+        upstreams,
     }
 }
 
@@ -71,7 +72,7 @@ fn runtime(root: &Section<'_>, findings: &mut Findings) -> Runtime {
             "drain_timeout",
             Duration::from_secs(60),
             findings,
-            value::duration,
+            duration::duration,
         ),
         buffer_memory: section.read("buffer_memory", None, findings, |value| {
             value::auto_or_size(value, LEAST_BUFFER_MEMORY)

@@ -6,7 +6,8 @@ use crate::policy::balance::ALGORITHMS;
 /// A table of the file.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
-    /// Its path; `NAME` stands for the name that the file chooses, "" for the file itself.
+    /// Its path; `NAME` stands for the name that the file chooses, `LIMIT` for any of the limits, ""
+    /// for the file itself.
     pub name: &'static str,
     /// Keys and tables that are read.
     pub keys: &'static [&'static str],
@@ -27,11 +28,25 @@ pub struct Words {
 
 /// All tables.
 pub const TABLES: &[Table] = &[
-    ROOT, RUNTIME, LOG, LISTENER, TIMEOUTS, UPSTREAM, BACKEND, RETRY,
+    ROOT,
+    RUNTIME,
+    LOG,
+    LISTENER,
+    TIMEOUTS,
+    RATE_LIMIT,
+    RATE,
+    UPSTREAM,
+    BACKEND,
+    HEALTH_CHECK,
+    OUTLIER,
+    CIRCUIT_BREAKER,
+    RETRY,
+    QUEUE,
+    POOL,
 ];
 
 /// All keys that take one of a set of words.
-pub const WORDS: &[Words] = &[LEVEL, FORMAT, PROTOCOL, BALANCE];
+pub const WORDS: &[Words] = &[LEVEL, FORMAT, PROTOCOL, BALANCE, PROBE, START];
 
 pub(super) const ROOT: Table = Table {
     name: "",
@@ -69,14 +84,14 @@ pub(super) const LISTENER: Table = Table {
         "congestion",
         "ipv6_only",
         "unix_mode",
+        "allow",
+        "deny",
         "timeouts",
+        "rate_limit",
     ],
     not_yet: &[
         "accept_proxy_protocol",
         "trusted_proxies",
-        "allow",
-        "deny",
-        "rate_limit",
         "tls",
         "routes",
         "udp",
@@ -89,6 +104,25 @@ pub(super) const TIMEOUTS: Table = Table {
     not_yet: &["handshake"],
 };
 
+pub(super) const RATE_LIMIT: Table = Table {
+    name: "listeners.NAME.rate_limit",
+    keys: &[
+        "connections",
+        "connections_per_ip",
+        "bandwidth",
+        "ipv6_prefix",
+        "max_clients",
+        "dry_run",
+    ],
+    not_yet: &["requests_per_ip"],
+};
+
+pub(super) const RATE: Table = Table {
+    name: "listeners.NAME.rate_limit.LIMIT",
+    keys: &["rate", "burst"],
+    not_yet: &[],
+};
+
 pub(super) const UPSTREAM: Table = Table {
     name: "upstreams.NAME",
     keys: &[
@@ -98,31 +132,82 @@ pub(super) const UPSTREAM: Table = Table {
         "source",
         "tcp_keepalive",
         "tcp_user_timeout",
-        "retry",
-    ],
-    not_yet: &[
-        "send_proxy_protocol",
         "slow_start",
         "fail_open_below",
         "health_check",
         "outlier",
         "circuit_breaker",
+        "retry",
         "queue",
         "pool",
-        "tls",
     ],
+    not_yet: &["send_proxy_protocol", "tls"],
 };
 
 pub(super) const BACKEND: Table = Table {
     name: "upstreams.NAME.backends",
-    keys: &["address", "name", "weight"],
-    not_yet: &["max_connections", "backup"],
+    keys: &["address", "name", "weight", "max_connections", "backup"],
+    not_yet: &[],
+};
+
+pub(super) const HEALTH_CHECK: Table = Table {
+    name: "upstreams.NAME.health_check",
+    keys: &[
+        "type",
+        "interval",
+        "jitter",
+        "timeout",
+        "rise",
+        "fall",
+        "start",
+        "path",
+        "host",
+        "expect_status",
+        "send",
+        "expect",
+    ],
+    not_yet: &[],
+};
+
+pub(super) const OUTLIER: Table = Table {
+    name: "upstreams.NAME.outlier",
+    keys: &[
+        "consecutive_failures",
+        "eject_for",
+        "max_eject_for",
+        "max_ejected",
+    ],
+    not_yet: &[],
+};
+
+pub(super) const CIRCUIT_BREAKER: Table = Table {
+    name: "upstreams.NAME.circuit_breaker",
+    keys: &[
+        "failure_ratio",
+        "min_requests",
+        "window",
+        "open_for",
+        "half_open_requests",
+    ],
+    not_yet: &[],
 };
 
 pub(super) const RETRY: Table = Table {
     name: "upstreams.NAME.retry",
-    keys: &["attempts"],
-    not_yet: &["backoff", "max_backoff", "budget"],
+    keys: &["attempts", "backoff", "max_backoff", "budget"],
+    not_yet: &[],
+};
+
+pub(super) const QUEUE: Table = Table {
+    name: "upstreams.NAME.queue",
+    keys: &["max", "timeout"],
+    not_yet: &[],
+};
+
+pub(super) const POOL: Table = Table {
+    name: "upstreams.NAME.pool",
+    keys: &["preconnect", "idle_timeout", "max_lifetime"],
+    not_yet: &["max_idle", "max_requests"],
 };
 
 pub(super) const LEVEL: Words = Words {
@@ -164,4 +249,16 @@ const BALANCE_WORDS: [&str; ALGORITHMS.len()] = {
         place += 1;
     }
     words
+};
+
+pub(super) const PROBE: Words = Words {
+    name: "upstreams.NAME.health_check.type",
+    words: &["tcp", "udp", "http"],
+    not_yet: &["tls"],
+};
+
+pub(super) const START: Words = Words {
+    name: "upstreams.NAME.health_check.start",
+    words: &["up", "down", "checked"],
+    not_yet: &[],
 };

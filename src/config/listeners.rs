@@ -9,13 +9,13 @@ use toml::de::DeValue;
 use super::diagnostics::Fault;
 use super::section::{Findings, Key, Section, Value, one_or_many};
 use super::value::{self, Read};
-use super::{Listener, Timeouts, endpoint, keys};
+use super::{IpNet, Listener, Timeouts, Upstream, duration, endpoint, keys, networks, rate_limit};
 use crate::address::Address;
 
-/// Every listener of the file. `upstreams` are the names that may be referred to, in the model's order.
+/// Every listener of the file. `upstreams` are those that may be referred to.
 pub(super) fn read(
     root: &Section<'_>,
-    upstreams: &[&str],
+    upstreams: &[Upstream],
     findings: &mut Findings,
 ) -> Vec<Listener> {
     let before = findings.count();
@@ -38,17 +38,18 @@ type Bound<'a> = HashMap<Address, &'a str>;
 fn listener<'a>(
     name: &'a Key<'a>,
     value: &'a Value<'a>,
-    upstreams: &[&str],
+    upstreams: &[Upstream],
     bound: &mut Bound<'a>,
     findings: &mut Findings,
 ) -> Option<Listener> {
     let section = Section::open(value, keys::LISTENER, findings);
-    let upstream = upstream(&section, upstreams, findings);
     // The only protocol so far is not in the model.
     section.read("protocol", (), findings, |value| {
         value::word(value, &keys::PROTOCOL, &[()])
     });
     let bind = bind(name.get_ref(), &section, bound, findings);
+    let unix = bind.iter().any(|address| address.as_ip().is_none());
+    let upstream = upstream(&section, upstreams, unix, findings);
     let default = Listener::new(Arc::from(&**name.get_ref()), bind, 0);
     Some(Listener {
         backlog: section.read("backlog", default.backlog, findings, backlog),
@@ -57,12 +58,15 @@ fn listener<'a>(
             "tcp_keepalive",
             default.tcp_keepalive,
             findings,
-            value::keepalive,
+            duration::keepalive,
         ),
         congestion: section.read("congestion", None, findings, congestion),
         ipv6_only: section.read("ipv6_only", default.ipv6_only, findings, value::boolean),
         unix_mode: section.read("unix_mode", default.unix_mode, findings, value::mode),
         timeouts: timeouts(&section, default.timeouts, findings),
+        allow: networks(&section, "allow", unix, findings),
+        deny: networks(&section, "deny", unix, findings),
+        rate_limit: rate_limit::read(&section, unix, findings),
         // Last, so that everything else has been looked at.
         upstream: upstream?,
         ..default
@@ -72,9 +76,25 @@ fn listener<'a>(
 fn timeouts(listener: &Section<'_>, default: Timeouts, findings: &mut Findings) -> Timeouts {
     let section = listener.child("timeouts", keys::TIMEOUTS, findings);
     Timeouts {
-        idle: section.read("idle", default.idle, findings, value::timeout),
-        half_close: section.read("half_close", default.half_close, findings, value::timeout),
+        idle: section.read("idle", default.idle, findings, duration::timeout),
+        half_close: section.read(
+            "half_close",
+            default.half_close,
+            findings,
+            duration::timeout,
+        ),
     }
+}
+
+fn networks(section: &Section<'_>, key: &str, unix: bool, findings: &mut Findings) -> Vec<IpNet> {
+    if let Some(value) = section.value(key)
+        && unix
+        && !matches!(value.get_ref(), DeValue::Array(list) if list.is_empty())
+    {
+        let fault = endpoint::no_client_address(&format!("{key:?}"));
+        findings.push(value.span(), fault);
+    }
+    networks::read(section, key, findings)
 }
 
 fn bind<'a>(
@@ -115,27 +135,41 @@ fn claim<'a>(address: Address, listener: &'a str, bound: &mut Bound<'a>) -> Read
     }
 }
 
-fn upstream(section: &Section<'_>, upstreams: &[&str], findings: &mut Findings) -> Option<usize> {
+/// Index of the upstream that is named; `unix` = the listener's clients have no address.
+fn upstream(
+    section: &Section<'_>,
+    upstreams: &[Upstream],
+    unix: bool,
+    findings: &mut Findings,
+) -> Option<usize> {
     let value = section.required("upstream", "the name of an upstream", findings)?;
     let name = findings.keep(value.span(), value::string(value.get_ref()))?;
-    let index = upstreams.iter().position(|upstream| *upstream == name);
-    if index.is_none() {
-        let expected = match upstreams {
-            [] => format!("a table [upstreams.{name}]"),
-            _ => value::quoted_list(upstreams),
-        };
-        let fault = Fault::new(format!("there is no upstream {name:?}"))
-            .expected(expected)
-            .suggest(name, upstreams.iter().copied());
-        findings.push_missing_table(value.span(), fault);
+    let Some(index) = upstreams.iter().position(|it| *it.name == *name) else {
+        findings.push_missing_table(value.span(), no_upstream(name, upstreams));
+        return None;
+    };
+    let balance = upstreams[index].balance;
+    if unix && balance.needs_client {
+        let what = format!("balance = {:?} of upstream {name:?}", balance.name);
+        findings.push(value.span(), endpoint::no_client_address(&what));
     }
-    index
+    Some(index)
+}
+
+fn no_upstream(name: &str, upstreams: &[Upstream]) -> Fault {
+    let names: Vec<_> = upstreams.iter().map(|it| &*it.name).collect();
+    let expected = match names.as_slice() {
+        [] => format!("a table [upstreams.{name}]"),
+        names => value::quoted_list(names),
+    };
+    Fault::new(format!("there is no upstream {name:?}"))
+        .expected(expected)
+        .suggest(name, names)
 }
 
 fn backlog(value: &DeValue<'_>) -> Read<NonZeroU32> {
     // listen(2) takes an `int`.
-    value::count(value, 1..=i32::MAX as u64)
-        .map(|number| NonZeroU32::new(number as u32).unwrap_or(NonZeroU32::MIN))
+    value::at_least_one(value, i32::MAX as u32)
 }
 
 /// `"system"` is `None`. Whether the kernel knows the name shows when the listener is bound.
@@ -151,4 +185,41 @@ fn congestion(value: &DeValue<'_>) -> Read<Option<Arc<str>>> {
         );
     }
     Ok((name != "system").then(|| name.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use toml::de::DeTable;
+
+    use super::*;
+    use crate::policy::balance::Algorithm;
+
+    /// What is said of a listener at this address before an upstream whose balance goes by the client.
+    fn said(bind: &str) -> String {
+        let text = format!("[listeners.web]\nbind = ['[::1]:80', '{bind}']\nupstream = 'app'");
+        let table = DeTable::parse(&text).unwrap();
+        let mut findings = Findings::default();
+        let root = Section::root(table.get_ref(), keys::ROOT, &mut findings);
+        let app = Upstream {
+            balance: Algorithm {
+                name: "by-client",
+                needs_client: true,
+                ..Algorithm::default()
+            },
+            ..Upstream::new("app".into(), Vec::new())
+        };
+        read(&root, &[app], &mut findings);
+        let list = findings.into_list();
+        assert!(list.iter().all(|(span, _)| text[span.clone()] == *"'app'"));
+        format!("{list:?}")
+    }
+
+    #[test]
+    fn a_balance_that_goes_by_the_client_is_refused_with_a_unix_socket() {
+        let fault =
+            "balance = \\\"by-client\\\" of upstream \\\"app\\\" goes by the client's address";
+        let said_of_unix = said("unix:/run/a.sock");
+        assert!(said_of_unix.contains(fault), "{said_of_unix}");
+        assert_eq!(said("127.0.0.1:80"), "[]");
+    }
 }

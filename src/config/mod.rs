@@ -1,14 +1,22 @@
 //! The configuration as a model that can't be wrong: text is read by [`parse`], every finding is
 //! reported at once by [`diagnostics`], and what comes out here needs no further check.
 
+mod backends;
+pub mod defaults;
 pub mod diagnostics;
 pub mod diff;
+mod duration;
 mod endpoint;
 mod file;
+mod health_check;
 pub mod keys;
 mod listeners;
+mod networks;
+mod policies;
+mod rate_limit;
 mod resolve;
 mod section;
+mod share;
 mod syntax;
 mod upstreams;
 mod value;
@@ -111,9 +119,10 @@ pub struct Listener {
     pub unix_mode: u32,
     /// `[listeners.NAME.timeouts]`
     pub timeouts: Timeouts,
-    /// Networks that clients may come from; empty = everywhere.
+    /// Networks that clients may come from; empty = everywhere. They may overlap and repeat; none holds
+    /// IPv4 addresses written as IPv6.
     pub allow: Vec<IpNet>,
-    /// Networks that clients may not come from; wins over `allow`.
+    /// Networks that clients may not come from; wins over `allow`. As above.
     pub deny: Vec<IpNet>,
     /// `[listeners.NAME.rate_limit]`
     pub rate_limit: RateLimit,
@@ -257,89 +266,4 @@ pub struct Pool {
     pub idle_timeout: Duration,
     /// One that has been open for so long is replaced.
     pub max_lifetime: Duration,
-}
-
-impl Default for RateLimit {
-    fn default() -> Self {
-        Self {
-            connections: None,
-            connections_per_ip: None,
-            bandwidth: None,
-            ipv6_prefix: 64,
-            max_clients: NonZeroU32::new(100_000).unwrap_or(NonZeroU32::MAX),
-            dry_run: false,
-        }
-    }
-}
-
-impl Listener {
-    /// A listener with every default.
-    pub fn new(name: Arc<str>, bind: Vec<Address>, upstream: usize) -> Self {
-        Self {
-            name,
-            bind,
-            upstream,
-            backlog: NonZeroU32::new(4096).unwrap_or(NonZeroU32::MAX),
-            max_connections: None,
-            tcp_keepalive: Some(Duration::from_mins(1)),
-            congestion: None,
-            ipv6_only: true,
-            unix_mode: 0o660,
-            timeouts: Timeouts {
-                idle: Duration::from_mins(10),
-                half_close: Duration::from_secs(30),
-            },
-            allow: Vec::new(),
-            deny: Vec::new(),
-            rate_limit: RateLimit::default(),
-        }
-    }
-}
-
-impl Upstream {
-    /// An upstream with every default.
-    pub fn new(name: Arc<str>, backends: Vec<Backend>) -> Self {
-        Self {
-            name,
-            backends,
-            balance: Algorithm::default(),
-            connect_timeout: Duration::from_secs(5),
-            source: Vec::new(),
-            tcp_keepalive: Some(Duration::from_mins(1)),
-            tcp_user_timeout: Duration::from_secs(30),
-            slow_start: Duration::ZERO,
-            fail_open_below: Share::default(),
-            health_check: None,
-            outlier: None,
-            circuit_breaker: None,
-            retry: retry::Settings {
-                attempts: 1,
-                backoff: Duration::from_millis(25),
-                max_backoff: Duration::from_millis(250),
-                budget: Share::from_ppm(200_000),
-            },
-            queue: Queue {
-                max: 1024,
-                timeout: Duration::from_secs(1),
-            },
-            pool: Pool {
-                preconnect: 0,
-                idle_timeout: Duration::from_mins(1),
-                max_lifetime: Duration::from_hours(1),
-            },
-        }
-    }
-}
-
-impl Backend {
-    /// A backend with every default.
-    pub fn new(name: Arc<str>, address: Address) -> Self {
-        Self {
-            name,
-            address,
-            weight: 1,
-            max_connections: None,
-            backup: false,
-        }
-    }
 }

@@ -105,6 +105,12 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The table `key` of this one, if it is there: being there is what it says.
+    pub(super) fn optional(&self, key: &str, keys: Table, findings: &mut Findings) -> Option<Self> {
+        self.value(key)
+            .map(|value| Self::open(value, keys, findings))
+    }
+
     /// The tables in `key`, each with its name, in the order of the file.
     pub(super) fn named(
         &self,
@@ -132,6 +138,12 @@ impl<'a> Section<'a> {
     pub(super) fn value(&self, key: &str) -> Option<&'a Value<'a>> {
         debug_assert!(self.keys.keys.contains(&key), "{key} is missing in keys.rs");
         self.table?.get(key)
+    }
+
+    /// Where `key` itself stands, if the file has it.
+    pub(super) fn place_of(&self, key: &str) -> Option<Range<usize>> {
+        let (key, _) = self.table?.get_key_value(key)?;
+        Some(key.span())
     }
 
     /// The value of `key`, or a finding that it must be there.
@@ -219,13 +231,39 @@ fn unknown_key(name: &str, keys: Table) -> Fault {
         table => ("key", format!(" in [{table}]")),
     };
     let fault = Fault::new(format!("unknown {what} {name:?}{place}"));
-    let elsewhere = TABLES
-        .iter()
-        .find(|table| table.keys.contains(&name) && !table.name.is_empty());
-    match elsewhere {
-        Some(table) => fault.hint(format!("{name:?} is a key of [{}]", table.name)),
-        None => fault.suggest(name, keys.keys.iter().chain(keys.not_yet).copied()),
+    // A table below this one was probably left out of the path. Else a slip is likelier than a key of
+    // quite another table.
+    let below = tables_with(name, |table| is_below(table, keys.name));
+    if !below.is_empty() {
+        return fault.hint(is_a_key_of(name, &below));
     }
+    if let Some(meant) = nearest(name, keys.keys.iter().chain(keys.not_yet).copied()) {
+        return fault.hint(format!("did you mean {meant:?}?"));
+    }
+    let elsewhere = tables_with(name, |table| !table.is_empty());
+    match elsewhere.as_slice() {
+        [] => fault,
+        tables => fault.hint(is_a_key_of(name, tables)),
+    }
+}
+
+fn tables_with(key: &str, wanted: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    TABLES
+        .iter()
+        .filter(|table| table.keys.contains(&key) && wanted(table.name))
+        .map(|table| table.name)
+        .collect()
+}
+
+fn is_below(table: &str, other: &str) -> bool {
+    let rest = table.strip_prefix(other);
+    !other.is_empty() && rest.is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// `"weight" is a key of [a] and [b]`
+fn is_a_key_of(key: &str, tables: &[&str]) -> String {
+    let tables: Vec<_> = tables.iter().map(|table| format!("[{table}]")).collect();
+    format!("{key:?} is a key of {}", tables.join(" and "))
 }
 
 /// Names appear in logs and as labels of metrics: they need no quoting anywhere.

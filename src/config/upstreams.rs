@@ -1,28 +1,23 @@
-//! `[upstreams.NAME]`: from the file's tables to the model, host names resolved.
+//! `[upstreams.NAME]`: from the file's tables to the model.
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::ops::Range;
-use std::sync::Arc;
 
 use super::diagnostics::Fault;
-use super::endpoint::{self, Target};
 use super::resolve::Resolver;
-use super::section::{Findings, Key, Section, Value, check_name, one_or_many};
+use super::section::{Findings, Section, Value, one_or_many};
+use super::share::share;
 use super::value::{self, Read};
-use super::{Backend, Upstream, keys};
-use crate::address::Address;
+use super::{Backend, Upstream, backends, duration, health_check, keys, policies};
 use crate::policy::balance::ALGORITHMS;
-use crate::policy::retry;
 
-/// The upstreams of `tables`, in their order.
-pub(super) fn read<'a>(
-    tables: &[(&'a Key<'a>, &'a Value<'a>)],
+/// Every upstream of the file, wrong ones included: they may be referred to.
+pub(super) fn read(
+    root: &Section<'_>,
     resolver: &mut dyn Resolver,
     findings: &mut Findings,
 ) -> Vec<Upstream> {
-    tables
-        .iter()
+    root.named("upstreams", findings)
+        .into_iter()
         .map(|(name, value)| upstream(name.get_ref(), value, resolver, findings))
         .collect()
 }
@@ -34,9 +29,10 @@ fn upstream<'a>(
     findings: &mut Findings,
 ) -> Upstream {
     let section = Section::open(value, keys::UPSTREAM, findings);
-    let backends = backends(&section, resolver, findings);
+    let backends = backends::read(&section, resolver, findings);
     let source = source(&section, &backends, findings);
-    let retry = section.child("retry", keys::RETRY, findings);
+    let pool = policies::pool(&section, backends.as_deref(), findings);
+    let health_check = health_check::read(&section, backends.as_deref(), findings);
     let default = Upstream::new(name.into(), backends.unwrap_or_default());
     Upstream {
         source,
@@ -47,183 +43,34 @@ fn upstream<'a>(
             "connect_timeout",
             default.connect_timeout,
             findings,
-            value::timeout,
+            duration::timeout,
         ),
         tcp_keepalive: section.read(
             "tcp_keepalive",
             default.tcp_keepalive,
             findings,
-            value::keepalive,
+            duration::keepalive,
         ),
         tcp_user_timeout: section.read(
             "tcp_user_timeout",
             default.tcp_user_timeout,
             findings,
-            value::user_timeout,
+            duration::user_timeout,
         ),
-        retry: retry::Settings {
-            attempts: retry.read("attempts", default.retry.attempts, findings, |value| {
-                value::count(value, 0..=MOST_RETRIES).map(|number| number as u32)
-            }),
-            ..default.retry
-        },
+        slow_start: section.read(
+            "slow_start",
+            default.slow_start,
+            findings,
+            duration::duration,
+        ),
+        fail_open_below: section.read("fail_open_below", default.fail_open_below, findings, share),
+        health_check,
+        outlier: policies::outlier(&section, findings),
+        circuit_breaker: policies::circuit_breaker(&section, findings),
+        retry: policies::retry(&section, findings),
+        queue: policies::queue(&section, findings),
+        pool,
         ..default
-    }
-}
-
-const MOST_RETRIES: u64 = 100;
-const MOST_WEIGHT: u64 = 256;
-
-/// All backends; `None` if something about them was wrong, so that nothing more is concluded from them.
-fn backends(
-    section: &Section<'_>,
-    resolver: &mut dyn Resolver,
-    findings: &mut Findings,
-) -> Option<Vec<Backend>> {
-    let before = findings.count();
-    let expected = endpoint::BACKENDS_FORM;
-    let value = section.required("backends", expected, findings)?;
-    if !value.get_ref().is_array() {
-        findings.push(value.span(), value::wrong_type(value.get_ref(), expected));
-        return None;
-    }
-    let mut members = Members::default();
-    for entry in one_or_many(value, expected, findings) {
-        let Some(written) = written(entry, findings) else {
-            continue;
-        };
-        for (name, address) in resolved(&written, resolver, findings) {
-            let backend = Backend {
-                weight: written.weight,
-                ..Backend::new(name, address)
-            };
-            findings.keep(written.span.clone(), members.add(backend));
-        }
-    }
-    if findings.count() > before {
-        return None;
-    }
-    if members.list.iter().all(|backend| backend.weight == 0) {
-        let fault = Fault::new("every backend has weight 0").expected("at least one above 0");
-        findings.push(value.span(), fault);
-        return None;
-    }
-    Some(members.list)
-}
-
-/// A backend as the file has it.
-struct Written<'a> {
-    address: &'a str,
-    /// Of the address.
-    span: Range<usize>,
-    name: Option<&'a str>,
-    weight: u16,
-}
-
-/// An entry of the list: an address or a table.
-fn written<'a>(entry: &'a Value<'a>, findings: &mut Findings) -> Option<Written<'a>> {
-    if let Some(address) = entry.get_ref().as_str() {
-        return Some(Written {
-            address,
-            span: entry.span(),
-            name: None,
-            weight: 1,
-        });
-    }
-    if !entry.get_ref().is_table() {
-        let expected = format!("{} or a table", endpoint::TARGET_FORM);
-        findings.push(entry.span(), value::wrong_type(entry.get_ref(), &expected));
-        return None;
-    }
-    let section = Section::open(entry, keys::BACKEND, findings);
-    let weight = section.read("weight", 1, findings, |value| {
-        value::count(value, 0..=MOST_WEIGHT).map(|number| number as u16)
-    });
-    let name = section.read("name", None, findings, |value| {
-        let name = value::string(value)?;
-        check_name(name).map(|()| Some(name))
-    });
-    let address = section.required("address", endpoint::TARGET_FORM, findings)?;
-    Some(Written {
-        address: findings.keep(address.span(), value::string(address.get_ref()))?,
-        span: address.span(),
-        name,
-        weight,
-    })
-}
-
-/// The addresses of an entry, each with its backend's name: the name given or else the address as
-/// written; where that stands for several addresses, `NAME/ip:port`.
-fn resolved(
-    written: &Written<'_>,
-    resolver: &mut dyn Resolver,
-    findings: &mut Findings,
-) -> Vec<(Arc<str>, Address)> {
-    let span = || written.span.clone();
-    let Some(target) = findings.keep(span(), endpoint::target(written.address)) else {
-        return Vec::new();
-    };
-    let name = written.name.unwrap_or(written.address);
-    match target {
-        Target::Address(address) => vec![(name.into(), address)],
-        Target::Host { name: host, port } => {
-            let addresses = findings.keep(span(), resolve(host, port, resolver));
-            match addresses.unwrap_or_default().as_slice() {
-                [only] => vec![(name.into(), only.clone())],
-                several => several
-                    .iter()
-                    .map(|address| (format!("{name}/{address}").into(), address.clone()))
-                    .collect(),
-            }
-        }
-    }
-}
-
-/// The addresses of a host, each once, sorted: name servers rotate their answers, and a reload must not
-/// see a change in that.
-fn resolve(host: &str, port: u16, resolver: &mut dyn Resolver) -> Read<Vec<Address>> {
-    let unresolved = |why: String| {
-        Fault::new(format!("host {host:?} can't be resolved: {why}"))
-            .expected("a name that this machine can resolve, or an address")
-    };
-    let mut addresses = resolver
-        .resolve(host, port)
-        .map_err(|error| unresolved(error.to_string()))?;
-    addresses.sort_unstable();
-    addresses.dedup();
-    if addresses.is_empty() {
-        return Err(unresolved("it has no address".to_owned()));
-    }
-    Ok(addresses.into_iter().map(Address::from).collect())
-}
-
-/// The backends so far; neither an address nor a name comes twice.
-#[derive(Default)]
-struct Members {
-    list: Vec<Backend>,
-    names: HashSet<Arc<str>>,
-    addresses: HashMap<Address, Arc<str>>,
-}
-
-impl Members {
-    fn add(&mut self, backend: Backend) -> Read<()> {
-        if let Some(other) = self.addresses.get(&backend.address) {
-            let address = &backend.address;
-            return Err(
-                Fault::new(format!("{address} is already backend {other:?}"))
-                    .expected("every address once in an upstream")
-                    .hint("a weight gives a backend a larger share"),
-            );
-        }
-        if !self.names.insert(backend.name.clone()) {
-            let name = &backend.name;
-            return Err(Fault::new(format!("there is already a backend {name:?}"))
-                .expected("every name once in an upstream"));
-        }
-        self.addresses
-            .insert(backend.address.clone(), backend.name.clone());
-        self.list.push(backend);
-        Ok(())
     }
 }
 

@@ -1,9 +1,8 @@
-//! Single values: durations, sizes, counts, words. Each function takes a value as it stands in the file
+//! Single values: sizes, counts, words. Each function takes a value as it stands in the file
 //! and gives what it means or what is wrong with it; the place is added by the caller.
 
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use toml::de::DeValue;
 
@@ -49,6 +48,12 @@ pub(super) fn count(value: &DeValue<'_>, range: RangeInclusive<u64>) -> Read<u64
         .ok()
         .filter(|number| range.contains(number))
         .ok_or_else(|| Fault::new(format!("{integer} is out of range")).expected(expected))
+}
+
+/// A whole number from 1 to `most`.
+pub(super) fn at_least_one(value: &DeValue<'_>, most: u32) -> Read<NonZeroU32> {
+    count(value, 1..=u64::from(most))
+        .map(|number| NonZeroU32::new(number as u32).unwrap_or(NonZeroU32::MIN))
 }
 
 /// `"auto"` is `None`; else a number from 1 to `most`.
@@ -144,88 +149,6 @@ const SIZE_UNITS: &[(&str, u64)] = &[
     ("GB", 1_000_000_000),
     ("TB", 1_000_000_000_000),
 ];
-
-/// A duration of whole milliseconds up to ten years. Zero is accepted.
-pub(super) fn duration(value: &DeValue<'_>) -> Read<Duration> {
-    let text = match value {
-        DeValue::String(text) => &**text,
-        DeValue::Integer(number) => {
-            return Err(wrong_type(value, DURATION_FORM)
-                .hint(format!("with its unit: \"{number}s\" or \"{number}ms\"")));
-        }
-        other => return Err(wrong_type(other, DURATION_FORM)),
-    };
-    let malformed = || Fault::new(format!("{text:?} is not a duration")).expected(DURATION_FORM);
-    // To humantime "M" is a month; whoever writes "10M" means minutes.
-    if text.contains('M') {
-        return Err(malformed().hint(format!("did you mean {:?}?", text.to_lowercase())));
-    }
-    let duration = humantime::parse_duration(text).map_err(|error| match error {
-        humantime::DurationError::NumberOverflow => too_long(text),
-        // humantime takes a lone "0"; the contract wants units everywhere.
-        _ => malformed(),
-    })?;
-    if text.trim() == "0" {
-        return Err(malformed());
-    }
-    if duration > LONGEST {
-        return Err(too_long(text));
-    }
-    if !duration.subsec_nanos().is_multiple_of(1_000_000) {
-        return Err(Fault::new(format!("{text:?} is too fine")).expected("whole milliseconds"));
-    }
-    Ok(duration)
-}
-
-const DURATION_FORM: &str = "a duration like \"250ms\", \"10s\", \"5m\" or \"1h30m\"";
-
-/// Ten years. Longer ones are slips, and far from overflowing a deadline.
-const LONGEST: Duration = Duration::from_hours(24 * 3653);
-
-fn too_long(text: &str) -> Fault {
-    Fault::new(format!("{text:?} is too long")).expected("at most 10 years")
-}
-
-/// A duration that is not zero.
-pub(super) fn timeout(value: &DeValue<'_>) -> Read<Duration> {
-    match duration(value)? {
-        Duration::ZERO => {
-            Err(Fault::new("a timeout of zero would end everything at once")
-                .expected("at least 1ms"))
-        }
-        duration => Ok(duration),
-    }
-}
-
-/// `"off"` is `None`; else what setsockopt(2) takes for TCP_KEEPIDLE: 1 to 32767 whole seconds.
-pub(super) fn keepalive(value: &DeValue<'_>) -> Read<Option<Duration>> {
-    if matches!(value, DeValue::String(text) if text == "off") {
-        return Ok(None);
-    }
-    let duration = duration(value)?;
-    let range = Duration::from_secs(1)..=Duration::from_secs(32_767);
-    if duration.subsec_nanos() == 0 && range.contains(&duration) {
-        return Ok(Some(duration));
-    }
-    let fault = Fault::new("TCP keepalive can't wait this long")
-        .expected("whole seconds from 1s to 32767s (about 9 hours), or \"off\"");
-    Err(if duration.is_zero() {
-        fault.hint("\"off\" disables it")
-    } else {
-        fault
-    })
-}
-
-/// What setsockopt(2) takes for TCP_USER_TIMEOUT: an `int` of milliseconds, where 0 would mean the
-/// system's default.
-pub(super) fn user_timeout(value: &DeValue<'_>) -> Read<Duration> {
-    let duration = timeout(value)?;
-    if duration.as_millis() > i32::MAX as u128 {
-        return Err(Fault::new("the kernel can't wait this long")
-            .expected("at most 2147483647 milliseconds (about 24 days)"));
-    }
-    Ok(duration)
-}
 
 /// One of a set of words; `meanings` stand in the order of `words.words`.
 pub(super) fn word<T: Copy>(value: &DeValue<'_>, words: &Words, meanings: &[T]) -> Read<T> {

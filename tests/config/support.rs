@@ -40,3 +40,23 @@ pub(crate) fn with(listener: &str, upstream: &str) -> String {
     };
     format!("[listeners.web]\n{bind}\n{to}\n{listener}\n[upstreams.app]\n{backends}\n{upstream}\n")
 }
+
+/// One line of a table, the word that the finding points at, and a part of what is said.
+pub(crate) type Wrong = (&'static str, &'static str, &'static str);
+
+pub(crate) fn says_where_and_what(file: impl Fn(&str) -> String, cases: &[Wrong]) {
+    for (line, word, said) in cases {
+        let text = file(line);
+        let errors = parse(&text).expect_err(line);
+        assert_eq!(errors.list().len(), 1, "{line}\n{errors}");
+        let place = errors.list()[0].place.unwrap();
+        let at = text.lines().nth(place.line - 1).unwrap();
+        let found: String = at
+            .chars()
+            .skip(place.column - 1)
+            .take(place.length)
+            .collect();
+        assert_eq!(found, *word, "{line}\n{errors}");
+        assert!(errors.to_string().contains(said), "{line}\n{errors}");
+    }
+}

@@ -5,27 +5,7 @@ use std::path::Path;
 use ringress::config;
 use ringress::config::keys::{TABLES, WORDS};
 
-use crate::support::{parse, with};
-
-/// One line of a table, the word that the finding points at, and a part of what is said.
-type Wrong = (&'static str, &'static str, &'static str);
-
-fn says_where_and_what(file: impl Fn(&str) -> String, cases: &[Wrong]) {
-    for (line, word, said) in cases {
-        let text = file(line);
-        let errors = parse(&text).expect_err(line);
-        assert_eq!(errors.list().len(), 1, "{line}\n{errors}");
-        let place = errors.list()[0].place.unwrap();
-        let at = text.lines().nth(place.line - 1).unwrap();
-        let found: String = at
-            .chars()
-            .skip(place.column - 1)
-            .take(place.length)
-            .collect();
-        assert_eq!(found, *word, "{line}\n{errors}");
-        assert!(errors.to_string().contains(said), "{line}\n{errors}");
-    }
-}
+use crate::support::{Wrong, parse, says_where_and_what, with};
 
 #[test]
 fn a_wrong_listener_is_shown_at_its_place() {
@@ -105,6 +85,8 @@ const LISTENER_LINES: &[Wrong] = &[
         "is a key of [listeners.NAME.timeouts]",
     ),
     ("ipv6only = true", "ipv6only", "did you mean \"ipv6_only\"?"),
+    // A slip, though another table has just this key.
+    ("timeout = '1s'", "timeout", "did you mean \"timeouts\"?"),
     (
         "backlog = 1\nbacklog = 2",
         "backlog",
@@ -201,11 +183,6 @@ const UPSTREAM_LINES: &[Wrong] = &[
         "every backend has weight 0",
     ),
     (
-        "backends = [{ address = '10.0.0.1:1', backup = false }]",
-        "backup",
-        "\"backup\" is not available yet in this version",
-    ),
-    (
         "backends = [{ adress = '10.0.0.1:1', address = '10.0.0.1:1' }]",
         "adress",
         "did you mean \"address\"?",
@@ -231,6 +208,11 @@ const UPSTREAM_LINES: &[Wrong] = &[
         "already in the list",
     ),
     ("tcp_user_timeout = '30days'", "'30days'", "about 24 days"),
+    (
+        "timeout = '1s'",
+        "timeout",
+        "is a key of [upstreams.NAME.health_check] and [upstreams.NAME.queue]",
+    ),
     ("retry.attempts = 101", "101", "from 0 to 100"),
     (
         "[upstreams.empty]",
@@ -294,6 +276,11 @@ const PROCESS_LINES: &[Wrong] = &[
     ("log.format = 'jsn'", "'jsn'", "did you mean \"json\"?"),
     ("listners.a = 1", "listners", "did you mean \"listeners\"?"),
     ("runtime = 1", "1", "expected: a table"),
+    (
+        "max_connections = 5",
+        "max_connections",
+        "is a key of [runtime] and [listeners.NAME] and [upstreams.NAME.backends]",
+    ),
 ];
 
 #[test]
@@ -309,18 +296,7 @@ fn a_file_without_a_listener_is_refused() {
 fn what_is_not_available_yet_is_refused_by_its_name() {
     for table in TABLES {
         for key in table.not_yet {
-            let text = match table.name {
-                "" => format!("{key} = {{}}\n{}", with("", "")),
-                "listeners.NAME" => with(&format!("{key} = {{}}"), ""),
-                "listeners.NAME.timeouts" => with(&format!("timeouts.{key} = '1s'"), ""),
-                "upstreams.NAME" => with("", &format!("{key} = {{}}")),
-                "upstreams.NAME.retry" => with("", &format!("retry.{key} = '1s'")),
-                "upstreams.NAME.backends" => with(
-                    "",
-                    &format!("backends = [{{ address = '10.0.0.1:1', {key} = 1 }}]"),
-                ),
-                process => format!("{process}.{key} = 1\n{}", with("", "")),
-            };
+            let text = with_key(table.name, key);
             let errors = parse(&text).expect_err(key);
             assert_eq!(errors.list().len(), 1, "{errors}");
             let message = format!("{key:?} is not available yet in this version");
@@ -328,13 +304,8 @@ fn what_is_not_available_yet_is_refused_by_its_name() {
         }
     }
     for words in WORDS {
-        let key = words.name.rsplit('.').next().unwrap();
         for word in words.not_yet {
-            let line = format!("{key} = '{word}'");
-            let text = match words.name.starts_with("listeners") {
-                true => with(&line, ""),
-                false => with("", &line),
-            };
+            let text = with_line(words.name, &format!("= '{word}'"));
             assert!(
                 parse(&text)
                     .unwrap_err()
@@ -343,6 +314,29 @@ fn what_is_not_available_yet_is_refused_by_its_name() {
                 "{word}"
             );
         }
+    }
+}
+
+/// A file that has `key` in the table of that name.
+fn with_key(table: &str, key: &str) -> String {
+    match table {
+        "" => format!("{key} = {{}}\n{}", with("", "")),
+        "upstreams.NAME.backends" => with(
+            "",
+            &format!("backends = [{{ address = '10.0.0.1:1', {key} = 1 }}]"),
+        ),
+        table => with_line(&format!("{table}.{key}"), "= {}"),
+    }
+}
+
+/// A file that has the line `path value`, where it belongs.
+fn with_line(path: &str, value: &str) -> String {
+    if let Some(path) = path.strip_prefix("listeners.NAME.") {
+        with(&format!("{path} {value}"), "")
+    } else if let Some(path) = path.strip_prefix("upstreams.NAME.") {
+        with("", &format!("{path} {value}"))
+    } else {
+        format!("{path} {value}\n{}", with("", ""))
     }
 }
 
@@ -365,6 +359,21 @@ balance = \"maglev\"
     let expected = include_str!("six_errors.txt");
     let errors = parse(text).unwrap_err().to_string();
     assert_eq!(errors, expected, "\n{errors}");
+}
+
+#[test]
+fn every_finding_of_a_file_of_wrong_policies_is_reported_in_one_run() {
+    let errors = parse(include_str!("../../fuzz/seeds/config/policies.toml")).unwrap_err();
+    let found: Vec<_> = errors
+        .list()
+        .iter()
+        .map(|error| {
+            let place = error.place.unwrap();
+            format!("{}:{}: {}", place.line, place.column, error.message)
+        })
+        .collect();
+    let expected: Vec<_> = include_str!("wrong_policies.txt").lines().collect();
+    assert_eq!(found, expected, "\n{errors}");
 }
 
 #[test]

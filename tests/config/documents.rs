@@ -1,0 +1,113 @@
+//! The files and pages that show the configuration: they keep up with what is read.
+
+use std::path::Path;
+
+use ringress::config::keys::{TABLES, WORDS};
+use ringress::config::{self, HealthCheck, RateLimit, defaults};
+use toml::{Table, Value};
+
+#[test]
+fn every_file_in_conf_is_valid() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let mut loaded = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if let Err(errors) = config::load(&path) {
+            panic!("{errors}");
+        }
+        loaded.push(path.file_name().unwrap().to_owned());
+    }
+    assert!(loaded.iter().any(|name| name == "tcp.toml"), "{loaded:?}");
+}
+
+#[test]
+fn conf_tcp_has_every_key() {
+    let file: Table = include_str!("../../conf/tcp.toml").parse().unwrap();
+    for table in TABLES {
+        let path: Vec<_> = table.name.split('.').filter(|it| !it.is_empty()).collect();
+        let found = at(&Value::Table(file.clone()), &path);
+        for key in table.keys {
+            let has = found.iter().any(|table| table.contains_key(*key));
+            assert!(has, "[{}] {key}", table.name);
+        }
+    }
+}
+
+#[test]
+fn conf_tcp_shows_the_defaults_of_the_policies() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/tcp.toml");
+    let config = config::load(&path).unwrap();
+    let app = &config.upstreams[0];
+    assert_eq!(app.outlier, Some(defaults::OUTLIER));
+    assert_eq!(app.circuit_breaker, Some(defaults::CIRCUIT_BREAKER));
+    assert_eq!(app.retry, defaults::RETRY);
+    assert_eq!((app.queue, app.pool), (defaults::QUEUE, defaults::POOL));
+    let check = app.health_check.clone().unwrap();
+    let probe = check.probe.clone();
+    assert_eq!(
+        check,
+        HealthCheck {
+            probe,
+            ..HealthCheck::default()
+        }
+    );
+    let limits = config.listeners[0].rate_limit;
+    let none = RateLimit {
+        connections: None,
+        connections_per_ip: None,
+        bandwidth: None,
+        ..limits
+    };
+    assert_eq!(none, RateLimit::default());
+}
+
+/// Every table of that path; a name in capitals stands for any.
+fn at(value: &Value, path: &[&str]) -> Vec<Table> {
+    match (value, path) {
+        (Value::Array(list), _) => list.iter().flat_map(|it| at(it, path)).collect(),
+        (Value::Table(table), []) => vec![table.clone()],
+        (Value::Table(table), [first, rest @ ..]) => table
+            .iter()
+            .filter(|(key, _)| key == first || first.chars().all(|c| c.is_ascii_uppercase()))
+            .flat_map(|(_, value)| at(value, rest))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn every_key_is_in_the_document() {
+    let document = include_str!("../../docs/configuration.md");
+    let (known, not_yet) = document.split_once("## Not available yet").unwrap();
+    for table in TABLES.iter().filter(|table| !table.name.is_empty()) {
+        let heading = format!("## [{}]", table.name);
+        let (_, section) = known
+            .split_once(&heading)
+            .unwrap_or_else(|| panic!("{heading}"));
+        let section = section.split("\n## ").next().unwrap();
+        for key in table.keys {
+            assert!(
+                section.contains(&format!("| `{key}` |")),
+                "{heading}: {key}"
+            );
+        }
+    }
+    for table in TABLES {
+        for key in table.not_yet {
+            assert!(
+                not_yet.contains(&format!("`{key}`")),
+                "[{}] {key}",
+                table.name
+            );
+        }
+    }
+    for words in WORDS {
+        for word in words.words.iter().chain(words.not_yet) {
+            assert!(
+                document.contains(&format!("`{word}`")),
+                "{}: {word}",
+                words.name
+            );
+        }
+    }
+}
