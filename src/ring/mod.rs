@@ -43,4 +43,4 @@ pub use op::{Completion, Fd, Lane, Op, Token};
 pub use runtime::{Ring, Timer, Usage};
 pub use socket::{Event, Flow, Listener, Relayed, Socket};
 pub use splice::{MOST_PIPES, Pipe};
-pub use uring::{Setup, Uring, Without};
+pub use uring::{Setup, Uring, Without, now};

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -175,7 +175,6 @@ pub(super) fn open(
         socket.set_tcp_user_timeout(options.user_timeout)?;
     }
     if let Some(source) = source {
-        // The port is chosen at connect, where the whole four-tuple is known.
         choose_port_at_connect(&socket);
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
@@ -333,14 +332,15 @@ fn borrow(fd: Fd) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(fd.0) }
 }
 
-/// IP_BIND_ADDRESS_NO_PORT (Linux 4.2). Without it bind takes a port of its own, which only wastes
-/// ports, so a refusal is of no consequence.
-fn choose_port_at_connect(socket: &Socket) {
+/// Lets a socket that is bound to an address without a port have one chosen at connect, where the whole
+/// four-tuple is known (IP_BIND_ADDRESS_NO_PORT, Linux 4.2). Without it bind takes a port of its own,
+/// which only wastes ports, so a refusal is of no consequence.
+pub fn choose_port_at_connect(socket: &impl AsFd) {
     let on: libc::c_int = 1;
     // SAFETY: the option reads one int, and `on` is one.
     unsafe {
         libc::setsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             libc::IPPROTO_IP,
             libc::IP_BIND_ADDRESS_NO_PORT,
             (&raw const on).cast(),

@@ -384,8 +384,9 @@ impl Driver for Uring {
     }
 }
 
-/// The monotonic clock, counted from the first time it was asked.
-pub(crate) fn now() -> Instant {
+/// The monotonic clock, counted from the first time it was asked: the time of all workers that run on
+/// the kernel's ring, for those who leave them instants in shared state.
+pub fn now() -> Instant {
     static START: OnceLock<std::time::Instant> = OnceLock::new();
     #[expect(
         clippy::disallowed_methods,
