@@ -3,6 +3,14 @@
 
 pub mod capacity;
 mod events;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "nothing is probed until backends have a state to record it in"
+    )
+)]
+mod health;
 mod reload;
 mod workers;
 
