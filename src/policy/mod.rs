@@ -7,4 +7,5 @@ pub mod bucket;
 pub mod health;
 pub mod outlier;
 pub mod retry;
+pub mod roster;
 pub mod share;
