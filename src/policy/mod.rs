@@ -1,6 +1,7 @@
 //! Decisions without I/O: plain functions and structs that are handed their time and randomness.
 
 pub mod admission;
+mod atomic;
 pub mod balance;
 pub mod breaker;
 pub mod bucket;
