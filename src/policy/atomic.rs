@@ -115,6 +115,10 @@ mod interleaved {
             between(|| self.0.fetch_max(value, order))
         }
 
+        pub(crate) fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
+            between(|| self.0.fetch_sub(value, order))
+        }
+
         pub(crate) fn compare_exchange(
             &self,
             from: u64,
@@ -123,6 +127,23 @@ mod interleaved {
             failure: Ordering,
         ) -> Result<u64, u64> {
             between(|| self.0.compare_exchange(from, to, success, failure))
+        }
+
+        /// By single steps, as it is a loop in std, too.
+        pub(crate) fn fetch_update(
+            &self,
+            success: Ordering,
+            failure: Ordering,
+            change: impl Fn(u64) -> Option<u64>,
+        ) -> Result<u64, u64> {
+            let mut word = self.load(failure);
+            while let Some(next) = change(word) {
+                match self.compare_exchange(word, next, success, failure) {
+                    Ok(before) => return Ok(before),
+                    Err(now) => word = now,
+                }
+            }
+            Err(word)
         }
     }
 }

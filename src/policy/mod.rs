@@ -10,3 +10,4 @@ pub mod outlier;
 pub mod retry;
 pub mod roster;
 pub mod share;
+mod window;
