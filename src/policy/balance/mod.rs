@@ -7,6 +7,7 @@
 
 mod load;
 mod round_robin;
+mod turns;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
@@ -107,6 +108,12 @@ impl Candidates<'_> {
     /// This backend may be chosen.
     pub fn fits(&self, backend: usize) -> bool {
         self.weights[backend] > 0 && !self.passed.contains(backend)
+    }
+
+    /// All that may be chosen, with their weights.
+    pub fn fitting(&self) -> impl Iterator<Item = (usize, u16)> {
+        let weights = self.weights.iter().copied().enumerate();
+        weights.filter(|&(backend, weight)| weight > 0 && !self.passed.contains(backend))
     }
 }
 
