@@ -1,5 +1,6 @@
 //! What all workers know of a backend's work.
 
+use super::latency::Latency;
 use crate::policy::admission::Occupancy;
 
 /// Shared by all workers, and kept over reloads.
@@ -7,6 +8,10 @@ use crate::policy::admission::Occupancy;
 pub struct Load {
     /// Sessions that use the backend.
     pub active: Occupancy,
+    /// How long it takes to connect and answer; measured only where [`super::Algorithm::needs_latency`]
+    /// asks for it. A failed try counts with the time that it might have taken: a dead backend
+    /// that was never measured would be every session's first choice.
+    pub latency: Latency,
 }
 
 /// The identity of a backend of this address: the same in every process and version.

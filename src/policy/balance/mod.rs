@@ -5,6 +5,7 @@
 //! A new algorithm is a file beside this one, with a constant `ALGORITHM`, and a line in
 //! [`ALGORITHMS`].
 
+mod latency;
 mod load;
 mod round_robin;
 mod turns;
@@ -13,6 +14,7 @@ use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use latency::Latency;
 pub use load::{Load, identity};
 
 use crate::time::Instant;
