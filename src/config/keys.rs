@@ -148,7 +148,6 @@ pub(super) const BALANCE: Words = Words {
     words: &BALANCE_WORDS,
     not_yet: &[
         "least-connections",
-        "ip-hash",
         "maglev",
         "random",
         "power-of-two",

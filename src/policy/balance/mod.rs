@@ -5,9 +5,17 @@
 //! A new algorithm is a file beside this one, with a constant `ALGORITHM`, and a line in
 //! [`ALGORITHMS`].
 
+#[cfg(test)]
+mod example;
+mod hash;
+mod ip_hash;
 mod latency;
 mod load;
+mod per_weight;
+mod rendezvous;
 mod round_robin;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::fmt::{self, Debug};
@@ -20,7 +28,7 @@ pub use load::{Load, identity};
 use crate::time::Instant;
 
 /// Every algorithm there is. The first one is the default.
-pub const ALGORITHMS: &[Algorithm] = &[round_robin::ALGORITHM];
+pub const ALGORITHMS: &[Algorithm] = &[round_robin::ALGORITHM, ip_hash::ALGORITHM];
 
 /// An algorithm, before it is given backends. Two are equal if they have the same name.
 #[derive(Clone, Copy)]
