@@ -41,6 +41,11 @@ pub(super) fn draw(request: Request) -> Draw {
     Draw { number, request }
 }
 
+/// `hash` brought into 0..`bound`, in proportion; 0 if there is nothing to choose from.
+pub(super) fn below(bound: u64, hash: u64) -> u64 {
+    ((u128::from(hash) * u128::from(bound)) >> 64) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +70,11 @@ mod tests {
         let of = |client: &str| of_client(client.parse().unwrap());
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
         assert_ne!(of("::192.0.2.1"), of("192.0.2.1"));
+    }
+
+    #[test]
+    fn a_bound_is_kept_in_proportion() {
+        assert_eq!((below(0, 7), below(10, 0), below(10, u64::MAX)), (0, 0, 9));
+        assert_eq!(below(10, u64::MAX / 2), 4);
     }
 }

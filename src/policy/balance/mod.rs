@@ -11,6 +11,7 @@ mod hash;
 mod ip_hash;
 mod latency;
 mod load;
+mod maglev;
 mod per_weight;
 mod rendezvous;
 mod round_robin;
@@ -28,7 +29,11 @@ pub use load::{Load, identity};
 use crate::time::Instant;
 
 /// Every algorithm there is. The first one is the default.
-pub const ALGORITHMS: &[Algorithm] = &[round_robin::ALGORITHM, ip_hash::ALGORITHM];
+pub const ALGORITHMS: &[Algorithm] = &[
+    round_robin::ALGORITHM,
+    ip_hash::ALGORITHM,
+    maglev::ALGORITHM,
+];
 
 /// An algorithm, before it is given backends. Two are equal if they have the same name.
 #[derive(Clone, Copy)]
