@@ -1,6 +1,7 @@
 //! What all workers know of a backend's work.
 
 use super::latency::Latency;
+use super::per_weight::PerWeight;
 use crate::policy::admission::Occupancy;
 
 /// Shared by all workers, and kept over reloads.
@@ -12,6 +13,13 @@ pub struct Load {
     /// asks for it. A failed try counts with the time that it might have taken: a dead backend
     /// that was never measured would be every session's first choice.
     pub latency: Latency,
+}
+
+impl Load {
+    /// How full it is for its weight, which is above 0.
+    pub(super) fn sessions_per(&self, weight: u16) -> PerWeight {
+        PerWeight::new(self.active.now() as u64, weight)
+    }
 }
 
 /// The identity of a backend of this address: the same in every process and version.

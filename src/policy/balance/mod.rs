@@ -11,8 +11,11 @@ mod hash;
 mod ip_hash;
 mod latency;
 mod load;
+mod lots;
 mod maglev;
 mod per_weight;
+mod power_of_two;
+mod random;
 mod rendezvous;
 mod round_robin;
 #[cfg(test)]
@@ -33,6 +36,8 @@ pub const ALGORITHMS: &[Algorithm] = &[
     round_robin::ALGORITHM,
     ip_hash::ALGORITHM,
     maglev::ALGORITHM,
+    random::ALGORITHM,
+    power_of_two::ALGORITHM,
 ];
 
 /// An algorithm, before it is given backends. Two are equal if they have the same name.

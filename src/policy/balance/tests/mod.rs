@@ -2,6 +2,7 @@
 
 mod every;
 mod hashing;
+mod serving;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

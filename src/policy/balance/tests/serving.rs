@@ -1,0 +1,69 @@
+//! Sessions that take their time: what the algorithms that look at it make of slow backends.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::super::{ALGORITHMS, Algorithm, Request};
+use super::{Stage, request};
+use crate::time::Instant;
+
+fn algorithm(name: &str) -> Algorithm {
+    let found = ALGORITHMS.iter().find(|algorithm| algorithm.name == name);
+    *found.unwrap()
+}
+
+#[derive(Debug)]
+struct Served {
+    /// Sessions, by backend.
+    counts: Vec<usize>,
+    /// The most that there were at once, by backend.
+    most: Vec<usize>,
+}
+
+/// 10,000 sessions, one every `pause_ms`, which take as long as `service_ms` says of their backend.
+fn serve(stage: &Stage, weights: &[u16], service_ms: &[u64], pause_ms: u64) -> Served {
+    let mut served = Served {
+        counts: vec![0; weights.len()],
+        most: vec![0; weights.len()],
+    };
+    let mut ends = BTreeSet::<(u64, usize, usize)>::new();
+    for session in 0..10_000 {
+        let now = session as u64 * pause_ms;
+        while let Some(&(end, _, backend)) = ends.first()
+            && end <= now
+        {
+            ends.pop_first();
+            let load = &stage.members[backend].load;
+            load.active.leave();
+            let took = Duration::from_millis(service_ms[backend]);
+            load.latency.observe(took, at(end));
+        }
+        let request = Request {
+            now: at(now),
+            ..request(session)
+        };
+        let backend = stage.choose(request, weights).unwrap();
+        let active = &stage.members[backend].load.active;
+        active.enter(usize::MAX);
+        served.counts[backend] += 1;
+        served.most[backend] = served.most[backend].max(active.now());
+        ends.insert((now + service_ms[backend], session, backend));
+    }
+    served
+}
+
+fn at(millis: u64) -> Instant {
+    Instant::from_nanos(0) + Duration::from_millis(millis)
+}
+
+fn serve_with(name: &str, weights: &[u16], service_ms: &[u64], pause_ms: u64) -> Served {
+    let stage = Stage::new(algorithm(name), weights);
+    serve(&stage, weights, service_ms, pause_ms)
+}
+
+#[test]
+fn power_of_two_gives_a_slow_backend_less() {
+    let served = serve_with("power-of-two", &[1, 1, 1], &[20, 20, 400], 2);
+    assert!(served.counts[2] * 8 < served.counts[0], "{served:?}");
+    assert!(served.most[2] < 12, "{served:?}");
+}
