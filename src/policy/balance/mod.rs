@@ -10,6 +10,7 @@ mod example;
 mod hash;
 mod ip_hash;
 mod latency;
+mod least_connections;
 mod load;
 mod lots;
 mod maglev;
@@ -34,6 +35,7 @@ use crate::time::Instant;
 /// Every algorithm there is. The first one is the default.
 pub const ALGORITHMS: &[Algorithm] = &[
     round_robin::ALGORITHM,
+    least_connections::ALGORITHM,
     ip_hash::ALGORITHM,
     maglev::ALGORITHM,
     random::ALGORITHM,

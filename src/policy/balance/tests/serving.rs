@@ -62,6 +62,23 @@ fn serve_with(name: &str, weights: &[u16], service_ms: &[u64], pause_ms: u64) ->
 }
 
 #[test]
+fn least_connections_gives_a_slow_backend_what_it_can_bear() {
+    let slow = |name| serve_with(name, &[1, 1, 1], &[20, 20, 400], 2);
+    let evenly = slow("round-robin");
+    assert!(evenly.most[2] > 60, "{evenly:?}");
+    let served = slow("least-connections");
+    // A twentieth of what the others get, and never more at once than they have.
+    assert!(served.counts[2] * 15 < served.counts[0], "{served:?}");
+    assert!(served.most[2] <= 6, "{served:?}");
+}
+
+#[test]
+fn least_connections_follows_the_weights_under_load() {
+    let served = serve_with("least-connections", &[1, 2, 3], &[120; 3], 1);
+    super::assert_shares(&served.counts, &[1, 2, 3], "least-connections");
+}
+
+#[test]
 fn power_of_two_gives_a_slow_backend_less() {
     let served = serve_with("power-of-two", &[1, 1, 1], &[20, 20, 400], 2);
     assert!(served.counts[2] * 8 < served.counts[0], "{served:?}");
