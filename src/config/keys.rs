@@ -146,7 +146,7 @@ pub(super) const PROTOCOL: Words = Words {
 pub(super) const BALANCE: Words = Words {
     name: "upstreams.NAME.balance",
     words: &BALANCE_WORDS,
-    not_yet: &["peak-ewma"],
+    not_yet: &[],
 };
 
 const BALANCE_WORDS: [&str; ALGORITHMS.len()] = {

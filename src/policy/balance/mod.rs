@@ -14,6 +14,7 @@ mod least_connections;
 mod load;
 mod lots;
 mod maglev;
+mod peak_ewma;
 mod per_weight;
 mod power_of_two;
 mod random;
@@ -40,6 +41,7 @@ pub const ALGORITHMS: &[Algorithm] = &[
     maglev::ALGORITHM,
     random::ALGORITHM,
     power_of_two::ALGORITHM,
+    peak_ewma::ALGORITHM,
 ];
 
 /// An algorithm, before it is given backends. Two are equal if they have the same name.

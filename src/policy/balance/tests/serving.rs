@@ -84,3 +84,22 @@ fn power_of_two_gives_a_slow_backend_less() {
     assert!(served.counts[2] * 8 < served.counts[0], "{served:?}");
     assert!(served.most[2] < 12, "{served:?}");
 }
+
+#[test]
+fn peak_ewma_shuns_a_slow_backend_but_looks_after_it() {
+    let served = serve_with("peak-ewma", &[1, 1, 1], &[20, 20, 400], 2);
+    assert!(served.counts[2] * 50 < served.counts[0], "{served:?}");
+    // 20 s went by.
+    assert!(served.counts[2] >= 2, "{served:?}");
+    assert!(
+        served.counts[0].abs_diff(served.counts[1]) < 500,
+        "{served:?}"
+    );
+}
+
+#[test]
+fn peak_ewma_goes_by_speed_where_least_connections_sees_no_difference() {
+    let idle = |name| serve_with(name, &[1, 1], &[5, 50], 100);
+    assert_eq!(idle("least-connections").counts, [5_000; 2]);
+    assert!(idle("peak-ewma").counts[0] > 9_000);
+}
