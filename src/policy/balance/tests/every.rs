@@ -26,6 +26,23 @@ fn every_name_stands_for_one_algorithm() {
 }
 
 #[test]
+fn the_example_of_the_guide_is_the_one_that_is_tested() {
+    let guide = include_str!("../../../../docs/guide/balancing.md");
+    assert!(guide.contains(include_str!("../example.rs")));
+}
+
+#[test]
+fn the_guide_tells_of_every_algorithm() {
+    let guide = include_str!("../../../../docs/guide/balancing.md");
+    for algorithm in ALGORITHMS {
+        assert!(
+            guide.contains(&format!("| `{}` |", algorithm.name)),
+            "{algorithm:?}"
+        );
+    }
+}
+
+#[test]
 fn sessions_that_last_are_spread_by_weight() {
     let weights = [1, 2, 3];
     for algorithm in weighted_algorithms() {
