@@ -231,14 +231,7 @@ pub(super) const PROTOCOL: Words = Words {
 pub(super) const BALANCE: Words = Words {
     name: "upstreams.NAME.balance",
     words: &BALANCE_WORDS,
-    not_yet: &[
-        "least-connections",
-        "ip-hash",
-        "maglev",
-        "random",
-        "power-of-two",
-        "peak-ewma",
-    ],
+    not_yet: &[],
 };
 
 const BALANCE_WORDS: [&str; ALGORITHMS.len()] = {

@@ -187,11 +187,6 @@ const UPSTREAM_LINES: &[Wrong] = &[
         "adress",
         "did you mean \"address\"?",
     ),
-    (
-        "balance = 'maglev'",
-        "'maglev'",
-        "\"maglev\" is not available yet in this version",
-    ),
     ("balance = 'magelv'", "'magelv'", "did you mean \"maglev\"?"),
     ("connect_timeout = '0ms'", "'0ms'", "zero"),
     ("source = []", "[]", "the list is empty"),
@@ -354,7 +349,7 @@ no value
 
 [upstreams.app]
 \tbackends = [\"10.0.0.1:80\", { address = \"10.0.0.2:80\", weight = 300 }]
-balance = \"maglev\"
+balance = \"magelv\"
 ";
     let expected = include_str!("six_errors.txt");
     let errors = parse(text).unwrap_err().to_string();

@@ -5,19 +5,44 @@
 //! A new algorithm is a file beside this one, with a constant `ALGORITHM`, and a line in
 //! [`ALGORITHMS`].
 
+#[cfg(test)]
+mod example;
+mod hash;
+mod ip_hash;
+mod latency;
+mod least_connections;
 mod load;
+mod lots;
+mod maglev;
+mod peak_ewma;
+mod per_weight;
+mod power_of_two;
+mod random;
+mod rendezvous;
 mod round_robin;
+#[cfg(test)]
+mod tests;
+mod turns;
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use latency::Latency;
 pub use load::{Load, identity};
 
 use crate::time::Instant;
 
 /// Every algorithm there is. The first one is the default.
-pub const ALGORITHMS: &[Algorithm] = &[round_robin::ALGORITHM];
+pub const ALGORITHMS: &[Algorithm] = &[
+    round_robin::ALGORITHM,
+    least_connections::ALGORITHM,
+    ip_hash::ALGORITHM,
+    maglev::ALGORITHM,
+    random::ALGORITHM,
+    power_of_two::ALGORITHM,
+    peak_ewma::ALGORITHM,
+];
 
 /// An algorithm, before it is given backends. Two are equal if they have the same name.
 #[derive(Clone, Copy)]
@@ -107,6 +132,12 @@ impl Candidates<'_> {
     /// This backend may be chosen.
     pub fn fits(&self, backend: usize) -> bool {
         self.weights[backend] > 0 && !self.passed.contains(backend)
+    }
+
+    /// All that may be chosen, with their weights.
+    pub fn fitting(&self) -> impl Iterator<Item = (usize, u16)> {
+        let weights = self.weights.iter().copied().enumerate();
+        weights.filter(|&(backend, weight)| weight > 0 && !self.passed.contains(backend))
     }
 }
 

@@ -4,47 +4,52 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::turns::{self, Turns};
 use super::{Algorithm, Balancer, Candidates, Draw, Request};
 
 pub(super) const ALGORITHM: Algorithm = Algorithm {
     name: "round-robin",
     needs_client: false,
     needs_latency: false,
-    build: |_, resume| Box::new(RoundRobin(AtomicU64::new(resume))),
+    build: |_, resume| Box::new(RoundRobin::resume(resume)),
 };
 
-/// The cursor. The schedule is the arrangement of the weights of the moment, so that the promise
-/// holds over the backends that are ready.
 #[derive(Debug)]
-struct RoundRobin(AtomicU64);
+struct RoundRobin {
+    /// Runs through the arrangement of the weights of the moment, so that the promise holds over the
+    /// backends that are ready.
+    cursor: AtomicU64,
+    /// Turns of those that come in where the one whose turn it is was passed over.
+    substitutes: Turns,
+}
+
+impl RoundRobin {
+    fn resume(cursor: u64) -> Self {
+        Self {
+            cursor: AtomicU64::new(cursor),
+            substitutes: Turns::resume(cursor),
+        }
+    }
+}
 
 impl Balancer for RoundRobin {
     fn draw(&self, request: Request) -> Draw {
         Draw {
-            number: self.0.fetch_add(1, Ordering::Relaxed),
+            number: self.cursor.fetch_add(1, Ordering::Relaxed),
             request,
         }
     }
 
-    /// The second choice starts one place further with every lap of the cursor: would it always be
-    /// the next one in the schedule, a whole share of one that is passed over would go to its neighbour.
+    /// The share of one that is passed over goes to all others by weight: would the next one in the
+    /// schedule always come in, the whole share would go to its neighbour.
     fn choose(&self, draw: &Draw, candidates: &Candidates<'_>) -> Option<usize> {
         let schedule = candidates.arrangement;
-        let len = schedule.len() as u64;
-        let at = |place: u64| usize::from(schedule[(place % len) as usize]);
-        let fitting = |backend: &usize| candidates.fits(*backend);
-        if len == 0 {
-            return None;
+        let place = draw.number.checked_rem(schedule.len() as u64)?;
+        let first = usize::from(schedule[place as usize]);
+        if candidates.fits(first) {
+            return Some(first);
         }
-        let first = draw.number % len;
-        if candidates.fits(at(first)) {
-            return Some(at(first));
-        }
-        let others = len - 1;
-        let lap = draw.number / len;
-        (0..others)
-            .map(|step| at(first + 1 + (lap % others + step) % others))
-            .find(fitting)
+        self.substitutes.lowest(candidates, |_, _| ())
     }
 
     fn arrange(&self, weights: &[u16]) -> Vec<u16> {
@@ -52,30 +57,15 @@ impl Balancer for RoundRobin {
     }
 
     fn resume(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.cursor.load(Ordering::Relaxed)
     }
 }
 
-/// The i-th of n backends, of weight w, stands at the points (k + (i + 1/2) / n) / w of a lap; the
-/// schedule is the order of all those points. The different beginnings keep light backends from
-/// standing side by side.
+/// The shortest lap that has the proportions of `weights`.
 fn schedule(weights: &[u16]) -> Vec<u16> {
-    let divisor = weights
-        .iter()
-        .fold(0, |divisor, &weight| {
-            greatest_common_divisor(divisor, weight)
-        })
-        .max(1);
-    let twice_count = 2 * weights.len() as u64;
-    let mut points = Vec::new();
-    for (backend, &weight) in weights.iter().enumerate() {
-        let place = u16::try_from(backend).expect("at most 65,536 backends");
-        let weight = u64::from(weight / divisor);
-        let beginning = 2 * backend as u64 + 1;
-        points.extend((0..weight).map(|k| (k * twice_count + beginning, weight, place)));
-    }
-    points.sort_by(|a, b| (a.0 * b.1, a.2).cmp(&(b.0 * a.1, b.2)));
-    points.into_iter().map(|(_, _, backend)| backend).collect()
+    let divisor = weights.iter().copied().fold(0, greatest_common_divisor);
+    let lowest_terms = weights.iter().map(|weight| weight / divisor.max(1));
+    turns::lap(&lowest_terms.collect::<Vec<_>>())
 }
 
 fn greatest_common_divisor(a: u16, b: u16) -> u16 {
@@ -100,10 +90,6 @@ mod tests {
         now: Instant::from_nanos(0),
     };
 
-    fn from(cursor: u64) -> RoundRobin {
-        RoundRobin(AtomicU64::new(cursor))
-    }
-
     fn choices(
         balancer: &RoundRobin,
         weights: &[u16],
@@ -122,7 +108,7 @@ mod tests {
     }
 
     fn first_choices(weights: &[u16], count: usize) -> Vec<usize> {
-        choices(&from(0), weights, &Passed::default(), count)
+        choices(&RoundRobin::resume(0), weights, &Passed::default(), count)
     }
 
     #[test]
@@ -132,7 +118,7 @@ mod tests {
 
     #[test]
     fn weights_are_spread_and_not_bunched() {
-        assert_eq!(first_choices(&[5, 1, 1], 7), [0, 0, 0, 1, 0, 0, 2]);
+        assert_eq!(first_choices(&[4, 1, 1], 6), [0, 0, 1, 0, 0, 2]);
     }
 
     #[test]
@@ -145,14 +131,14 @@ mod tests {
     fn the_share_of_one_that_is_passed_over_is_spread_over_all_others() {
         let mut passed = Passed::default();
         passed.insert(0);
-        let chosen = choices(&from(0), &[1, 1, 1], &passed, 600);
+        let chosen = choices(&RoundRobin::resume(0), &[1, 1, 1], &passed, 600);
         let count = |backend| chosen.iter().filter(|&&chosen| chosen == backend).count();
         assert_eq!((count(0), count(1), count(2)), (0, 300, 300));
     }
 
     #[test]
     fn exact_over_threads() {
-        let balancer = from(0);
+        let balancer = RoundRobin::resume(0);
         let counts: Vec<_> = (0..3).map(|_| AtomicU64::new(0)).collect();
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -172,7 +158,7 @@ mod tests {
         fn any_lap_from_any_start_is_exact(weights in prop::collection::vec(0u16..20, 1..12), start in 0u64..1000) {
             let sum: usize = weights.iter().map(|&weight| usize::from(weight)).sum();
             let mut counts = vec![0u16; weights.len()];
-            for backend in choices(&from(start), &weights, &Passed::default(), sum) {
+            for backend in choices(&RoundRobin::resume(start), &weights, &Passed::default(), sum) {
                 counts[backend] += 1;
             }
             prop_assert_eq!(counts, weights);
@@ -180,7 +166,7 @@ mod tests {
 
         #[test]
         fn every_usable_backend_is_reached(weights in prop::collection::vec(0u16..9, 1..9), number: u64) {
-            let balancer = from(0);
+            let balancer = RoundRobin::resume(0);
             let arrangement = balancer.arrange(&weights);
             let mut passed = Passed::default();
             let draw = Draw { number, request: REQUEST };
