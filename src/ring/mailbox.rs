@@ -38,6 +38,11 @@ impl<M: Send + 'static> Mailbox<M> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(message);
+        self.signal();
+    }
+
+    /// Signals the worker without a message.
+    pub fn signal(&self) {
         (self.signal)();
     }
 

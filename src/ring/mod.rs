@@ -40,7 +40,7 @@ pub use buffers::{BUFFER_BYTES, MOST_BUFFERS};
 pub use driver::{Capabilities, Driver, PipeEnds, Shutdown, SocketOptions};
 pub use mailbox::{Mailbox, Receiver};
 pub use op::{Completion, Fd, Lane, Op, Token};
-pub use runtime::{Ring, Timer, Usage};
+pub use runtime::{Ring, Timer, Usage, Waker};
 pub use socket::{Event, Flow, Listener, Relayed, Socket};
 pub use splice::{MOST_PIPES, Pipe};
 pub use uring::{Setup, Uring, Without, now};

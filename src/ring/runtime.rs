@@ -169,6 +169,14 @@ impl Ring {
         Ok(())
     }
 
+    /// How others on this worker wake the calling task.
+    pub fn waker(&self) -> Waker {
+        Waker {
+            ring: self.clone(),
+            task: self.running(),
+        }
+    }
+
     /// A timer of the calling task, not set.
     pub fn timer(&self) -> Timer {
         let id = self.with(|core| core.timers.create());
@@ -295,6 +303,20 @@ impl Ring {
 
     pub(super) fn running(&self) -> TaskId {
         self.0.running.get()
+    }
+}
+
+/// Wakes one task. A wake after the task's end may reach another task, which tolerates it.
+#[derive(Clone)]
+pub struct Waker {
+    ring: Ring,
+    task: TaskId,
+}
+
+impl Waker {
+    /// The task is polled in this turn or the next.
+    pub fn wake(&self) {
+        self.ring.with(|core| core.queue.wake(self.task));
     }
 }
 

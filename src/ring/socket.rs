@@ -66,7 +66,8 @@ impl Socket {
         self.index
     }
 
-    pub(super) fn ring(&self) -> &Ring {
+    /// The ring that it belongs to.
+    pub fn ring(&self) -> &Ring {
         &self.ring
     }
 
@@ -133,6 +134,20 @@ impl Socket {
             let holds = !core.slots[self.index].received.is_empty();
             core.arm(self.index, budget, holds);
         });
+    }
+
+    /// Bytes that have arrived and that nobody has taken.
+    pub fn held(&self) -> u32 {
+        self.ring.with(|core| core.slots[self.index].received.bytes)
+    }
+
+    /// The other end has finished, or the connection broke. Known only while a receive is armed, and
+    /// from then on.
+    pub fn has_ended(&self) -> bool {
+        self.ring.with(|core| {
+            let slot = &core.slots[self.index];
+            slot.ended.is_some() || slot.failure().is_some()
+        })
     }
 
     /// Shows `look` what has arrived, a slice per buffer, and forgets it. Returns the bytes and how
