@@ -44,7 +44,7 @@ impl Findings {
 
     /// The soft limit is raised to the hard one at start.
     fn max_connections(&self) -> usize {
-        capacity::max_connections(self.descriptors.1.unwrap_or(u64::MAX), self.workers, 1)
+        capacity::max_connections(self.descriptors.1.unwrap_or(u64::MAX), self.workers, 1, 0)
     }
 
     fn report(&self) -> String {
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn connections_follow_from_the_hard_limit() {
         let findings = findings(Ok(Vec::new()));
-        let expected = capacity::max_connections(20_000, 1, 1);
+        let expected = capacity::max_connections(20_000, 1, 1, 0);
         assert!(
             findings
                 .report()

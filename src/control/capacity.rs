@@ -12,10 +12,11 @@ const PER_WORKER: u64 = 3 + 128 + 2 * MOST_PIPES as u64;
 /// and a few to look at the process with.
 const PROCESS: u64 = 64;
 
-/// Client connections that fit into `descriptors`, where each of `workers` listens on `addresses`;
-/// 0 when not even the process itself fits.
-pub fn max_connections(descriptors: u64, workers: usize, addresses: usize) -> usize {
-    let reserved = PROCESS + workers as u64 * (PER_WORKER + addresses as u64);
+/// Client connections that fit into `descriptors`, where each of `workers` listens on `addresses` and
+/// `ahead` connections are for probes or held ahead of sessions; 0 when not even the process itself
+/// fits.
+pub fn max_connections(descriptors: u64, workers: usize, addresses: usize, ahead: usize) -> usize {
+    let reserved = PROCESS + workers as u64 * (PER_WORKER + addresses as u64) + ahead as u64;
     usize::try_from(descriptors.saturating_sub(reserved) / PER_SESSION).unwrap_or(usize::MAX)
 }
 
@@ -42,8 +43,8 @@ mod tests {
 
     #[test]
     fn connections_are_what_the_process_and_its_workers_leave() {
-        assert_eq!(max_connections(1024, 2, 1), (1024 - 64 - 520) / 2);
-        assert_eq!(max_connections(10, 2, 1), 0);
+        assert_eq!(max_connections(1024, 2, 1, 20), (1024 - 64 - 520 - 20) / 2);
+        assert_eq!(max_connections(10, 2, 1, 0), 0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::config::LogLevel;
-use crate::telemetry::events::{Event, Events, SessionRecord};
+use crate::telemetry::events::{BackendNews, Event, Events, SessionRecord};
 
 /// The thread that writes.
 pub(super) struct Reporter {
@@ -68,6 +68,56 @@ fn write(event: &Event) {
         Event::AcceptPaused { listener, errno } => {
             let error = io::Error::from_raw_os_error(*errno);
             tracing::warn!(%listener, %error, "accepting pauses");
+        }
+        Event::Backend {
+            upstream,
+            backend,
+            news,
+        } => write_news(upstream, backend, *news),
+        Event::FailingOpen {
+            upstream,
+            began: true,
+        } => {
+            tracing::warn!(%upstream, "too few backends are healthy: health is ignored");
+        }
+        Event::FailingOpen {
+            upstream,
+            began: false,
+        } => tracing::info!(%upstream, "enough backends are healthy again"),
+    }
+}
+
+fn write_news(upstream: &str, backend: &str, news: BackendNews) {
+    match news {
+        BackendNews::Ejected(time) => {
+            tracing::warn!(
+                upstream,
+                backend,
+                ?time,
+                "backend is ejected: failures in a row"
+            );
+        }
+        BackendNews::BreakerOpened(time) => {
+            tracing::warn!(
+                upstream,
+                backend,
+                ?time,
+                "breaker is open: too many failures"
+            );
+        }
+        BackendNews::BreakerHalfOpened => {
+            tracing::info!(
+                upstream,
+                backend,
+                "breaker is half-open: a few sessions try"
+            );
+        }
+        BackendNews::BreakerClosed => {
+            tracing::info!(
+                upstream,
+                backend,
+                "breaker is closed: the backend works again"
+            );
         }
     }
 }

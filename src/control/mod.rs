@@ -3,13 +3,6 @@
 
 pub mod capacity;
 mod events;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "nothing is probed until backends have a state to record it in"
-    )
-)]
 mod health;
 mod reload;
 mod workers;
@@ -22,6 +15,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::health::Probers;
 use self::reload::Reload;
 use self::workers::{Bound, Plan, Workers};
 use crate::address::Address;
@@ -57,11 +51,13 @@ async fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), Error>
     let plan = plan(&config, workers, max_connections)?;
     let Bound { sockets, addresses } = workers::bind(&config, plan.workers)?;
     let (events, receiver) = Events::new();
-    let shared = Shared::new(&config, plan.workers, max_connections, events);
+    let shared = Shared::new(&config, plan.workers, max_connections, events, seed());
     let reporter =
         events::report(receiver, &shared.events, config.log.level).map_err(Error::Resources)?;
     let mut workers = Workers::start(plan, &shared, sockets)?;
     announce(&config, &plan, max_connections, &addresses);
+    let mut probers = Probers::default();
+    probers.reconcile(health::targets(&config, &shared));
     let mut reload = Reload::default();
     let source = source.as_deref();
     let end = loop {
@@ -70,7 +66,12 @@ async fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), Error>
                 Request::End(name) => break name,
                 Request::Reload => reload.request(source),
             },
-            loaded = reload.loaded() => reload.finish(loaded, &mut config, &shared, source),
+            loaded = reload.loaded() => {
+                if reload.finish(loaded, &mut config, &shared, source) {
+                    workers.post(Message::Reloaded);
+                    probers.reconcile(health::targets(&config, &shared));
+                }
+            }
             ended = workers.next_end() => {
                 let unasked = Error::Worker("a worker ended by itself".to_owned());
                 return ended.unwrap_or(Ok(())).and(Err(unasked));
@@ -78,11 +79,18 @@ async fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), Error>
         }
     };
     let outcome = drain(&config, &shared, &mut workers, &mut signals, end).await;
-    drop(shared);
+    // Whoever may tell something lets go of the queue, the probers when they are next looked at.
+    drop((shared, probers));
+    tokio::task::yield_now().await;
     reporter.finish();
     outcome?;
     tracing::info!("ended");
     Ok(())
+}
+
+/// A number that nobody outside can know.
+fn seed() -> u64 {
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), "seed")
 }
 
 /// Stops accepting and waits for the sessions, until `drain_timeout` or a second signal.
@@ -153,7 +161,11 @@ fn max_connections(config: &Config, workers: usize) -> Result<usize, Error> {
         .iter()
         .map(|listener| listener.bind.len())
         .sum();
-    let most = capacity::max_connections(descriptors, workers, addresses);
+    let ahead = config.upstreams.iter().map(|upstream| {
+        // A probe at a time, and what every worker holds.
+        upstream.backends.len() * (1 + workers * upstream.pool.preconnect as usize)
+    });
+    let most = capacity::max_connections(descriptors, workers, addresses, ahead.sum());
     let wanted = config.runtime.max_connections.map_or(most, usize::from);
     if wanted > most || most == 0 {
         return Err(Error::TooManyConnections {

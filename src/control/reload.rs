@@ -3,14 +3,13 @@
 //! running, changes nothing.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::oneshot;
 
 use super::events;
 use crate::config::{self, Config, Diagnostics};
-use crate::proxy::{Shared, Snapshot};
+use crate::proxy::Shared;
 use crate::telemetry::log;
 
 /// A reload that was asked for: the file is being read on a thread of its own, since reading and
@@ -51,23 +50,31 @@ impl Reload {
         }
     }
 
-    /// Applies what was read, or says why not; then reads again if that was asked for.
+    /// Applies what was read, or says why not; then reads again if that was asked for. True when
+    /// another generation has taken effect.
     pub(super) fn finish(
         &mut self,
         loaded: Option<Result<Config, Diagnostics>>,
         current: &mut Config,
         shared: &Shared,
         source: Option<&Path>,
-    ) {
+    ) -> bool {
         self.loading = None;
-        match loaded {
+        let applied = match loaded {
             Some(Ok(new)) => accept(current, shared, new),
-            Some(Err(diagnostics)) => refuse(&diagnostics),
-            None => tracing::error!("reload refused: reading the file failed"),
-        }
+            Some(Err(diagnostics)) => {
+                refuse(&diagnostics);
+                false
+            }
+            None => {
+                tracing::error!("reload refused: reading the file failed");
+                false
+            }
+        };
         if std::mem::take(&mut self.again) {
             self.request(source);
         }
+        applied
     }
 }
 
@@ -86,21 +93,20 @@ fn refuse(diagnostics: &Diagnostics) {
     }
 }
 
-fn accept(current: &mut Config, shared: &Shared, new: Config) {
-    match config::diff::reload(current, &new) {
-        Ok(()) => apply(current, shared, new),
-        Err(refusals) => {
-            for refusal in refusals {
-                tracing::error!("reload refused: {refusal}");
-            }
-        }
+fn accept(current: &mut Config, shared: &Shared, new: Config) -> bool {
+    let refusals = config::diff::reload(current, &new).err();
+    for refusal in refusals.iter().flatten() {
+        tracing::error!("reload refused: {refusal}");
     }
+    if refusals.is_none() {
+        apply(current, shared, new);
+    }
+    refusals.is_none()
 }
 
 fn apply(current: &mut Config, shared: &Shared, new: Config) {
-    let snapshot = Snapshot::new(&new, Some(&shared.snapshot.load()));
+    let snapshot = shared.reload(&new);
     let (generation, upstreams) = (snapshot.generation, snapshot.upstreams.len());
-    shared.snapshot.store(Arc::new(snapshot));
     log::set_level(new.log.level);
     events::set_level(&shared.events, new.log.level);
     *current = new;

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::proxy::{ListenerSocket, Message, Shared, Worker};
 use crate::ring::net::{ListenOptions, into_fd, listen};
 use crate::ring::{BUFFER_BYTES, Mailbox, Ring, Setup, Uring, Without, limits};
+use crate::upstream::Bell;
 
 /// The running workers.
 pub(super) struct Workers {
@@ -108,6 +109,10 @@ impl Workers {
                 .spawn(move || run(start, guard, &ready, &started))
                 .map_err(Error::Resources)?;
         }
+        shared.bells.hang(mailboxes.iter().map(|mailbox| {
+            let mailbox = mailbox.clone();
+            Box::new(move || mailbox.signal()) as Bell
+        }));
         // So that a thread that ends without an answer is noticed.
         drop(ready_sender);
         let workers = Self {

@@ -12,7 +12,7 @@ use crate::ring::{Pipe, Relayed, Ring, Socket};
 use crate::time::Instant;
 
 /// Bytes held of a direction on buffers at most, one buffer more at the end.
-const WINDOW: u32 = 64 * 1024;
+pub(super) const WINDOW: u32 = 64 * 1024;
 /// Windows in a row after which a direction is bulk: a MiB.
 const STREAK: u8 = 16;
 /// Bytes are counted by 64, in 16 bits.

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::tcp::{self, Admission};
+use super::admission::Admission;
+use super::tcp;
 use super::worker::WorkerState;
 use crate::ring::{Listener, Ring, Socket};
 
@@ -103,7 +104,7 @@ fn is_about_one_connection(errno: i32) -> bool {
 /// Admits the client and starts its session, or refuses it with RST.
 fn begin(ring: &Ring, worker: &Rc<WorkerState>, listener: usize, client: Socket) {
     worker.counters(listener).accepted.add(1);
-    match Admission::new(worker, listener) {
+    match Admission::new(ring, worker, listener, &client) {
         Ok((admission, policy)) => {
             ring.spawn(tcp::session(ring.clone(), admission, policy, client));
         }

@@ -3,8 +3,10 @@
 //! A connection's life: accept → admission → pick → connect → relay both ways with half-close →
 //! close with one [`Reason`](crate::telemetry::Reason).
 
+mod admission;
 mod bulk;
 mod listener;
+mod pacing;
 mod relay;
 mod snapshot;
 mod tcp;

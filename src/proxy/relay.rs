@@ -12,11 +12,13 @@
 //! An end that one side can't see as the end (a reset, a timeout in mid-stream, a drain) reaches
 //! the other side as RST, never as a FIN that would pass a truncation off as complete.
 
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use super::bulk::Bulk;
-use crate::config::Timeouts;
+use super::pacing::Pacing;
+use super::snapshot::ListenerPolicy;
 use crate::ring::{Flow, Relayed, Ring, Socket, Timer};
 use crate::telemetry::Reason;
 use crate::time::Instant;
@@ -27,30 +29,6 @@ const BLOCKED_CHECK: Duration = Duration::from_secs(1);
 
 /// No progress to compare with.
 const NOTHING: u64 = u64::MAX;
-
-/// [`Timeouts`] in half the room: there is one of these per session.
-struct Compact {
-    idle_nanos: u64,
-    half_close_nanos: u64,
-}
-
-impl Compact {
-    fn new(timeouts: Timeouts) -> Self {
-        let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        Self {
-            idle_nanos: nanos(timeouts.idle),
-            half_close_nanos: nanos(timeouts.half_close),
-        }
-    }
-
-    fn idle(&self) -> Duration {
-        Duration::from_nanos(self.idle_nanos)
-    }
-
-    fn half_close(&self) -> Duration {
-        Duration::from_nanos(self.half_close_nanos)
-    }
-}
 
 /// How a session's relaying ended.
 pub(super) struct Outcome {
@@ -82,9 +60,8 @@ enum Side {
 pub(super) struct Relay {
     client: Socket,
     backend: Socket,
-    ring: Ring,
     timer: Timer,
-    timeouts: Compact,
+    policy: Arc<ListenerPolicy>,
     /// When the last byte moved.
     active: Instant,
     /// When to look for idleness next.
@@ -98,11 +75,14 @@ pub(super) struct Relay {
     bytes_sent: u64,
     /// By the side that a direction begins at.
     bulk: [Bulk; 2],
+    pacing: Option<Box<Pacing>>,
     state: State,
 }
 
 #[derive(Clone, Copy)]
 enum State {
+    /// As `Relaying`, while the backend may have closed before anything of this session.
+    Ahead,
     /// `first_fin`: the side that sent FIN, once one has; `both`: the other one has, too.
     Relaying { first_fin: Option<Side>, both: bool },
     /// `broken` takes no more; the other side is reset after the bytes from before.
@@ -114,6 +94,13 @@ enum State {
     },
 }
 
+impl State {
+    const RELAYING: Self = Self::Relaying {
+        first_fin: None,
+        both: false,
+    };
+}
+
 /// How a relay ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ending {
@@ -123,26 +110,45 @@ pub(super) struct Ending {
 }
 
 impl Relay {
-    pub(super) fn new(ring: &Ring, client: Socket, backend: Socket, timeouts: Timeouts) -> Self {
+    /// `ahead`: the backend's connection was open before the session came. If it turns out to have been
+    /// closed before anything of this session reached it, the relay ends with [`Ending::STALE`].
+    pub(super) fn new(
+        client: Socket,
+        backend: Socket,
+        policy: Arc<ListenerPolicy>,
+        ahead: bool,
+    ) -> Self {
+        let ring = client.ring();
         let now = ring.now();
+        let pacing = |rate| Box::new(Pacing::new(rate, now));
         Self {
-            client,
-            backend,
-            ring: ring.clone(),
             timer: ring.timer(),
-            timeouts: Compact::new(timeouts),
             active: now,
-            check_at: now + timeouts.idle / 2,
+            check_at: now + policy.timeouts.idle / 2,
             begun: false,
             progress: NOTHING,
             bytes_received: 0,
             bytes_sent: 0,
             bulk: [Bulk::default(), Bulk::default()],
-            state: State::Relaying {
-                first_fin: None,
-                both: false,
+            pacing: policy.rate_limit.bandwidth.map(pacing),
+            state: match ahead {
+                true => State::Ahead,
+                false => State::RELAYING,
             },
+            client,
+            backend,
+            policy,
         }
+    }
+
+    /// From the client and to the client, so far.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.bytes_received, self.bytes_sent)
+    }
+
+    /// The client and what it goes by, for another relay.
+    pub(super) fn into_client(self) -> (Socket, Arc<ListenerPolicy>) {
+        (self.client, self.policy)
     }
 
     fn begin(&mut self) {
@@ -157,15 +163,24 @@ impl Relay {
         if !self.begun {
             self.begin();
         }
+        if let State::Ahead = self.state {
+            // Looked at before the client's first byte is sent.
+            if self.backend.has_ended() {
+                return Poll::Ready(Ending::STALE);
+            }
+            if self.client.held() > 0 || self.client.has_ended() || self.backend.held() > 0 {
+                self.state = State::RELAYING;
+            }
+        }
         match self.state {
-            State::Relaying { .. } => self.relay(),
+            State::Ahead | State::Relaying { .. } => self.relay(),
             State::Flushing { .. } => self.flush(),
         }
     }
 
     /// The ring of both sockets.
     pub(super) fn ring(&self) -> &Ring {
-        &self.ring
+        self.client.ring()
     }
 
     /// Closes both sides.
@@ -185,7 +200,8 @@ impl Relay {
         let mut blocked = false;
         for from in [Side::Client, Side::Backend] {
             let relayed = self.pump(from);
-            blocked |= relayed.blocked;
+            // A direction that rests is not received from either.
+            blocked |= relayed.blocked || (relayed.quiet && self.pacing.is_some());
             match relayed.flow {
                 Flow::Open => {}
                 Flow::Finished => self.pass_fin_on(from),
@@ -194,10 +210,14 @@ impl Relay {
             }
         }
         let piped = self.bulk.iter().any(Bulk::has_pipe);
-        if (blocked || piped) && self.check_at > self.ring.now() + BLOCKED_CHECK {
+        if (blocked || piped) && self.check_at > self.ring().now() + BLOCKED_CHECK {
             self.check_again_in(BLOCKED_CHECK);
         }
+        if self.pacing.is_some() {
+            self.set_timer();
+        }
         match self.state {
+            State::Ahead => self.check(None, blocked),
             State::Relaying {
                 first_fin: Some(Side::Client),
                 both: true,
@@ -213,13 +233,15 @@ impl Relay {
 
     /// Moves what `from` has sent, by the tier its direction is on.
     fn pump(&mut self, from: Side) -> Relayed {
-        let now = self.ring.now();
+        let now = self.ring().now();
         let (source, target) = match from {
             Side::Client => (&self.client, &self.backend),
             Side::Backend => (&self.backend, &self.client),
         };
-        let bulk = &mut self.bulk[from as usize];
-        let relayed = bulk.relay(&self.ring, source, target, now);
+        let relayed = match &mut self.pacing {
+            Some(pacing) => pacing.relay(from as usize, (source, target), now),
+            None => self.bulk[from as usize].relay(source.ring(), source, target, now),
+        };
         if relayed.moved > 0 {
             self.active = now;
             match from {
@@ -239,9 +261,9 @@ impl Relay {
             Some(first) if first != from && !*both => *both = true,
             Some(_) => return,
         }
-        self.active = self.ring.now();
+        self.active = self.ring().now();
         self.sides(from).1.finish();
-        self.check_again_in(self.timeouts.half_close() / 2);
+        self.check_again_in(self.policy.timeouts.half_close / 2);
     }
 
     fn start_flushing(&mut self, broken: Side, errno: i32) -> Poll<Ending> {
@@ -249,7 +271,7 @@ impl Relay {
         self.state = State::Flushing {
             broken,
             reason: reason_of(broken, errno),
-            until: self.ring.now() + self.timeouts.half_close(),
+            until: self.ring().now() + self.policy.timeouts.half_close,
             pause: Duration::from_millis(1),
         };
         self.flush()
@@ -269,7 +291,7 @@ impl Relay {
             return Poll::Pending;
         };
         let flow = self.pump(broken).flow;
-        let now = self.ring.now();
+        let now = self.ring().now();
         let (_, target) = self.sides(broken);
         let progress = target.progress();
         let delivered = match flow {
@@ -281,7 +303,7 @@ impl Relay {
         };
         if self.progress != progress {
             self.progress = progress;
-            until = now + self.timeouts.half_close();
+            until = now + self.policy.timeouts.half_close;
         }
         if delivered || now >= until {
             return Poll::Ready(Ending {
@@ -302,10 +324,10 @@ impl Relay {
 
     /// Looks at what no completion tells, when it is time to.
     fn check(&mut self, first_fin: Option<Side>, blocked: bool) -> Poll<Ending> {
-        if self.ring.now() < self.check_at {
+        if self.ring().now() < self.check_at {
             return Poll::Pending;
         }
-        if self.ring.now() - self.active >= BLOCKED_CHECK {
+        if self.ring().now() - self.active >= BLOCKED_CHECK {
             self.bulk.iter_mut().for_each(Bulk::rest);
         }
         if blocked && let Some(side) = self.gone(first_fin) {
@@ -327,7 +349,7 @@ impl Relay {
     /// often. So a stalled session ends after one to one and a half timeouts, a silent one after
     /// exactly one.
     fn check_idle(&mut self, half_closed: bool, blocked: bool) -> Poll<Ending> {
-        let now = self.ring.now();
+        let now = self.ring().now();
         let waiting = self.client.unacknowledged() > 0 || self.backend.unacknowledged() > 0;
         let held = self.bulk.iter().any(|bulk| !bulk.is_empty());
         let stuck = waiting || held || self.client.is_sending() || self.backend.is_sending();
@@ -339,8 +361,8 @@ impl Relay {
             self.progress = if stuck { progress } else { NOTHING };
         }
         let (timeout, reason) = match half_closed {
-            true => (self.timeouts.half_close(), Reason::HalfClose),
-            false => (self.timeouts.idle(), Reason::Idle),
+            true => (self.policy.timeouts.half_close, Reason::HalfClose),
+            false => (self.policy.timeouts.idle, Reason::Idle),
         };
         let left = (self.active + timeout) - now;
         if left.is_zero() {
@@ -360,8 +382,16 @@ impl Relay {
     }
 
     fn check_again_in(&mut self, pause: Duration) {
-        self.check_at = self.ring.now() + pause;
-        self.timer.set(self.check_at);
+        self.check_at = self.ring().now() + pause;
+        self.set_timer();
+    }
+
+    /// For the next look, or for a direction that rests before that.
+    fn set_timer(&self) {
+        let pacing = self.pacing.as_ref();
+        let resume = pacing.and_then(|pacing| pacing.resume_at());
+        let first = resume.map_or(self.check_at, |resume| resume.min(self.check_at));
+        self.timer.set(first);
     }
 
     /// The source and the target of the direction that begins at `from`.
@@ -377,6 +407,12 @@ impl Ending {
     /// The worker ends its sessions.
     pub(super) const DRAINED: Self = Self {
         reason: Reason::Drained,
+        reset: true,
+    };
+
+    /// Nothing was moved, and the backend had closed before: the client is for another backend.
+    pub(super) const STALE: Self = Self {
+        reason: Reason::BackendClosed,
         reset: true,
     };
 

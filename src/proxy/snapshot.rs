@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::config::{self, Config, Timeouts};
+use crate::config::{self, Config, RateLimit, Timeouts};
 use crate::policy::admission::Occupancy;
+use crate::policy::bucket::Bucket;
+use crate::policy::cidr::Acl;
+use crate::policy::clients::Clients;
 use crate::telemetry::Reason;
 use crate::telemetry::counters::ListenerCounters;
 use crate::telemetry::events::Events;
-use crate::upstream::Upstream;
+use crate::upstream::{Bells, Surroundings, Upstream};
 
 /// One generation of the configuration, read once per connection.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// In the order of the first generation, whatever the file's order is by now: a listener's
     /// place is its index everywhere.
-    pub listeners: Vec<ListenerPolicy>,
+    pub listeners: Vec<Arc<ListenerPolicy>>,
     /// In the order of the configuration.
     pub upstreams: Vec<Arc<Upstream>>,
 }
@@ -35,6 +38,12 @@ pub struct ListenerPolicy {
     pub timeouts: Timeouts,
     /// Sessions at once; `usize::MAX` = no cap of its own.
     pub max_connections: usize,
+    /// Who may connect.
+    pub acl: Arc<Acl>,
+    /// How often, and how fast.
+    pub rate_limit: RateLimit,
+    /// The buckets of clients, if each has one.
+    pub clients: Option<Arc<Clients>>,
 }
 
 /// What of a listener outlives every reload.
@@ -44,6 +53,8 @@ pub struct ListenerState {
     pub name: Arc<str>,
     /// Sessions at once, over all workers.
     pub active: Occupancy,
+    /// Of `rate_limit.connections`.
+    pub bucket: Bucket,
     /// One per worker.
     pub counters: Vec<ListenerCounters>,
 }
@@ -61,36 +72,27 @@ pub struct Shared {
     pub max_connections: usize,
     /// What is to be told.
     pub events: Arc<Events>,
+    /// How workers are signalled that a place may be free.
+    pub bells: Arc<Bells>,
+    /// What all randomness comes from.
+    pub seed: u64,
 }
 
 impl Snapshot {
-    /// Builds the run-time form of `config`; what `before` knows of upstreams of the same name is
-    /// kept.
-    pub fn new(config: &Config, before: Option<&Self>) -> Self {
-        let kept = |model: &config::Upstream| {
-            let same = before?
-                .upstreams
-                .iter()
-                .find(|kept| *kept.name() == model.name);
-            same.map(Arc::as_ref)
-        };
-        let upstreams: Vec<_> = config
-            .upstreams
-            .iter()
-            .map(|model| Arc::new(Upstream::new(model, kept(model))))
-            .collect();
+    /// Builds the run-time form of `config`; what `before` knows of upstreams and listeners of the
+    /// same name is kept. `seed`: nobody outside may know it.
+    pub fn new(config: &Config, before: Option<&Self>, around: &Surroundings, seed: u64) -> Self {
+        let upstreams = upstreams(config, before, around);
         let mut listeners: Vec<_> = config
             .listeners
             .iter()
-            .map(|listener| ListenerPolicy {
-                name: listener.name.clone(),
-                upstream: upstreams[listener.upstream].clone(),
-                timeouts: listener.timeouts,
-                max_connections: listener.max_connections.map_or(usize::MAX, usize::from),
+            .map(|listener| {
+                let before = before.and_then(|before| before.listener(&listener.name));
+                Arc::new(ListenerPolicy::new(listener, &upstreams, before, seed))
             })
             .collect();
         if let Some(before) = before {
-            let place = |policy: &ListenerPolicy| {
+            let place = |policy: &Arc<ListenerPolicy>| {
                 before
                     .listeners
                     .iter()
@@ -104,6 +106,76 @@ impl Snapshot {
             upstreams,
         }
     }
+
+    fn listener(&self, name: &str) -> Option<&ListenerPolicy> {
+        let same = |listener: &&Arc<ListenerPolicy>| *listener.name == *name;
+        self.listeners.iter().find(same).map(Arc::as_ref)
+    }
+
+    fn upstream(&self, name: &str) -> Option<&Upstream> {
+        let same = |upstream: &&Arc<Upstream>| **upstream.name() == *name;
+        self.upstreams.iter().find(same).map(Arc::as_ref)
+    }
+}
+
+fn upstreams(
+    config: &Config,
+    before: Option<&Snapshot>,
+    around: &Surroundings,
+) -> Vec<Arc<Upstream>> {
+    let upstreams: Vec<_> = config
+        .upstreams
+        .iter()
+        .map(|model| {
+            let before = before.and_then(|before| before.upstream(&model.name));
+            Arc::new(Upstream::new(model, before, around))
+        })
+        .collect();
+    for old in before.into_iter().flat_map(|before| &before.upstreams) {
+        let after = upstreams.iter().find(|new| new.name() == old.name());
+        old.retire(after.map(Arc::as_ref));
+    }
+    upstreams
+}
+
+impl ListenerPolicy {
+    fn new(
+        model: &config::Listener,
+        upstreams: &[Arc<Upstream>],
+        before: Option<&Self>,
+        seed: u64,
+    ) -> Self {
+        let rate_limit = model.rate_limit;
+        let networks = |networks: &[config::IpNet]| {
+            let pairs = networks.iter();
+            pairs
+                .map(|network| (network.network(), network.prefix_len()))
+                .collect::<Vec<_>>()
+        };
+        let clients = rate_limit.connections_per_ip.map(|_| {
+            let kept = before.filter(|before| {
+                let old = before.rate_limit;
+                (old.max_clients, old.ipv6_prefix)
+                    == (rate_limit.max_clients, rate_limit.ipv6_prefix)
+            });
+            let kept = kept.and_then(|before| before.clients.clone());
+            kept.unwrap_or_else(|| Arc::new(Clients::new(rate_limit.max_clients, seed)))
+        });
+        Self {
+            name: model.name.clone(),
+            upstream: upstreams[model.upstream].clone(),
+            timeouts: model.timeouts,
+            max_connections: model.max_connections.map_or(usize::MAX, usize::from),
+            acl: Arc::new(Acl::new(networks(&model.allow), networks(&model.deny))),
+            rate_limit,
+            clients,
+        }
+    }
+
+    /// It matters who the client is.
+    pub(super) fn needs_client(&self) -> bool {
+        !self.acl.is_open() || self.clients.is_some() || self.upstream.needs_client()
+    }
 }
 
 impl Shared {
@@ -113,19 +185,45 @@ impl Shared {
         workers: usize,
         max_connections: usize,
         events: Arc<Events>,
+        seed: u64,
     ) -> Arc<Self> {
+        let around = Surroundings {
+            workers,
+            bells: Arc::default(),
+            events,
+        };
         let listeners = config.listeners.iter().map(|listener| ListenerState {
             name: listener.name.clone(),
             active: Occupancy::default(),
+            bucket: Bucket::default(),
             counters: (0..workers).map(|_| ListenerCounters::default()).collect(),
         });
         Arc::new(Self {
-            snapshot: ArcSwap::from_pointee(Snapshot::new(config, None)),
+            snapshot: ArcSwap::from_pointee(Snapshot::new(config, None, &around, seed)),
             listeners: listeners.collect(),
             active: Occupancy::default(),
             max_connections,
-            events,
+            events: around.events,
+            bells: around.bells,
+            seed,
         })
+    }
+
+    /// Another generation takes effect for new sessions. The workers are to be told of it, too:
+    /// [`Message::Reloaded`](super::Message::Reloaded).
+    pub fn reload(&self, config: &Config) -> Arc<Snapshot> {
+        let around = Surroundings {
+            workers: self
+                .listeners
+                .first()
+                .map_or(0, |listener| listener.counters.len()),
+            bells: self.bells.clone(),
+            events: self.events.clone(),
+        };
+        let before = self.snapshot.load();
+        let snapshot = Arc::new(Snapshot::new(config, Some(&before), &around, self.seed));
+        self.snapshot.store(snapshot.clone());
+        snapshot
     }
 
     /// Sessions of the listener that ended for `reason`, over all workers.

@@ -2,105 +2,152 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::admission::{Admission, Policy};
 use super::listener;
 use super::relay::{Ending, Outcome, Relay};
 use super::worker::WorkerState;
-use crate::config::Timeouts;
 use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
 use crate::telemetry::events::{Event, SessionRecord};
 use crate::time::Instant;
-use crate::upstream::{self, Backend, Connection, Failure, Leased, Upstream};
-
-/// A session's places under the caps of its listener and of the process; they are free again when
-/// it goes.
-pub(super) struct Admission {
-    worker: Rc<WorkerState>,
-    listener: u32,
-}
-
-impl Admission {
-    /// Takes the places, or says which cap is reached. The session sees the generation that is
-    /// returned with it, whole.
-    pub(super) fn new(worker: &Rc<WorkerState>, listener: usize) -> Result<(Self, Policy), Reason> {
-        let shared = &worker.shared;
-        if !shared.active.enter(shared.max_connections) {
-            return Err(Reason::ProcessFull);
-        }
-        let snapshot = shared.snapshot.load();
-        let policy = &snapshot.listeners[listener];
-        if !shared.listeners[listener]
-            .active
-            .enter(policy.max_connections)
-        {
-            shared.active.leave();
-            return Err(Reason::ListenerFull);
-        }
-        worker.begin();
-        let admission = Self {
-            worker: worker.clone(),
-            listener: listener as u32,
-        };
-        let policy = Policy {
-            upstream: policy.upstream.clone(),
-            timeouts: policy.timeouts,
-        };
-        Ok((admission, policy))
-    }
-
-    fn listener(&self) -> usize {
-        self.listener as usize
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.worker.listener(self.listener()).active.leave();
-        self.worker.shared.active.leave();
-        self.worker.end();
-    }
-}
-
-/// What of its listener a session goes by.
-pub(super) struct Policy {
-    upstream: Arc<Upstream>,
-    timeouts: Timeouts,
-}
+use crate::upstream::{self, Backend, Connection, Failure, Lease};
 
 /// Serves one client: connects a backend, then goes on as [`Relaying`].
 pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, client: Socket) {
-    client.belongs_to_this_task();
     let record = Record::begin(&ring, &admission.worker, &client);
-    match establish(&ring, &admission, &policy.upstream).await {
-        Ok(Connection { socket, backend }) => {
-            let relay = Some(Relay::new(&ring, client, socket, policy.timeouts));
-            ring.spawn(Relaying {
+    let session = Session {
+        admission,
+        policy,
+        client,
+        record,
+        takes_ahead: true,
+    };
+    session.serve(ring).await;
+}
+
+/// A session without a backend.
+struct Session {
+    admission: Admission,
+    policy: Policy,
+    client: Socket,
+    record: Option<Box<Record>>,
+    /// A connection that was open ahead will do.
+    takes_ahead: bool,
+}
+
+impl Session {
+    async fn serve(self, ring: Ring) {
+        self.client.belongs_to_this_task();
+        match self.establish(&ring).await {
+            Ok(connection) => self.relay(&ring, connection),
+            Err(reason) => {
+                self.client.abort();
+                let outcome = Outcome::nothing(reason);
+                finish(&ring, self.admission, self.record, &outcome, None);
+            }
+        }
+    }
+
+    fn relay(self, ring: &Ring, connection: Connection) {
+        let Connection {
+            socket,
+            lease,
+            ahead,
+        } = connection;
+        let relay = Relay::new(self.client, socket, self.policy.listener, ahead);
+        ring.spawn(Relaying {
+            live: Some(Live {
                 relay,
-                admission: Some(admission),
-                backend,
-                record,
-            });
+                admission: self.admission,
+                lease,
+            }),
+            record: self.record,
+        });
+    }
+
+    /// Connects to a backend, unless the worker ends its sessions first.
+    async fn establish(&self, ring: &Ring) -> Result<Connection, Reason> {
+        let worker = &self.admission.worker;
+        let caller = Caller {
+            ring,
+            session: self,
+        };
+        let upstream = &self.policy.listener.upstream;
+        let mut connecting = pin!(upstream::connect(ring, &worker.local, upstream, &caller));
+        poll_fn(|context| {
+            if worker.aborting.get() {
+                return Poll::Ready(Err(Reason::Drained));
+            }
+            connecting
+                .as_mut()
+                .poll(context)
+                .map_err(|failure| self.reason_of(ring, failure))
+        })
+        .await
+    }
+
+    fn reason_of(&self, ring: &Ring, failure: Failure) -> Reason {
+        match failure {
+            Failure::Refused => Reason::NoBackend,
+            Failure::TimedOut => Reason::ConnectTimeout,
+            Failure::NoResources => {
+                listener::rest_all(ring, &self.admission.worker);
+                Reason::NoResources
+            }
+            Failure::QueueFull => Reason::QueueFull,
+            Failure::QueueTimeout => Reason::QueueTimeout,
+            Failure::ClientGone => Reason::ClientReset,
         }
-        Err(reason) => {
-            client.abort();
-            finish(&ring, admission, record, &Outcome::nothing(reason), None);
-        }
+    }
+}
+
+/// What connecting needs to know of the session.
+struct Caller<'a> {
+    ring: &'a Ring,
+    session: &'a Session,
+}
+
+impl upstream::Caller for Caller<'_> {
+    fn client(&self) -> Option<IpAddr> {
+        self.session.policy.client
+    }
+
+    fn is_gone(&self) -> bool {
+        self.session.client.is_gone()
+    }
+
+    fn takes_ahead(&self) -> bool {
+        self.session.takes_ahead
+    }
+
+    fn failed(&self, backend: &Backend, error: &io::Error) {
+        let Admission { worker, .. } = &self.session.admission;
+        let counters = worker.counters(self.session.admission.listener());
+        counters.connect_failures.add(1);
+        let events = &worker.shared.events;
+        let upstream = self.session.policy.listener.upstream.name();
+        events.connect_failed(self.ring.now(), upstream, &backend.name, error);
     }
 }
 
 /// A session with both its connections: the form in which most sessions spend their lives. A task
 /// of its own, written by hand, because it is a third of what connecting needs.
 struct Relaying {
-    relay: Option<Relay>,
-    admission: Option<Admission>,
-    backend: Leased,
+    /// Until it ends.
+    live: Option<Live>,
     record: Option<Box<Record>>,
+}
+
+/// What a session has of the world.
+struct Live {
+    relay: Relay,
+    admission: Admission,
+    lease: Lease,
 }
 
 impl Future for Relaying {
@@ -108,25 +155,56 @@ impl Future for Relaying {
 
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let (Some(relay), Some(admission)) = (&mut this.relay, &this.admission) else {
+        let Some(live) = &mut this.live else {
             return Poll::Ready(());
         };
-        let ending = match admission.worker.aborting.get() {
-            true => Ending::DRAINED,
-            false => std::task::ready!(relay.poll()),
+        let ending = match live.admission.worker.aborting.get() {
+            true => Poll::Ready(Ending::DRAINED),
+            false => live.relay.poll(),
         };
-        if let (Some(relay), Some(admission)) = (this.relay.take(), this.admission.take()) {
-            let ring = relay.ring().clone();
-            let backend = this.backend.name.clone();
-            finish(
-                &ring,
-                admission,
-                this.record.take(),
-                &relay.close(ending),
-                Some(backend),
-            );
+        if live.lease.is_watched() {
+            let (received, sent) = live.relay.bytes();
+            live.lease.look(received, sent, live.relay.ring().now());
+        }
+        let ending = std::task::ready!(ending);
+        if let Some(live) = this.live.take() {
+            live.end(this.record.take(), ending);
         }
         Poll::Ready(())
+    }
+}
+
+impl Live {
+    fn end(self, record: Option<Box<Record>>, ending: Ending) {
+        let ring = self.relay.ring().clone();
+        if ending == Ending::STALE {
+            return self.begin_again(&ring, record);
+        }
+        let mut lease = self.lease;
+        let backend = lease.backend().name.clone();
+        let outcome = self.relay.close(ending);
+        lease.ended(outcome.reason, ring.now());
+        drop(lease);
+        finish(&ring, self.admission, record, &outcome, Some(backend));
+    }
+
+    /// The connection that was open ahead had been closed: the client gets a fresh one.
+    fn begin_again(self, ring: &Ring, record: Option<Box<Record>>) {
+        let admission = self.admission;
+        let (client, listener) = self.relay.into_client();
+        match Policy::new(ring, &listener, &client) {
+            Ok(policy) => {
+                let session = Session {
+                    admission,
+                    policy,
+                    client,
+                    record,
+                    takes_ahead: false,
+                };
+                ring.spawn(session.serve(ring.clone()));
+            }
+            Err(reason) => finish(ring, admission, record, &Outcome::nothing(reason), None),
+        }
     }
 }
 
@@ -177,38 +255,6 @@ fn book(
     if let Some(record) = record {
         record.end(ring.now(), place, outcome, backend);
     }
-}
-
-/// Connects to a backend, unless the worker ends its sessions first.
-async fn establish(
-    ring: &Ring,
-    admission: &Admission,
-    upstream: &Upstream,
-) -> Result<Connection, Reason> {
-    let counters = admission.worker.counters(admission.listener());
-    let failed = |backend: &Backend, error: &io::Error| {
-        counters.connect_failures.add(1);
-        let events = &admission.worker.shared.events;
-        events.connect_failed(ring.now(), upstream.name(), &backend.name, error);
-    };
-    let mut connecting = pin!(upstream::connect(ring, upstream, failed));
-    poll_fn(|context| {
-        if admission.worker.aborting.get() {
-            return Poll::Ready(Err(Reason::Drained));
-        }
-        connecting
-            .as_mut()
-            .poll(context)
-            .map_err(|failure| match failure {
-                Failure::Refused => Reason::NoBackend,
-                Failure::TimedOut => Reason::ConnectTimeout,
-                Failure::NoResources => {
-                    listener::rest_all(ring, &admission.worker);
-                    Reason::NoResources
-                }
-            })
-    })
-    .await
 }
 
 /// What is only needed when the end of sessions is told.

@@ -10,6 +10,7 @@ use super::snapshot::{ListenerState, Shared};
 use crate::ring::{Fd, Mailbox, Receiver, Ring};
 use crate::telemetry::counters::ListenerCounters;
 use crate::time::Instant;
+use crate::upstream::Local;
 
 /// What the control plane asks of a worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +19,8 @@ pub enum Message {
     Drain,
     /// End all sessions.
     Abort,
+    /// The configuration has changed.
+    Reloaded,
 }
 
 /// A listening socket that a worker gets.
@@ -41,6 +44,8 @@ pub struct Worker {
 pub(super) struct WorkerState {
     pub(super) shared: Arc<Shared>,
     pub(super) index: usize,
+    /// This worker's part of the upstreams.
+    pub(super) local: Local,
     pub(super) draining: Cell<bool>,
     pub(super) aborting: Cell<bool>,
     /// Accept loops and sessions that have not ended.
@@ -79,9 +84,14 @@ impl Worker {
         listeners: &[ListenerSocket],
         mailbox: (Arc<Mailbox<Message>>, Fd),
     ) -> Self {
+        let local = Local::new(index, shared.seed);
+        local
+            .pools
+            .keep_for(&ring, &shared.snapshot.load().upstreams);
         let state = Rc::new(WorkerState {
             shared,
             index,
+            local,
             draining: Cell::new(false),
             aborting: Cell::new(false),
             busy: Cell::new(0),
@@ -141,17 +151,29 @@ impl Worker {
     }
 }
 
-/// Carries out what the control plane asks.
+/// Carries out what the control plane asks, and answers the bell: a signal without a message.
 async fn obey(ring: Ring, state: Rc<WorkerState>, receiver: Receiver<Message>) {
     // An eventfd that can't be read any more is a broken invariant: without it the worker could
     // neither drain nor end.
     loop {
         for message in receiver.receive().await.expect("an eventfd can be read") {
             match message {
-                Message::Drain => state.draining.set(true),
-                Message::Abort => state.aborting.set(true),
+                Message::Drain => {
+                    state.draining.set(true);
+                    state.local.pools.close();
+                    ring.wake_all();
+                }
+                Message::Abort => {
+                    state.aborting.set(true);
+                    ring.wake_all();
+                }
+                Message::Reloaded if !state.draining.get() => {
+                    let snapshot = state.shared.snapshot.load();
+                    state.local.pools.keep_for(&ring, &snapshot.upstreams);
+                }
+                Message::Reloaded => {}
             }
-            ring.wake_all();
         }
+        state.local.answer_bell();
     }
 }

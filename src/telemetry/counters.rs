@@ -38,6 +38,8 @@ pub struct ListenerCounters {
     pub connect_failures: Counter,
     /// Times accepting had to pause because the system had no descriptor or memory.
     pub accept_pauses: Counter,
+    /// Connections that `rate_limit` would have refused, had it not been a dry run.
+    pub rate_limit_dry_run: Counter,
     closed: [Counter; Reason::ALL.len()],
 }
 

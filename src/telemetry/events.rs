@@ -32,6 +32,35 @@ pub enum Event {
         /// Why.
         error: io::Error,
     },
+    /// Live sessions have changed what is thought of a backend.
+    Backend {
+        /// The upstream's name.
+        upstream: Arc<str>,
+        /// The backend's name.
+        backend: Arc<str>,
+        /// What has happened.
+        news: BackendNews,
+    },
+    /// Too few backends are healthy, so that health is ignored; or enough are again.
+    FailingOpen {
+        /// The upstream's name.
+        upstream: Arc<str>,
+        /// It has begun.
+        began: bool,
+    },
+}
+
+/// What has happened to a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BackendNews {
+    /// It gets no sessions for so long, because too many failed in a row.
+    Ejected(Duration),
+    /// It gets no sessions for so long, because too large a part of them failed.
+    BreakerOpened(Duration),
+    /// A few sessions try whether it works.
+    BreakerHalfOpened,
+    /// It has shown that it works.
+    BreakerClosed,
 }
 
 /// One session, told at its end.
@@ -124,6 +153,20 @@ impl Events {
                     .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error),
             });
         }
+    }
+
+    /// Tells news of a backend.
+    pub fn backend(&self, upstream: Arc<str>, backend: Arc<str>, news: BackendNews) {
+        self.send(Event::Backend {
+            upstream,
+            backend,
+            news,
+        });
+    }
+
+    /// Tells that health is ignored from now on (`began`), or no longer.
+    pub fn failing_open(&self, upstream: Arc<str>, began: bool) {
+        self.send(Event::FailingOpen { upstream, began });
     }
 
     /// Takes the number of events that found the queue full since the last time.

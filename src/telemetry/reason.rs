@@ -28,6 +28,16 @@ pub enum Reason {
     ProcessFull,
     /// The listener is at its `max_connections`.
     ListenerFull,
+    /// The client's address may not connect.
+    Denied,
+    /// The listener was above its rate of new connections.
+    RateLimit,
+    /// The client's address was above its rate of new connections.
+    ClientRateLimit,
+    /// Every backend was full, and as many sessions waited as may.
+    QueueFull,
+    /// Every backend stayed full for `queue.timeout`.
+    QueueTimeout,
     /// This machine had no descriptor, port or memory for the backend's side.
     NoResources,
     /// Still open at `drain_timeout`.
@@ -36,7 +46,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 19] = [
         Self::ClientClosed,
         Self::BackendClosed,
         Self::ClientReset,
@@ -49,6 +59,11 @@ impl Reason {
         Self::ConnectTimeout,
         Self::ProcessFull,
         Self::ListenerFull,
+        Self::Denied,
+        Self::RateLimit,
+        Self::ClientRateLimit,
+        Self::QueueFull,
+        Self::QueueTimeout,
         Self::NoResources,
         Self::Drained,
     ];
@@ -68,6 +83,11 @@ impl Reason {
             Self::ConnectTimeout => "connect-timeout",
             Self::ProcessFull => "process-full",
             Self::ListenerFull => "listener-full",
+            Self::Denied => "denied",
+            Self::RateLimit => "rate-limit",
+            Self::ClientRateLimit => "client-rate-limit",
+            Self::QueueFull => "queue-full",
+            Self::QueueTimeout => "queue-timeout",
             Self::NoResources => "no-resources",
             Self::Drained => "drained",
         }

@@ -1,42 +1,29 @@
-//! From an upstream to a connection: pick, connect, and on failure the next candidate.
+//! From an upstream to a connection: pick, wait where all are full, connect, and on failure try
+//! another backend within the budget.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Backend, Upstream};
-use crate::policy::balance::{Candidates, Passed, Request};
+use super::Upstream;
+use super::backend::{Backend, Lease};
+use super::local::Local;
+use super::queue::{self, Look};
+use super::select::Pick;
+use crate::policy::balance::{Draw, Passed, Request};
+use crate::policy::retry;
 use crate::ring::{Ring, Socket};
+use crate::time::Instant;
 
-/// A connection to a backend; the backend's count goes down when it goes.
+/// A connection to a backend.
 pub struct Connection {
     /// The backend's side of the session.
     pub socket: Socket,
     /// Which one it is.
-    pub backend: Leased,
-}
-
-/// A backend with one more session on it, for as long as this lives.
-pub struct Leased(Arc<Backend>);
-
-impl Leased {
-    fn new(backend: &Arc<Backend>) -> Self {
-        backend.load.active.enter(usize::MAX);
-        Self(backend.clone())
-    }
-}
-
-impl std::ops::Deref for Leased {
-    type Target = Arc<Backend>;
-
-    fn deref(&self) -> &Arc<Backend> {
-        &self.0
-    }
-}
-
-impl Drop for Leased {
-    fn drop(&mut self) {
-        self.0.load.active.leave();
-    }
+    pub lease: Lease,
+    /// It was open before the session came: it may have been closed without anybody's having
+    /// noticed yet.
+    pub ahead: bool,
 }
 
 /// Why no backend could be had.
@@ -48,57 +35,221 @@ pub enum Failure {
     TimedOut,
     /// This machine had no descriptor, port or memory: another backend would not help.
     NoResources,
+    /// All are full, and as many sessions wait as may.
+    QueueFull,
+    /// All stayed full for as long as a session may wait.
+    QueueTimeout,
+    /// The client went away while it waited.
+    ClientGone,
 }
 
-/// Connects to the balancer's choice, or to the next candidates when it can't be had. `failed` is
-/// told of each try that failed.
+/// On whose behalf a backend is looked for.
+pub trait Caller {
+    /// Who the client is, if that was asked for.
+    fn client(&self) -> Option<IpAddr>;
+
+    /// The client has gone away.
+    fn is_gone(&self) -> bool;
+
+    /// A connection that was open ahead will do.
+    fn takes_ahead(&self) -> bool;
+
+    /// A try has failed.
+    fn failed(&self, backend: &Backend, error: &io::Error);
+}
+
+/// Gets a connection to the balancer's choice, or to the next candidates when it can't be had.
 ///
 /// # Errors
-/// The last failure, when the tries are used up or no candidate is left.
+/// The last failure, when the tries or the budget for them are used up or no candidate is left.
 pub async fn connect(
     ring: &Ring,
-    upstream: &Upstream,
-    failed: impl Fn(&Backend, &io::Error),
+    local: &Local,
+    upstream: &Arc<Upstream>,
+    caller: &impl Caller,
 ) -> Result<Connection, Failure> {
-    let draw = upstream.balancer.draw(Request {
-        client: None,
-        random: 0,
-        now: ring.now(),
-    });
-    let mut tried = 0;
-    let mut passed = Passed::default();
+    upstream.state.budget.request(ring.now());
+    let mut search = Search::new(ring, local, upstream, caller);
     let mut failure = Failure::Refused;
-    while let Some(candidate) = upstream.balancer.choose(
-        &draw,
-        &Candidates {
-            weights: &upstream.weights,
-            arrangement: &upstream.arrangement,
-            passed: &passed,
-        },
-    ) {
-        let backend = Leased::new(&upstream.backends[candidate]);
-        let deadline = ring.now() + upstream.connect_timeout;
-        let source = upstream.source(&backend.address);
-        match ring
-            .connect(&backend.address, source, &upstream.options, deadline)
-            .await
-        {
-            Ok(socket) => return Ok(Connection { socket, backend }),
-            Err(error) => {
-                failed(&backend, &error);
+    for attempt in 0..=upstream.retry.attempts {
+        let mut charge = None;
+        if attempt > 0 {
+            charge = Charge::begin(ring, upstream);
+            if charge.is_none() {
+                break;
+            }
+            search.pause(attempt).await;
+        }
+        let Some(choice) = search.choose(caller).await? else {
+            break;
+        };
+        match search.open(choice).await {
+            Ok(connection) => return Ok(connection),
+            Err((lease, error)) => {
                 failure = classify(&error);
+                caller.failed(lease.backend(), &error);
                 if is_hopeless(&error) {
-                    return Err(failure);
+                    break;
+                }
+                if failure != Failure::NoResources {
+                    lease.connect_failed(failure == Failure::TimedOut, ring.now());
                 }
             }
         }
-        passed.insert(candidate);
-        tried += 1;
-        if tried >= upstream.tries {
-            break;
-        }
+        charge.into_iter().for_each(Charge::stands);
     }
     Err(failure)
+}
+
+/// One session's look for a backend.
+struct Search<'a> {
+    ring: &'a Ring,
+    local: &'a Local,
+    upstream: &'a Arc<Upstream>,
+    draw: Draw,
+    tried: Passed,
+    takes_ahead: bool,
+}
+
+/// What was chosen.
+struct Choice {
+    lease: Lease,
+    /// A connection that was open ahead.
+    ahead: Option<Socket>,
+}
+
+impl<'a> Search<'a> {
+    fn new(
+        ring: &'a Ring,
+        local: &'a Local,
+        upstream: &'a Arc<Upstream>,
+        caller: &impl Caller,
+    ) -> Self {
+        Self {
+            ring,
+            local,
+            upstream,
+            draw: upstream.balancer.draw(Request {
+                client: caller.client(),
+                random: local.random(),
+                now: ring.now(),
+            }),
+            tried: Passed::default(),
+            takes_ahead: upstream.pool.preconnect > 0 && caller.takes_ahead(),
+        }
+    }
+
+    /// Before a retry.
+    async fn pause(&self, retry: u32) {
+        let pause = retry::backoff(&self.upstream.retry, retry, self.local.random());
+        if !pause.is_zero() {
+            self.ring.sleep_until(self.ring.now() + pause).await;
+        }
+    }
+
+    /// The next backend; `None` when none is left. Waits while all are full; behind those that wait
+    /// already.
+    async fn choose(&mut self, caller: &impl Caller) -> Result<Option<Choice>, Failure> {
+        let state = &self.upstream.state;
+        if state.line.is_empty()
+            && let Look::Found(found) = self.look()
+        {
+            return Ok(self.note(found));
+        }
+        if self.upstream.pool.preconnect > 0 {
+            // Connections that are held ahead take up places.
+            state.line.ring_all();
+        }
+        let queue = self.upstream.queue;
+        let waited = queue::wait(self.local, self.ring, state, queue, || self.look()).await;
+        if caller.is_gone() {
+            return Err(Failure::ClientGone);
+        }
+        match waited {
+            Ok(found) => Ok(self.note(found)),
+            Err(queue::Refusal::QueueFull) => Err(Failure::QueueFull),
+            Err(queue::Refusal::TimedOut) => Err(Failure::QueueTimeout),
+        }
+    }
+
+    fn look(&self) -> Look<Option<(usize, Choice)>> {
+        let pools = self.takes_ahead.then_some(&self.local.pools);
+        let now = self.ring.now();
+        match self.upstream.pick(&self.draw, &self.tried, pools, now) {
+            Pick::Backend {
+                index,
+                lease,
+                ahead,
+            } => Look::Found(Some((index, Choice { lease, ahead }))),
+            Pick::Nothing => Look::Found(None),
+            Pick::Full(until) => Look::NotYet(until),
+        }
+    }
+
+    fn note(&mut self, found: Option<(usize, Choice)>) -> Option<Choice> {
+        let (index, choice) = found?;
+        self.tried.insert(index);
+        Some(choice)
+    }
+
+    async fn open(&self, choice: Choice) -> Result<Connection, (Lease, io::Error)> {
+        let mut lease = choice.lease;
+        if let Some(socket) = choice.ahead {
+            return Ok(Connection {
+                socket,
+                lease,
+                ahead: true,
+            });
+        }
+        match self.upstream.open(self.ring, lease.backend()).await {
+            Ok(socket) => {
+                lease.connected(self.ring.now());
+                Ok(Connection {
+                    socket,
+                    lease,
+                    ahead: false,
+                })
+            }
+            Err(error) => Err((lease, error)),
+        }
+    }
+}
+
+impl Upstream {
+    /// Connects to one of its backends.
+    pub(super) async fn open(&self, ring: &Ring, backend: &Backend) -> io::Result<Socket> {
+        let deadline = ring.now() + self.connect_timeout;
+        let source = self.source(&backend.address);
+        ring.connect(&backend.address, source, &self.options, deadline)
+            .await
+    }
+}
+
+/// A retry's charge on the budget: taken back when it goes, unless it stands.
+struct Charge<'a> {
+    upstream: &'a Upstream,
+    begun: Instant,
+}
+
+impl<'a> Charge<'a> {
+    /// None when the budget is used up.
+    fn begin(ring: &Ring, upstream: &'a Upstream) -> Option<Self> {
+        let begun = ring.now();
+        let granted = upstream.state.budget.begin(&upstream.retry, begun);
+        // Not `then_some`: what it would make for nothing would refund what it never charged.
+        granted.then(|| Self { upstream, begun })
+    }
+
+    /// The retry has failed.
+    fn stands(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        self.upstream.state.budget.refund(self.begun);
+    }
 }
 
 fn classify(error: &io::Error) -> Failure {

@@ -1,85 +1,113 @@
-//! An upstream at run time: its backends' shared state and how a session gets a connection to one.
+//! An upstream at run time: its backends' shared state, who of them may be chosen, and how a session
+//! gets a connection to one.
 
+mod backend;
 mod connect;
+mod local;
+mod pool;
+mod queue;
+mod select;
+mod state;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-pub use connect::{Connection, Failure, Leased, connect};
+use arc_swap::ArcSwap;
 
+pub use backend::{Backend, Lease};
+pub use connect::{Caller, Connection, Failure, connect};
+pub use local::Local;
+pub use queue::{Bell, Bells};
+pub use state::BackendState;
+
+use self::select::Known;
+use self::state::UpstreamState;
 use crate::address::Address;
 use crate::config;
-use crate::policy::balance::{Balancer, Load, Member, identity};
+use crate::policy::balance::{Algorithm, Balancer, Member, identity};
+use crate::policy::retry;
+use crate::policy::roster::Rules;
 use crate::ring::SocketOptions;
+use crate::telemetry::events::Events;
+use crate::time::Instant;
 
-/// A named set of backends with one policy, shared by all workers.
+/// A named set of backends with one policy, shared by all workers. One generation of it: what outlives
+/// a reload is behind `state`.
 #[derive(Debug)]
 pub struct Upstream {
     name: Arc<str>,
     backends: Vec<Arc<Backend>>,
+    state: Arc<UpstreamState>,
+    algorithm: Algorithm,
     balancer: Box<dyn Balancer>,
-    weights: Vec<u16>,
-    arrangement: Vec<u16>,
+    rules: Rules,
+    known: ArcSwap<Known>,
     connect_timeout: Duration,
-    /// Tries of one session, the first included.
-    tries: usize,
+    retry: retry::Settings,
+    queue: config::Queue,
+    pool: config::Pool,
     options: SocketOptions,
     sources: Vec<IpAddr>,
     next_source: AtomicUsize,
+    events: Arc<Events>,
 }
 
-/// One address of an upstream and what all workers know of it. Identity, over reloads, is the
-/// upstream's name and the address.
-#[derive(Debug)]
-pub struct Backend {
-    /// Its name in logs.
-    pub name: Arc<str>,
-    /// Where it is.
-    pub address: Address,
-    /// What all workers know of its work.
-    pub load: Arc<Load>,
+/// What every upstream of a process is made with.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// How many workers there are.
+    pub workers: usize,
+    /// How they are signalled.
+    pub bells: Arc<Bells>,
+    /// Where news go.
+    pub events: Arc<Events>,
 }
 
 impl Upstream {
-    /// Builds the run-time form of `model`. Backends and the cursor that `before` has are kept.
-    pub fn new(model: &config::Upstream, before: Option<&Self>) -> Self {
-        let weights: Vec<u16> = model
-            .backends
-            .iter()
-            .map(|backend| backend.weight)
-            .collect();
+    /// Builds the run-time form of `model`. What `before` knows of the same backends is kept, and so
+    /// is where its balancer stands.
+    pub fn new(model: &config::Upstream, before: Option<&Self>, around: &Surroundings) -> Self {
+        let state = before.map_or_else(
+            || Arc::new(UpstreamState::new(around.workers, around.bells.clone())),
+            |before| before.state.clone(),
+        );
         let backends: Vec<_> = model
             .backends
             .iter()
-            .map(|backend| Backend::kept_or_new(backend, before))
-            .collect();
-        let members: Vec<_> = backends
-            .iter()
-            .zip(&weights)
-            .map(|(backend, weight)| Member {
-                identity: identity(&backend.address.to_string()),
-                weight: *weight,
-                load: backend.load.clone(),
+            .map(|backend| {
+                let kept = before.and_then(|before| before.state_of(&backend.address));
+                let kept = kept.inspect(|kept| kept.adopt(model, &state.ejected));
+                let own = kept.unwrap_or_else(|| Arc::new(BackendState::new(model)));
+                Arc::new(Backend::new(backend, own, (model, &state), &around.events))
             })
             .collect();
+        let members = members(model, &backends);
         let resume = before.map_or(0, |before| before.balancer.resume());
-        let balancer = (model.balance.build)(&members, resume);
+        state.change();
         Self {
             name: model.name.clone(),
             backends,
-            arrangement: balancer.arrange(&weights),
-            balancer,
-            weights,
+            state,
+            algorithm: model.balance,
+            balancer: (model.balance.build)(&members, resume),
+            rules: Rules {
+                slow_start: model.slow_start,
+                fail_open_below: model.fail_open_below,
+            },
+            known: ArcSwap::from_pointee(Known::nothing()),
             connect_timeout: model.connect_timeout,
-            tries: model.retry.attempts as usize + 1,
+            retry: model.retry,
+            queue: model.queue,
+            pool: model.pool,
             options: SocketOptions {
                 keepalive: model.tcp_keepalive,
                 user_timeout: Some(model.tcp_user_timeout),
             },
             sources: model.source.clone(),
             next_source: AtomicUsize::new(0),
+            events: around.events.clone(),
         }
     }
 
@@ -91,6 +119,41 @@ impl Upstream {
     /// Its backends, in the order of the configuration.
     pub fn backends(&self) -> &[Arc<Backend>] {
         &self.backends
+    }
+
+    /// A backend is chosen by the client's address.
+    pub fn needs_client(&self) -> bool {
+        self.algorithm.needs_client
+    }
+
+    /// Health is ignored at the moment, because too few backends are healthy.
+    pub fn is_failing_open(&self) -> bool {
+        self.state.is_failing_open()
+    }
+
+    /// Something that decides whether a backend may be chosen has changed: selections go by it from
+    /// now on.
+    pub fn changed(&self, now: Instant) {
+        self.state.change();
+        self.renew(now);
+    }
+
+    /// `after` takes the place of this one, or nothing does: the state of backends that are gone is
+    /// let go of.
+    pub fn retire(&self, after: Option<&Self>) {
+        for backend in &self.backends {
+            if after.is_none_or(|after| after.state_of(&backend.address).is_none()) {
+                backend.state.retire(&self.state.ejected);
+            }
+        }
+    }
+
+    fn state_of(&self, address: &Address) -> Option<Arc<BackendState>> {
+        let same = |backend: &&Arc<Backend>| backend.address == *address;
+        self.backends
+            .iter()
+            .find(same)
+            .map(|backend| backend.state.clone())
     }
 
     /// The next local address of the family of `to`.
@@ -110,20 +173,14 @@ impl Upstream {
     }
 }
 
-impl Backend {
-    fn kept_or_new(model: &config::Backend, before: Option<&Upstream>) -> Arc<Self> {
-        let kept = before.and_then(|before| {
-            before
-                .backends
-                .iter()
-                .find(|kept| kept.address == model.address && kept.name == model.name)
-        });
-        kept.cloned().unwrap_or_else(|| {
-            Arc::new(Self {
-                name: model.name.clone(),
-                address: model.address.clone(),
-                load: Arc::default(),
-            })
+/// The backends as the balancer sees them.
+fn members(model: &config::Upstream, backends: &[Arc<Backend>]) -> Vec<Member> {
+    let pairs = backends.iter().zip(&model.backends);
+    pairs
+        .map(|(backend, model)| Member {
+            identity: identity(&backend.address.to_string()),
+            weight: model.weight,
+            load: backend.state.load.clone(),
         })
-    }
+        .collect()
 }

@@ -21,8 +21,10 @@ use std::sync::Arc;
 
 use self::prober::{Lacks, Prober};
 use crate::address::Address;
-use crate::config::HealthCheck;
+use crate::config::{self, Config, HealthCheck};
+use crate::proxy::Shared;
 use crate::time::Instant;
+use crate::upstream::{Backend, Upstream};
 
 /// A backend to probe. Over reloads it is the same one if upstream and address are.
 pub(super) struct Target {
@@ -71,8 +73,48 @@ impl Probers {
     }
 }
 
+/// Every backend that is to be probed. A result is recorded in the state that all workers share, and when
+/// it has changed they hear of it.
+pub(super) fn targets(config: &Config, shared: &Arc<Shared>) -> Vec<Target> {
+    let snapshot = shared.snapshot.load();
+    let pairs = config.upstreams.iter().zip(&snapshot.upstreams);
+    pairs
+        .filter_map(|(model, upstream)| Some((model, model.health_check.as_ref()?, upstream)))
+        .flat_map(|(model, check, upstream)| {
+            let backends = upstream.backends().iter();
+            backends.map(move |backend| target(model, check, (upstream, backend), shared))
+        })
+        .collect()
+}
+
+fn target(
+    model: &config::Upstream,
+    check: &HealthCheck,
+    (upstream, backend): (&Arc<Upstream>, &Arc<Backend>),
+    shared: &Arc<Shared>,
+) -> Target {
+    let settings = check.settings;
+    let (of, probed) = (upstream.clone(), backend.clone());
+    let bells = shared.bells.clone();
+    let record = move |success: bool, now: Instant| {
+        let health = &probed.state.health;
+        health.record(&settings, success, now)?;
+        of.changed(now);
+        bells.ring_all();
+        Some(health.streak())
+    };
+    Target {
+        upstream: upstream.name().clone(),
+        backend: backend.name.clone(),
+        address: backend.address.clone(),
+        source: source(&model.source, &backend.address),
+        check: check.clone(),
+        record: Box::new(record),
+    }
+}
+
 /// The local address of probes to `address`: the first of `sources` that is of its family.
-pub(super) fn source(sources: &[IpAddr], address: &Address) -> Option<IpAddr> {
+fn source(sources: &[IpAddr], address: &Address) -> Option<IpAddr> {
     let to = address.as_ip()?;
     let mut sources = sources.iter().copied();
     sources.find(|source| source.is_ipv4() == to.is_ipv4())

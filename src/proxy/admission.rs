@@ -1,0 +1,129 @@
+//! Whether a client is let in: caps, then its address, then rates. What it is let in with are its places
+//! under the caps, and what of its listener it goes by.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::snapshot::{ListenerPolicy, ListenerState};
+use super::worker::WorkerState;
+use crate::ring::{Ring, Socket};
+use crate::telemetry::Reason;
+use crate::telemetry::counters::ListenerCounters;
+use crate::time::Instant;
+
+/// A session's places under the caps of its listener and of the process; they are free again when
+/// it goes.
+pub(super) struct Admission {
+    pub(super) worker: Rc<WorkerState>,
+    listener: u32,
+}
+
+/// What a session goes by.
+pub(super) struct Policy {
+    /// Of one generation, whole.
+    pub(super) listener: Arc<ListenerPolicy>,
+    /// Who the client is, where that matters.
+    pub(super) client: Option<IpAddr>,
+}
+
+impl Policy {
+    /// Asks who the client is where that matters.
+    pub(super) fn new(
+        ring: &Ring,
+        listener: &Arc<ListenerPolicy>,
+        client: &Socket,
+    ) -> Result<Self, Reason> {
+        let address = match listener.needs_client() {
+            // Who has left already needs no answer.
+            true => ring.peer(client).map_err(|_| Reason::ClientReset)?,
+            false => None,
+        };
+        Ok(Self {
+            listener: listener.clone(),
+            // A listener that takes both families sees IPv4 clients mapped into IPv6.
+            client: address.map(|address| address.ip().to_canonical()),
+        })
+    }
+}
+
+impl Admission {
+    /// Lets the client in, or says why not.
+    pub(super) fn new(
+        ring: &Ring,
+        worker: &Rc<WorkerState>,
+        listener: usize,
+        client: &Socket,
+    ) -> Result<(Self, Policy), Reason> {
+        let shared = &worker.shared;
+        if !shared.active.enter(shared.max_connections) {
+            return Err(Reason::ProcessFull);
+        }
+        let snapshot = shared.snapshot.load();
+        let policy = &snapshot.listeners[listener];
+        let state = &shared.listeners[listener];
+        if !state.active.enter(policy.max_connections) {
+            shared.active.leave();
+            return Err(Reason::ListenerFull);
+        }
+        worker.begin();
+        let admission = Self {
+            worker: worker.clone(),
+            listener: listener as u32,
+        };
+        let policy = Policy::new(ring, policy, client)?;
+        let counters = worker.counters(listener);
+        let listener = &policy.listener;
+        listener.screen(state, counters, policy.client, ring.now())?;
+        Ok((admission, policy))
+    }
+
+    pub(super) fn listener(&self) -> usize {
+        self.listener as usize
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.worker.listener(self.listener()).active.leave();
+        self.worker.shared.active.leave();
+        self.worker.end();
+    }
+}
+
+impl ListenerPolicy {
+    /// By its address and by rates. A client above its own rate takes nothing from the listener's.
+    fn screen(
+        &self,
+        state: &ListenerState,
+        counters: &ListenerCounters,
+        client: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<(), Reason> {
+        let limits = &self.rate_limit;
+        if !self.acl.is_open() && !client.is_some_and(|client| self.acl.admits(client)) {
+            return Err(Reason::Denied);
+        }
+        let own = match (limits.connections_per_ip, &self.clients, client) {
+            (Some(rate), Some(clients), Some(client)) => {
+                clients.take(client, limits.ipv6_prefix, rate, now)
+            }
+            _ => true,
+        };
+        let reason = match own {
+            false => Reason::ClientRateLimit,
+            true if limits
+                .connections
+                .is_none_or(|rate| state.bucket.take(rate, now)) =>
+            {
+                return Ok(());
+            }
+            true => Reason::RateLimit,
+        };
+        if limits.dry_run {
+            counters.rate_limit_dry_run.add(1);
+            return Ok(());
+        }
+        Err(reason)
+    }
+}

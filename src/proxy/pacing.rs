@@ -1,0 +1,47 @@
+//! Bandwidth: a direction receives no more than its bucket holds, and rests until it holds enough
+//! again. What rests is not received, so that the sender slows down and nothing piles up here.
+
+use super::bulk::WINDOW;
+use crate::policy::bucket::Rate;
+use crate::policy::pace::Pacer;
+use crate::ring::{Relayed, Socket};
+use crate::time::Instant;
+
+/// Both directions of one connection.
+pub(super) struct Pacing {
+    rate: Rate,
+    /// By the side that a direction begins at.
+    pacers: [Pacer; 2],
+    resume: [Option<Instant>; 2],
+}
+
+impl Pacing {
+    pub(super) fn new(rate: Rate, now: Instant) -> Self {
+        Self {
+            rate,
+            pacers: [Pacer::new(now), Pacer::new(now)],
+            resume: [None, None],
+        }
+    }
+
+    /// Moves what `source` has sent to `target`, as far as the bucket of `direction` allows.
+    pub(super) fn relay(
+        &mut self,
+        direction: usize,
+        (source, target): (&Socket, &Socket),
+        now: Instant,
+    ) -> Relayed {
+        let pacer = &mut self.pacers[direction];
+        let allowed = pacer.allowance(self.rate, now).min(WINDOW);
+        let relayed = source.relay_to(target, allowed);
+        pacer.take(relayed.moved);
+        let rests = allowed == 0 || pacer.allowance(self.rate, now) == 0;
+        self.resume[direction] = rests.then(|| pacer.resume_at(self.rate, now));
+        relayed
+    }
+
+    /// When a direction that rests goes on.
+    pub(super) fn resume_at(&self) -> Option<Instant> {
+        self.resume.iter().flatten().min().copied()
+    }
+}

@@ -1,0 +1,294 @@
+//! A backend as one generation of the configuration has it, and a session's hold on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::state::{BackendState, UpstreamState};
+use crate::address::Address;
+use crate::config;
+use crate::policy::breaker::{self, Permit, Transition, Verdict};
+use crate::policy::outlier;
+use crate::policy::roster::Standing;
+use crate::telemetry::Reason;
+use crate::telemetry::events::{BackendNews, Events};
+use crate::time::Instant;
+
+/// A failed try counts as an answer that took so long, so that the fastest to refuse is not taken
+/// for the fastest.
+const FAILURE_LATENCY: Duration = Duration::from_secs(1);
+
+/// One address of an upstream.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its name in logs.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub address: Address,
+    /// What all workers know of it, over reloads.
+    pub state: Arc<BackendState>,
+    weight: u16,
+    backup: bool,
+    most_connections: usize,
+    upstream_name: Arc<str>,
+    upstream: Arc<UpstreamState>,
+    outlier: Option<outlier::Settings>,
+    most_ejected: usize,
+    breaker: Option<breaker::Settings>,
+    measured: bool,
+    events: Arc<Events>,
+}
+
+/// Why a backend can't be used at the moment.
+pub(super) enum Refusal {
+    /// It has as many connections as it may have.
+    Full,
+    /// Its breaker is open, or half-open and busy.
+    Broken,
+}
+
+impl Backend {
+    pub(super) fn new(
+        model: &config::Backend,
+        state: Arc<BackendState>,
+        (upstream_model, upstream): (&config::Upstream, &Arc<UpstreamState>),
+        events: &Arc<Events>,
+    ) -> Self {
+        let of = upstream_model.backends.len() as u64;
+        let outlier = upstream_model.outlier;
+        let most_ejected = outlier.map_or(0, |outlier| outlier.max_ejected.of(of));
+        Self {
+            name: model.name.clone(),
+            address: model.address.clone(),
+            state,
+            weight: model.weight,
+            backup: model.backup,
+            most_connections: model.max_connections.map_or(usize::MAX, usize::from),
+            upstream_name: upstream_model.name.clone(),
+            upstream: upstream.clone(),
+            outlier,
+            most_ejected: most_ejected as usize,
+            breaker: upstream_model.circuit_breaker,
+            measured: upstream_model.balance.needs_latency,
+            events: events.clone(),
+        }
+    }
+
+    /// It has a cap of its own.
+    pub(super) fn is_capped(&self) -> bool {
+        self.most_connections != usize::MAX
+    }
+
+    /// What the roster goes by.
+    pub(super) fn standing(&self) -> Standing {
+        let state = &*self.state;
+        let outlier = self.outlier.map(|_| &state.outlier);
+        let came_back = outlier.and_then(outlier::Outlier::came_back);
+        Standing {
+            weight: self.weight,
+            backup: self.backup,
+            healthy: state.health.is_healthy(),
+            ejected_until: outlier.and_then(outlier::Outlier::ejected_until),
+            open_until: self.breaker.and_then(|_| state.breaker.open_until()),
+            came_back: state.health.came_up().max(came_back),
+        }
+    }
+
+    /// An ejection whose time is over ends.
+    pub(super) fn release(&self, now: Instant) {
+        if self.outlier.is_some() {
+            self.state.outlier.release(&self.upstream.ejected, now);
+        }
+    }
+
+    /// Its part in the upstream may have changed.
+    pub(super) fn change(&self) {
+        self.upstream.change();
+    }
+
+    /// What a live session says of it.
+    fn report(&self, permit: Option<Permit>, verdict: Verdict, refused: bool, now: Instant) {
+        if self.state.is_retired() {
+            return;
+        }
+        if let (Some(settings), Some(permit)) = (&self.breaker, permit) {
+            let state = &self.state.breaker;
+            if let Some(transition) = state.report(settings, permit, verdict, now) {
+                self.tell_transition(transition, settings);
+            }
+        }
+        let Some(settings) = &self.outlier else {
+            return;
+        };
+        match verdict {
+            Verdict::Success => self.state.outlier.success(),
+            Verdict::Failure if refused => self.note_failure(settings, now),
+            Verdict::Failure | Verdict::Abandoned => {}
+        }
+    }
+
+    fn note_failure(&self, settings: &outlier::Settings, now: Instant) {
+        let ejected = &self.upstream.ejected;
+        let outlier = &self.state.outlier;
+        if let Some(time) = outlier.failure(settings, ejected, self.most_ejected, now) {
+            self.tell(BackendNews::Ejected(time));
+        }
+    }
+
+    fn tell_transition(&self, transition: Transition, settings: &breaker::Settings) {
+        self.tell(match transition {
+            Transition::Opened => BackendNews::BreakerOpened(settings.open_for),
+            Transition::HalfOpened => BackendNews::BreakerHalfOpened,
+            Transition::Closed => BackendNews::BreakerClosed,
+        });
+    }
+
+    fn tell(&self, news: BackendNews) {
+        self.change();
+        self.events
+            .backend(self.upstream_name.clone(), self.name.clone(), news);
+    }
+}
+
+/// A connection's place under a backend's cap, for as long as this lives.
+pub(super) struct Slot(Arc<Backend>);
+
+impl Slot {
+    /// None when the backend is full.
+    pub(super) fn take(backend: &Arc<Backend>) -> Option<Self> {
+        let free = backend.state.open.enter(backend.most_connections);
+        free.then(|| Self(backend.clone()))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.state.open.leave();
+        self.0.upstream.line.note_free();
+    }
+}
+
+/// A session's hold on a backend: counted as long as this lives. It says what became of the session
+/// where somebody wants to know.
+pub struct Lease {
+    slot: Slot,
+    /// The backend has not shown yet whether it is any good.
+    watch: Option<Box<Watch>>,
+}
+
+/// What a verdict needs.
+struct Watch {
+    permit: Option<Permit>,
+    /// When connecting began.
+    begun: Instant,
+    connecting: Duration,
+    /// When the backend was sent its first byte, or connected if it speaks first.
+    asked: Option<Instant>,
+}
+
+impl Lease {
+    /// Takes a place, or the one that `slot` has, and the breaker's permission.
+    pub(super) fn take(
+        backend: &Arc<Backend>,
+        slot: Option<Slot>,
+        now: Instant,
+    ) -> Result<Self, Refusal> {
+        let slot = slot.or_else(|| Slot::take(backend));
+        let slot = slot.ok_or(Refusal::Full)?;
+        let permit = match &backend.breaker {
+            None => None,
+            Some(settings) => {
+                let permit = backend.state.breaker.admit(settings, now);
+                let permit = permit.ok_or(Refusal::Broken)?;
+                if let Some(transition) = permit.transition() {
+                    backend.tell_transition(transition, settings);
+                }
+                Some(permit)
+            }
+        };
+        backend.state.load.active.enter(usize::MAX);
+        let wanted = permit.is_some() || backend.outlier.is_some() || backend.measured;
+        let watch = wanted.then(|| {
+            Box::new(Watch {
+                permit,
+                begun: now,
+                connecting: Duration::ZERO,
+                asked: None,
+            })
+        });
+        Ok(Self { slot, watch })
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &Backend {
+        &self.slot.0
+    }
+
+    /// It was connected to.
+    pub(super) fn connected(&mut self, now: Instant) {
+        if let Some(watch) = &mut self.watch {
+            watch.connecting = now - watch.begun;
+        }
+    }
+
+    /// It could not be connected to.
+    pub(super) fn connect_failed(mut self, timed_out: bool, now: Instant) {
+        self.conclude(Verdict::Failure, !timed_out, now);
+    }
+
+    /// Looks whether the backend has said something, while that is of interest. `received` from the
+    /// client, `sent` to it: bytes so far.
+    pub fn look(&mut self, received: u64, sent: u64, now: Instant) {
+        let Some(watch) = &mut self.watch else {
+            return;
+        };
+        if sent > 0 {
+            self.conclude(Verdict::Success, false, now);
+        } else if received > 0 && watch.asked.is_none() {
+            watch.asked = Some(now);
+        }
+    }
+
+    /// It has not been seen yet whether the backend is any good, and that is of interest.
+    pub fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// The session has ended.
+    pub fn ended(&mut self, reason: Reason, now: Instant) {
+        let verdict = match reason {
+            Reason::ClientClosed | Reason::BackendClosed => Verdict::Success,
+            Reason::BackendReset | Reason::BackendLost => Verdict::Failure,
+            _ => Verdict::Abandoned,
+        };
+        self.conclude(verdict, true, now);
+    }
+
+    fn conclude(&mut self, verdict: Verdict, counts_as_outlier: bool, now: Instant) {
+        let Some(watch) = self.watch.take() else {
+            return;
+        };
+        let backend = self.backend();
+        let answered = watch.asked.map_or(watch.connecting, |asked| {
+            watch.connecting + now.since(asked)
+        });
+        if backend.measured {
+            let latency = &backend.state.load.latency;
+            match verdict {
+                Verdict::Success => latency.observe(answered, now),
+                Verdict::Failure => latency.observe(answered.max(FAILURE_LATENCY), now),
+                Verdict::Abandoned => {}
+            }
+        }
+        backend.report(watch.permit, verdict, counts_as_outlier, now);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            let begun = watch.begun;
+            self.conclude(Verdict::Abandoned, false, begun);
+        }
+        self.backend().state.load.active.leave();
+    }
+}

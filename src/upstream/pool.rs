@@ -1,0 +1,277 @@
+//! Connections that are open ahead of the sessions that will use them. A *keeper*, one task per
+//! backend and worker, opens them, holds a receive on each so that the end of one is seen at once and a
+//! greeting is kept, replaces those that end or get old, and lets go of all while a session waits for a
+//! place.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::Upstream;
+use super::backend::{Backend, Slot};
+use crate::ring::{BUFFER_BYTES, Ring, Socket, Timer, Waker};
+use crate::time::Instant;
+
+/// What a backend may say before a session takes the connection.
+const GREETING: u32 = BUFFER_BYTES;
+/// How long to wait before opening again after a failure; doubles up to the most.
+const FIRST_REST: Duration = Duration::from_millis(50);
+const MOST_REST: Duration = Duration::from_secs(5);
+/// How often to look whether a backend is ready again, where nobody tells.
+const RECHECK: Duration = Duration::from_secs(1);
+/// A backend that keeps a connection for so long does not turn all of them away.
+const PROVEN: Duration = Duration::from_secs(1);
+
+/// The pools of one worker.
+#[derive(Default)]
+pub struct Pools {
+    list: RefCell<Vec<Rc<Pool>>>,
+}
+
+/// The connections that a worker has open ahead to one backend.
+struct Pool {
+    /// Where the backend is found; replaced by a reload.
+    place: RefCell<(Arc<Upstream>, usize)>,
+    parked: RefCell<VecDeque<Parked>>,
+    /// Opened, and not the keeper's yet.
+    arrived: RefCell<Vec<Parked>>,
+    opening: Cell<u32>,
+    failures: Cell<u32>,
+    rest_until: Cell<Instant>,
+    keeper: RefCell<Option<Waker>>,
+    closed: Cell<bool>,
+}
+
+/// An idle connection and its place under the backend's cap.
+struct Parked {
+    socket: Socket,
+    slot: Slot,
+    opened: Instant,
+    expires: Instant,
+}
+
+impl Pools {
+    /// A connection to `backend` that has not ended, the oldest first.
+    pub(super) fn take(&self, backend: &Backend) -> Option<(Socket, Slot)> {
+        let list = self.list.borrow();
+        let pool = list.iter().find(|pool| pool.is_of(backend))?;
+        let taken = pool.parked.borrow_mut().pop_front();
+        pool.wake();
+        taken
+            .filter(|parked| !parked.socket.has_ended())
+            .map(|parked| (parked.socket, parked.slot))
+    }
+
+    /// Every keeper looks after its connections.
+    pub(super) fn wake_all(&self) {
+        for pool in self.list.borrow().iter() {
+            pool.wake();
+        }
+    }
+
+    /// Connections ahead are kept for the backends of `upstreams` that want them, and for no others.
+    pub fn keep_for(&self, ring: &Ring, upstreams: &[Arc<Upstream>]) {
+        let before = self.list.take();
+        let mut list = Vec::new();
+        let wanting = upstreams
+            .iter()
+            .filter(|upstream| upstream.pool.preconnect > 0);
+        for (upstream, index) in wanting
+            .flat_map(|upstream| (0..upstream.backends.len()).map(move |index| (upstream, index)))
+        {
+            let backend = &upstream.backends[index];
+            let place = (upstream.clone(), index);
+            match before.iter().find(|pool| pool.is_of(backend)) {
+                Some(pool) => {
+                    pool.place.replace(place);
+                    list.push(pool.clone());
+                }
+                None => {
+                    let pool = Rc::new(Pool::new(place));
+                    ring.spawn(keep(ring.clone(), pool.clone()));
+                    list.push(pool);
+                }
+            }
+        }
+        for pool in before {
+            if !list.iter().any(|kept| Rc::ptr_eq(kept, &pool)) {
+                pool.closed.set(true);
+            }
+            pool.wake();
+        }
+        self.list.replace(list);
+    }
+
+    /// Nothing is kept open any more.
+    pub fn close(&self) {
+        for pool in self.list.take() {
+            pool.closed.set(true);
+            pool.wake();
+        }
+    }
+}
+
+impl Pool {
+    fn new(place: (Arc<Upstream>, usize)) -> Self {
+        Self {
+            place: RefCell::new(place),
+            parked: RefCell::default(),
+            arrived: RefCell::default(),
+            opening: Cell::new(0),
+            failures: Cell::new(0),
+            rest_until: Cell::new(Instant::default()),
+            keeper: RefCell::default(),
+            closed: Cell::new(false),
+        }
+    }
+
+    fn is_of(&self, backend: &Backend) -> bool {
+        Arc::ptr_eq(&self.backend().state, &backend.state)
+    }
+
+    fn backend(&self) -> Arc<Backend> {
+        let place = self.place.borrow();
+        place.0.backends[place.1].clone()
+    }
+
+    fn wake(&self) {
+        if let Some(keeper) = &*self.keeper.borrow() {
+            keeper.wake();
+        }
+    }
+
+    /// Takes in what was opened, and lets go of what has ended, is too old or too much.
+    fn tend(&self, now: Instant, most: usize) {
+        let mut parked = self.parked.borrow_mut();
+        for arrived in self.arrived.take() {
+            arrived.socket.belongs_to_this_task();
+            parked.push_back(arrived);
+        }
+        if parked
+            .iter()
+            .any(|parked| now.since(parked.opened) >= PROVEN)
+        {
+            self.failures.set(0);
+        }
+        parked.retain(|parked| {
+            let ended = parked.socket.has_ended();
+            if ended && now.since(parked.opened) < PROVEN {
+                self.note_failure(now);
+            }
+            !ended && now < parked.expires
+        });
+        parked.truncate(most);
+        for parked in parked.iter() {
+            let held = parked.socket.held();
+            if held < GREETING {
+                parked.socket.receive(GREETING - held);
+            }
+        }
+    }
+
+    /// How many connections there are to be at the moment, and when to look again for a reason of which
+    /// nobody tells.
+    fn wanted(&self, now: Instant) -> (usize, Option<Instant>) {
+        let (upstream, index) = &*self.place.borrow();
+        let needed_by_others =
+            upstream.backends[*index].is_capped() && !upstream.state.line.is_empty();
+        match needed_by_others || !upstream.is_ready(*index, now) {
+            true => (0, Some(now + RECHECK)),
+            false => (upstream.pool.preconnect as usize, None),
+        }
+    }
+
+    /// Opens what is missing; when to go on.
+    fn open_missing(self: &Rc<Self>, ring: &Ring, wanted: usize) -> Option<Instant> {
+        let rest_until = self.rest_until.get();
+        let opening = self.opening.get() as usize;
+        let there = self.parked.borrow().len() + opening;
+        let troubled = self.failures.get() > 0;
+        // One by one, until the backend has shown that it keeps them.
+        let most = if troubled {
+            there + 1 - opening.min(1)
+        } else {
+            wanted
+        };
+        for _ in there..wanted.min(most) {
+            if ring.now() < rest_until {
+                return Some(rest_until);
+            }
+            let Some(slot) = Slot::take(&self.backend()) else {
+                return Some(ring.now() + RECHECK);
+            };
+            self.opening.set(self.opening.get() + 1);
+            ring.spawn(open(ring.clone(), self.clone(), slot));
+        }
+        (troubled && there > 0).then(|| ring.now() + PROVEN)
+    }
+
+    /// A backend that refuses, or closes at once, is left alone for a while.
+    fn note_failure(&self, now: Instant) {
+        let failures = self.failures.get();
+        let rest = FIRST_REST.saturating_mul(1 << failures.min(16));
+        self.failures.set(failures.saturating_add(1));
+        self.rest_until.set(now + rest.min(MOST_REST));
+    }
+
+    fn next_expiry(&self) -> Option<Instant> {
+        self.parked
+            .borrow()
+            .iter()
+            .map(|parked| parked.expires)
+            .min()
+    }
+}
+
+/// The keeper.
+async fn keep(ring: Ring, pool: Rc<Pool>) {
+    let timer: Timer = ring.timer();
+    pool.keeper.replace(Some(ring.waker()));
+    poll_fn(|_| {
+        if pool.closed.get() {
+            pool.tend(ring.now(), 0);
+            return Poll::Ready(());
+        }
+        let (wanted, recheck) = pool.wanted(ring.now());
+        pool.tend(ring.now(), wanted);
+        let resume = pool.open_missing(&ring, wanted);
+        let next = [recheck, resume, pool.next_expiry()];
+        match next.into_iter().flatten().min() {
+            Some(next) => timer.set(next),
+            None => timer.clear(),
+        }
+        Poll::Pending
+    })
+    .await;
+    pool.keeper.replace(None);
+}
+
+/// Opens one connection for the keeper.
+async fn open(ring: Ring, pool: Rc<Pool>, slot: Slot) {
+    let (upstream, index) = pool.place.borrow().clone();
+    let backend = &upstream.backends[index];
+    let opened = upstream.open(&ring, backend).await;
+    pool.opening.set(pool.opening.get() - 1);
+    match opened {
+        Ok(_) if pool.closed.get() => {}
+        Ok(socket) => {
+            let lifetime = upstream.pool.idle_timeout.min(upstream.pool.max_lifetime);
+            pool.arrived.borrow_mut().push(Parked {
+                socket,
+                slot,
+                opened: ring.now(),
+                expires: ring.now() + lifetime,
+            });
+        }
+        Err(error) => {
+            pool.note_failure(ring.now());
+            let events = &upstream.events;
+            events.connect_failed(ring.now(), upstream.name(), &backend.name, &error);
+        }
+    }
+    pool.wake();
+}

@@ -1,0 +1,158 @@
+//! Choosing a backend: the roster of those that may be chosen, made again when something has
+//! changed, and one choice out of it.
+
+use std::sync::Arc;
+
+use arc_swap::Guard;
+
+use super::backend::{Lease, Refusal};
+use super::pool::Pools;
+use super::{Backend, Upstream};
+use crate::policy::balance::{Candidates, Draw, Passed};
+use crate::policy::roster::{Roster, Standing};
+use crate::ring::Socket;
+use crate::time::Instant;
+
+/// A roster, and what it was made of.
+#[derive(Debug)]
+pub(super) struct Known {
+    roster: Roster,
+    arrangement: Vec<u16>,
+    /// The number of changes that it has seen; `None` = it was never made.
+    changes: Option<u64>,
+}
+
+/// One choice.
+pub(super) enum Pick {
+    /// This backend; with a connection if one was open ahead.
+    Backend {
+        index: usize,
+        lease: Lease,
+        ahead: Option<Socket>,
+    },
+    /// Every backend that may be chosen has as many connections as it may have, or tries itself out:
+    /// look again when a place is free, or at this time.
+    Full(Option<Instant>),
+    /// There is none that may be chosen.
+    Nothing,
+}
+
+impl Known {
+    pub(super) fn nothing() -> Self {
+        Self {
+            roster: Roster {
+                weights: Vec::new(),
+                spares: Vec::new(),
+                failing_open: false,
+                until: None,
+            },
+            arrangement: Vec::new(),
+            changes: None,
+        }
+    }
+}
+
+impl Upstream {
+    /// Chooses among those not `tried` and takes a place at it. `pools`: where to look for a
+    /// connection that is open ahead.
+    pub(super) fn pick(
+        &self,
+        draw: &Draw,
+        tried: &Passed,
+        pools: Option<&Pools>,
+        now: Instant,
+    ) -> Pick {
+        let known = self.known(now);
+        let mut passed = tried.clone();
+        let mut full = false;
+        while let Some(index) = self.choose(&known, draw, &passed, full) {
+            match self.take(index, pools, now) {
+                Ok((lease, ahead)) => {
+                    return Pick::Backend {
+                        index,
+                        lease,
+                        ahead,
+                    };
+                }
+                Err(Refusal::Full) => full = true,
+                Err(Refusal::Broken) => {}
+            }
+            passed.insert(index);
+        }
+        match full {
+            true => Pick::Full(known.roster.until),
+            false => Pick::Nothing,
+        }
+    }
+
+    /// The balancer's choice, or a backup when no other is left; when others are merely full, they are
+    /// waited for instead.
+    fn choose(&self, known: &Known, draw: &Draw, passed: &Passed, full: bool) -> Option<usize> {
+        let candidates = Candidates {
+            weights: &known.roster.weights,
+            arrangement: &known.arrangement,
+            passed,
+        };
+        let spare = || {
+            let spares = &known.roster.spares;
+            let first = draw.request.random as usize % spares.len().max(1);
+            let in_turn = spares[first..].iter().chain(&spares[..first]);
+            in_turn.copied().find(|spare| !passed.contains(*spare))
+        };
+        let choice = self.balancer.choose(draw, &candidates);
+        choice.or_else(|| if full { None } else { spare() })
+    }
+
+    /// It may be chosen now.
+    pub(super) fn is_ready(&self, index: usize, now: Instant) -> bool {
+        let known = self.known(now);
+        known.roster.weights[index] > 0 || known.roster.spares.contains(&index)
+    }
+
+    fn take(
+        &self,
+        index: usize,
+        pools: Option<&Pools>,
+        now: Instant,
+    ) -> Result<(Lease, Option<Socket>), Refusal> {
+        let backend = &self.backends[index];
+        let (ahead, slot) = pools.and_then(|pools| pools.take(backend)).unzip();
+        Lease::take(backend, slot, now).map(|lease| (lease, ahead))
+    }
+
+    /// Who may be chosen now.
+    fn known(&self, now: Instant) -> Guard<Arc<Known>> {
+        let known = self.known.load();
+        let current = known.changes == Some(self.state.changes())
+            && known.roster.until.is_none_or(|until| now < until);
+        if current {
+            return known;
+        }
+        self.renew(now);
+        self.known.load()
+    }
+
+    /// Makes the roster of this moment.
+    pub(super) fn renew(&self, now: Instant) {
+        // First, so that a change meanwhile is seen the next time.
+        let changes = self.state.changes();
+        for backend in &self.backends {
+            backend.release(now);
+        }
+        let standings: Vec<Standing> = self
+            .backends
+            .iter()
+            .map(|backend| Backend::standing(backend))
+            .collect();
+        let roster = Roster::new(&standings, self.rules, now);
+        if self.state.note_failing_open(roster.failing_open) {
+            self.events
+                .failing_open(self.name.clone(), roster.failing_open);
+        }
+        self.known.store(Arc::new(Known {
+            arrangement: self.balancer.arrange(&roster.weights),
+            roster,
+            changes: Some(changes),
+        }));
+    }
+}

@@ -1,0 +1,109 @@
+//! What of an upstream and its backends outlives reloads. Identity is the upstream's name and the
+//! backend's address.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::queue::{Bells, Line};
+use crate::config;
+use crate::policy::admission::Occupancy;
+use crate::policy::balance::Load;
+use crate::policy::breaker::Breaker;
+use crate::policy::health::Health;
+use crate::policy::outlier::Outlier;
+use crate::policy::retry::Budget;
+
+/// What all workers know of an upstream as a whole.
+#[derive(Debug)]
+pub(super) struct UpstreamState {
+    /// Raised whenever something of a backend changes that decides whether it may be chosen.
+    changes: AtomicU64,
+    /// Backends that are ejected.
+    pub(super) ejected: Occupancy,
+    /// Of retries.
+    pub(super) budget: Budget,
+    /// Sessions that wait for a place.
+    pub(super) line: Line,
+    /// Health is ignored at the moment.
+    failing_open: AtomicBool,
+}
+
+/// What all workers know of a backend.
+#[derive(Debug, Default)]
+pub struct BackendState {
+    /// Sessions that use it, and how fast it is.
+    pub load: Arc<Load>,
+    /// Connections to it, those included that are open ahead; what `max_connections` bounds.
+    pub open: Occupancy,
+    /// What the prober says.
+    pub health: Health,
+    /// Failures of live sessions.
+    pub(super) outlier: Outlier,
+    /// Closed unless the upstream has breakers.
+    pub(super) breaker: Breaker,
+    /// No upstream has it any more: late reports are of no interest.
+    retired: AtomicBool,
+}
+
+impl UpstreamState {
+    pub(super) fn new(workers: usize, bells: Arc<Bells>) -> Self {
+        Self {
+            changes: AtomicU64::new(0),
+            ejected: Occupancy::default(),
+            budget: Budget::default(),
+            line: Line::new(workers, bells),
+            failing_open: AtomicBool::new(false),
+        }
+    }
+
+    /// The number of changes so far. Release and acquire: who sees the number sees the change.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// A backend's readiness may have changed.
+    pub(super) fn change(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Notes whether health is ignored; true when that is news.
+    pub(super) fn note_failing_open(&self, now: bool) -> bool {
+        self.failing_open.load(Ordering::Relaxed) != now
+            && self.failing_open.swap(now, Ordering::Relaxed) != now
+    }
+
+    /// Health is ignored at the moment.
+    pub(super) fn is_failing_open(&self) -> bool {
+        self.failing_open.load(Ordering::Relaxed)
+    }
+}
+
+impl BackendState {
+    /// The state of a new backend of `upstream`.
+    pub(super) fn new(upstream: &config::Upstream) -> Self {
+        let check = upstream.health_check.as_ref();
+        Self {
+            health: check.map_or_else(Health::default, |check| Health::new(check.settings.start)),
+            ..Self::default()
+        }
+    }
+
+    /// The settings have changed with a reload.
+    pub(super) fn adopt(&self, upstream: &config::Upstream, ejected: &Occupancy) {
+        let check = upstream.health_check.as_ref();
+        self.health.adopt(check.map(|check| check.settings.start));
+        if upstream.outlier.is_none() {
+            self.outlier.forgive(ejected);
+        }
+    }
+
+    /// No upstream has it any more.
+    pub(super) fn retire(&self, ejected: &Occupancy) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.outlier.forgive(ejected);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+}
