@@ -5,6 +5,8 @@
 
 #[path = "sim/plan.rs"]
 mod plan;
+#[path = "sim/policies.rs"]
+mod policies;
 #[path = "sim/run.rs"]
 mod run;
 

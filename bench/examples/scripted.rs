@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         world.client(Instant::default(), &front, script);
     }
     let (events, _) = Events::new();
-    let shared = Shared::new(&config, 1, 10_000, events);
+    let shared = Shared::new(&config, 1, 10_000, events, 1);
     let ring = Ring::new(Box::new(world.driver()), 64 << 20);
     let listener = ListenerSocket {
         listener: 0,

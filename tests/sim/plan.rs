@@ -1,15 +1,19 @@
 //! What a run is made of, drawn from a seed.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::Path;
 use std::time::Duration;
 
 use ringress::address::Address;
 use ringress::config::{
-    Backend, Config, Listener, Log, LogFormat, LogLevel, Runtime, Timeouts, Upstream,
+    Backend, Config, Exchange, HealthCheck, IpNet, Listener, Log, LogFormat, LogLevel, Pool, Probe,
+    Queue, RateLimit, Runtime, Timeouts, Upstream,
 };
-use ringress::policy::retry;
+use ringress::policy::balance::{ALGORITHMS, Algorithm};
+use ringress::policy::bucket::Rate;
+use ringress::policy::share::Share;
+use ringress::policy::{breaker, health, outlier, retry};
 use ringress::ring::Capabilities;
 use ringress::ring::sim::{BackendScript, ClientScript, Faults, Step};
 
@@ -32,10 +36,68 @@ pub(crate) struct Plan {
     pub(crate) half_close: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) retries: u32,
+    /// What else there is to the upstream and the listener.
+    pub(crate) policies: Policies,
+    /// What happens to backends, by time.
+    pub(crate) turns: Vec<(Duration, usize, Turn)>,
+    /// One way to each backend; `None` = drawn for each packet.
+    pub(crate) distance: Option<Duration>,
+    /// When each client begins; those that are left out come within 50 ms.
+    pub(crate) starts: Vec<Duration>,
     /// Every script comes to its end by itself, so that nothing may ever stall.
     pub(crate) lively: bool,
     /// Tell the workers to drain at this time, and to abort a while later.
     pub(crate) drain_at: Option<Duration>,
+}
+
+/// Something that happens to a backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    /// A prober says so.
+    Healthy(bool),
+    /// Its process is killed.
+    Killed,
+    /// From now on new connections meet this.
+    Becomes(BackendScript),
+}
+
+/// Traffic policy.
+#[derive(Clone, Debug)]
+pub(crate) struct Policies {
+    pub(crate) balance: Algorithm,
+    /// Of every backend.
+    pub(crate) backend_cap: Option<NonZeroUsize>,
+    /// The last backend is one.
+    pub(crate) backup: bool,
+    pub(crate) slow_start: Duration,
+    pub(crate) fail_open_below: Share,
+    pub(crate) outlier: Option<outlier::Settings>,
+    pub(crate) circuit_breaker: Option<breaker::Settings>,
+    pub(crate) queue: Queue,
+    pub(crate) preconnect: u32,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) rate_limit: RateLimit,
+    pub(crate) deny: Vec<IpNet>,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        let upstream = Upstream::new("app".into(), Vec::new());
+        Self {
+            balance: upstream.balance,
+            backend_cap: None,
+            backup: false,
+            slow_start: upstream.slow_start,
+            fail_open_below: upstream.fail_open_below,
+            outlier: None,
+            circuit_breaker: None,
+            queue: upstream.queue,
+            preconnect: 0,
+            idle_timeout: upstream.pool.idle_timeout,
+            rate_limit: RateLimit::default(),
+            deny: Vec::new(),
+        }
+    }
 }
 
 pub(crate) const FRONT: &str = "192.0.2.1:80";
@@ -62,6 +124,10 @@ impl Plan {
             half_close: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
             retries: 1,
+            policies: Policies::default(),
+            turns: Vec::new(),
+            distance: None,
+            starts: Vec::new(),
             lively: false,
             drain_at: None,
         }
@@ -81,7 +147,18 @@ impl Plan {
             true => dice.lively_client(),
             false => dice.client(),
         });
-        let clients = clients.collect();
+        let mut clients: Vec<ClientScript> = clients.collect();
+        if dice.below(3) == 0 {
+            let one = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
+            clients
+                .iter_mut()
+                .for_each(|client| client.from = Some(one));
+        }
+        let backends: Vec<BackendScript> = backends;
+        let (policies, turns) = match dice.below(2) {
+            0 => (Policies::default(), Vec::new()),
+            _ => (dice.policies(lively), dice.turns(lively, &backends)),
+        };
         let mut faults = Faults::from_seed(seed);
         if lively {
             faults.peer_reset = 0;
@@ -95,6 +172,8 @@ impl Plan {
             max_connections: dice.pick(&[1000, 1000, 1000, 5]),
             listener_cap: dice.pick(&[None, None, None, NonZeroUsize::new(4)]),
             retries: dice.below(3) as u32,
+            policies,
+            turns,
             lively,
             drain_at: match lively {
                 true => None,
@@ -121,8 +200,12 @@ impl Plan {
     }
 
     pub(crate) fn config(&self) -> Config {
-        let backends = (0..self.backends.len()).map(|index| Backend {
+        let last = self.backends.len() - 1;
+        let policies = &self.policies;
+        let backends = (0..=last).map(|index| Backend {
             weight: 1 + index as u16 % 2,
+            max_connections: policies.backend_cap,
+            backup: policies.backup && index == last && index > 0,
             ..Backend::new(format!("b{index}").into(), Self::backend_address(index))
         });
         let default = Upstream::new("app".into(), backends.collect());
@@ -142,6 +225,29 @@ impl Plan {
             upstreams: vec![Upstream {
                 connect_timeout: self.connect_timeout,
                 tcp_keepalive: None,
+                balance: policies.balance,
+                slow_start: policies.slow_start,
+                fail_open_below: policies.fail_open_below,
+                outlier: policies.outlier,
+                circuit_breaker: policies.circuit_breaker,
+                queue: policies.queue,
+                // Whoever says what a prober would say is in `turns`.
+                health_check: Some(HealthCheck {
+                    probe: Probe::Tcp(Exchange::default()),
+                    interval: Duration::from_secs(5),
+                    jitter: Share::default(),
+                    timeout: Duration::from_secs(2),
+                    settings: health::Settings {
+                        rise: NonZeroU32::MIN,
+                        fall: NonZeroU32::MIN,
+                        start: health::Start::Up,
+                    },
+                }),
+                pool: Pool {
+                    preconnect: policies.preconnect,
+                    idle_timeout: policies.idle_timeout,
+                    ..default.pool
+                },
                 retry: retry::Settings {
                     attempts: self.retries,
                     ..default.retry
@@ -160,9 +266,30 @@ impl Plan {
                 idle: self.idle,
                 half_close: self.half_close,
             },
+            rate_limit: self.policies.rate_limit,
+            deny: self.policies.deny.clone(),
             ..Listener::new("web".into(), vec![Self::front(), Self::unix_front()], 0)
         }
     }
+}
+
+const OUTLIER: outlier::Settings = outlier::Settings {
+    consecutive_failures: NonZeroU32::new(2).unwrap(),
+    eject_for: Duration::from_millis(40),
+    max_eject_for: Duration::from_millis(100),
+    max_ejected: Share::from_ppm(600_000),
+};
+
+const BREAKER: breaker::Settings = breaker::Settings {
+    failure_ratio: Share::from_ppm(400_000),
+    min_requests: NonZeroU32::new(3).unwrap(),
+    window: Duration::from_millis(200),
+    open_for: Duration::from_millis(30),
+    half_open_requests: NonZeroU32::new(2).unwrap(),
+};
+
+fn nonzero(number: u64) -> NonZeroU64 {
+    NonZeroU64::new(number).expect("not zero")
 }
 
 /// Deterministic choices.
@@ -179,6 +306,74 @@ impl Dice {
 
     fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u64) as usize].clone()
+    }
+
+    /// With `lively`, nothing that may turn a session away.
+    fn policies(&mut self, lively: bool) -> Policies {
+        let default = Policies::default();
+        let balance = self.pick(ALGORITHMS);
+        let shared = Policies {
+            balance,
+            backend_cap: self.pick(&[None, None, NonZeroUsize::new(4), NonZeroUsize::new(1)]),
+            queue: Queue {
+                max: 1000,
+                timeout: Duration::from_hours(1),
+            },
+            slow_start: self.pick(&[Duration::ZERO, Duration::from_millis(80)]),
+            preconnect: self.pick(&[0, 0, 2]),
+            idle_timeout: self.pick(&[Duration::from_mins(1), Duration::from_millis(30)]),
+            ..default.clone()
+        };
+        if lively {
+            return shared;
+        }
+        let rate = Rate {
+            per_second: self.pick(&[nonzero(1), nonzero(100), nonzero(1_000_000)]),
+            burst: self.pick(&[nonzero(1), nonzero(10), nonzero(100_000)]),
+        };
+        let connections = self.pick(&[None, None, Some(rate)]);
+        let connections_per_ip = self.pick(&[None, None, Some(rate)]);
+        let per_second = nonzero(1_000_000);
+        let bandwidth = Some(Rate { per_second, ..rate });
+        Policies {
+            backup: self.below(3) == 0,
+            fail_open_below: self.pick(&[Share::default(), Share::from_ppm(500_000)]),
+            outlier: self.pick(&[None, Some(OUTLIER)]),
+            circuit_breaker: self.pick(&[None, Some(BREAKER)]),
+            queue: Queue {
+                max: self.pick(&[0, 2, 1000]),
+                timeout: self.pick(&[Duration::from_millis(20), Duration::from_secs(1)]),
+            },
+            rate_limit: RateLimit {
+                connections,
+                connections_per_ip,
+                bandwidth: self.pick(&[None, None, bandwidth]),
+                dry_run: self.below(4) == 0,
+                ..default.rate_limit
+            },
+            deny: self.pick(&[vec![], vec!["10.0.0.0/31".parse().expect("a network")]]),
+            ..shared
+        }
+    }
+
+    fn turns(&mut self, lively: bool, backends: &[BackendScript]) -> Vec<(Duration, usize, Turn)> {
+        let count = if lively { 0 } else { self.below(6) };
+        let mut turns: Vec<_> = (0..count)
+            .map(|_| {
+                let at = Duration::from_millis(self.below(200));
+                let backend = self.below(backends.len() as u64) as usize;
+                let turn = self.pick(&[
+                    Turn::Healthy(true),
+                    Turn::Healthy(false),
+                    Turn::Healthy(false),
+                    Turn::Killed,
+                    Turn::Becomes(backends[backend].clone()),
+                ]);
+                (at, backend, turn)
+            })
+            .collect();
+        turns.sort_by_key(|(at, ..)| *at);
+        turns
     }
 
     fn lively_backend(&mut self) -> BackendScript {

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use ringress::policy::health;
 use ringress::proxy::{ListenerSocket, Message, Shared, Worker};
 use ringress::ring::sim::{Advance, Ending, EventHandle, PeerRecord, Step, World};
 use ringress::ring::{BUFFER_BYTES, Mailbox, Ring, Usage};
 use ringress::telemetry::Reason;
 use ringress::telemetry::events::{Event, Events, SessionRecord};
 use ringress::time::Instant;
+use ringress::upstream::Bell;
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Turn};
 
 /// Turns after which a run is taken to spin.
 const MOST_TURNS: usize = 3_000_000;
@@ -32,6 +36,10 @@ pub(crate) struct Outcome {
     pub(crate) most_buffers: usize,
     pub(crate) most_sessions: usize,
     pub(crate) pipes: usize,
+    /// By backend: the most connections at once, and all that were tried.
+    pub(crate) most_connections: Vec<usize>,
+    pub(crate) attempts: Vec<usize>,
+    pub(crate) turns: usize,
     /// Clients that read nothing any more, and so never see the end.
     deaf: Vec<bool>,
     broken: Vec<String>,
@@ -42,6 +50,8 @@ struct Run {
     world: World,
     workers: Vec<Worker>,
     mailboxes: Vec<(Arc<Mailbox<Message>>, EventHandle)>,
+    /// By worker: somebody has rung.
+    rung: Vec<Arc<AtomicBool>>,
     shared: Arc<Shared>,
     events: Receiver<Event>,
     most_buffers: usize,
@@ -52,18 +62,24 @@ struct Run {
 pub(crate) fn run(plan: &Plan) -> Outcome {
     let mut run = Run::start(plan);
     let mut broken = Vec::new();
+    for (at, backend, turn) in &plan.turns {
+        run.until(Some(Instant::default() + *at));
+        run.turn(*backend, turn);
+    }
     if let Some(at) = plan.drain_at {
         run.until(Some(Instant::default() + at));
         run.post(Message::Drain);
         run.until(Some(run.world.now() + Duration::from_secs(1)));
         run.post(Message::Abort);
     }
-    run.until(None);
+    run.settle(plan, &mut broken);
     if run.turns >= MOST_TURNS {
         broken.push("it spins".to_owned());
     }
     if plan.drain_at.is_none() {
-        broken.extend(run.idle_leaks());
+        if plan.policies.preconnect == 0 {
+            broken.extend(run.idle_leaks());
+        }
         run.post(Message::Drain);
         run.until(None);
     }
@@ -76,21 +92,51 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         ..run.finish(broken)
     };
     if plan.lively {
-        outcome.check_lively();
+        // Those that wait for a place wait for others to end.
+        let longest = match plan.policies.backend_cap {
+            None => NUDGE,
+            Some(_) => 20 * NUDGE,
+        };
+        outcome.check_lively(longest);
     }
     outcome
 }
 
+/// The world with its backends and clients.
+fn world(plan: &Plan) -> World {
+    let world = World::new(plan.seed, plan.faults.clone());
+    world.set_capabilities(plan.capabilities);
+    for (index, script) in plan.backends.iter().enumerate() {
+        let address = Plan::backend_address(index);
+        world.backend(&address, script.clone());
+        if let Some(distance) = plan.distance {
+            world.set_distance(&address, distance);
+        }
+    }
+    for (index, script) in plan.clients.iter().enumerate() {
+        let soon = Duration::from_millis(index as u64 * 7 % 50);
+        let at = Instant::default() + plan.starts.get(index).copied().unwrap_or(soon);
+        let front = match index < plan.unix_clients {
+            true => Plan::unix_front(),
+            false => Plan::front(),
+        };
+        world.client(at, &front, script.clone());
+    }
+    world
+}
+
 impl Run {
     fn start(plan: &Plan) -> Self {
-        let world = World::new(plan.seed, plan.faults.clone());
-        world.set_capabilities(plan.capabilities);
-        for (index, script) in plan.backends.iter().enumerate() {
-            world.backend(&Plan::backend_address(index), script.clone());
-        }
+        let world = world(plan);
         let (sender, events) = Events::new();
         sender.set_sessions(true);
-        let shared = Shared::new(&plan.config(), plan.workers, plan.max_connections, sender);
+        let shared = Shared::new(
+            &plan.config(),
+            plan.workers,
+            plan.max_connections,
+            sender,
+            plan.seed,
+        );
         let ip = world.listen(&Plan::front(), plan.workers);
         let unix = world.listen(&Plan::unix_front(), plan.workers);
         let mut mailboxes = Vec::new();
@@ -123,26 +169,46 @@ impl Run {
                 (mailbox, fd),
             ));
         }
-        for (index, script) in plan.clients.iter().enumerate() {
-            let at = Instant::default() + Duration::from_millis(index as u64 * 7 % 50);
-            let unix = index < plan.unix_clients;
-            let front = if unix {
-                Plan::unix_front()
-            } else {
-                Plan::front()
-            };
-            world.client(at, &front, script.clone());
-        }
+        let rung: Vec<Arc<AtomicBool>> = workers.iter().map(|_| Arc::default()).collect();
+        shared.bells.hang(rung.iter().map(|rung| {
+            let rung = rung.clone();
+            Box::new(move || rung.store(true, Ordering::Relaxed)) as Bell
+        }));
         Self {
             world,
             workers,
             mailboxes,
+            rung,
             shared,
             events,
             most_buffers: 0,
             most_sessions: 0,
             turns: 0,
         }
+    }
+
+    fn turn(&self, backend: usize, turn: &Turn) {
+        let address = Plan::backend_address(backend);
+        match turn {
+            Turn::Healthy(healthy) => self.judge(backend, *healthy),
+            Turn::Killed => self.world.kill_backend(&address),
+            Turn::Becomes(script) => self.world.backend(&address, script.clone()),
+        }
+    }
+
+    /// What a prober would say.
+    fn judge(&self, backend: usize, healthy: bool) {
+        let once = health::Settings {
+            rise: NonZeroU32::MIN,
+            fall: NonZeroU32::MIN,
+            start: health::Start::Up,
+        };
+        let snapshot = self.shared.snapshot.load();
+        let upstream = &snapshot.upstreams[0];
+        let health = &upstream.backends()[backend].state.health;
+        health.record(&once, healthy, self.world.now());
+        upstream.changed(self.world.now());
+        self.shared.bells.ring_all();
     }
 
     fn post(&self, message: Message) {
@@ -160,6 +226,11 @@ impl Run {
                 worker.turn().expect("a simulated ring does not fail");
                 self.most_buffers = self.most_buffers.max(worker.ring().usage().buffers);
             }
+            for (rung, (_, handle)) in self.rung.iter().zip(&self.mailboxes) {
+                if rung.swap(false, Ordering::Relaxed) {
+                    handle.signal();
+                }
+            }
             self.most_sessions = self.most_sessions.max(self.shared.active.now());
             if !self.world.progressed() && self.world.advance() == Advance::Quiet {
                 return;
@@ -168,6 +239,29 @@ impl Run {
                 return;
             }
         }
+    }
+
+    /// Turns until all sessions are over. With connections ahead the world never comes to rest.
+    fn settle(&mut self, plan: &Plan, broken: &mut Vec<String>) {
+        if plan.policies.preconnect == 0 {
+            return self.until(None);
+        }
+        let latest = self.world.now() + Duration::from_hours(1);
+        while !self.is_over(plan) && self.turns < MOST_TURNS {
+            if self.world.now() > latest {
+                broken.push("sessions never ended".to_owned());
+                return;
+            }
+            self.until(Some(self.world.now() + Duration::from_millis(100)));
+        }
+    }
+
+    fn is_over(&self, plan: &Plan) -> bool {
+        let clients = self.world.clients();
+        let mut ended = clients.iter().zip(&plan.clients).map(|(client, script)| {
+            client.ending != Ending::Open || script.steps.contains(&Step::Stall(None))
+        });
+        self.shared.active.now() == 0 && ended.all(|ended| ended)
     }
 
     /// With all clients gone, only accept loops and mailboxes may be left.
@@ -185,6 +279,27 @@ impl Run {
             .collect()
     }
 
+    /// With everything shut down, nothing may be left.
+    fn leaks(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let open = self.world.open_fds();
+        if !open.is_empty() {
+            broken.push(format!("descriptors are still open: {open:?}"));
+        }
+        if self.shared.active.now() + self.shared.listeners[0].active.now() > 0 {
+            broken.push("sessions are still counted".to_owned());
+        }
+        let snapshot = self.shared.snapshot.load();
+        let mut states = snapshot.upstreams[0]
+            .backends()
+            .iter()
+            .map(|backend| &backend.state);
+        if states.any(|state| state.load.active.now() + state.open.now() > 0) {
+            broken.push("backends still count sessions".to_owned());
+        }
+        broken
+    }
+
     fn finish(mut self, mut broken: Vec<String>) -> Outcome {
         for worker in &self.workers {
             if !worker.is_done() {
@@ -199,21 +314,7 @@ impl Run {
                 broken.push(format!("leaked: {usage:?}"));
             }
         }
-        let open = self.world.open_fds();
-        if !open.is_empty() {
-            broken.push(format!("descriptors are still open: {open:?}"));
-        }
-        if self.shared.active.now() + self.shared.listeners[0].active.now() > 0 {
-            broken.push("sessions are still counted".to_owned());
-        }
-        let snapshot = self.shared.snapshot.load();
-        if snapshot.upstreams[0]
-            .backends()
-            .iter()
-            .any(|backend| backend.load.active.now() > 0)
-        {
-            broken.push("backends still count sessions".to_owned());
-        }
+        broken.extend(self.leaks());
         broken.extend(self.world.violations());
         let refused = self.shared.closed(0, Reason::ProcessFull)
             + self.shared.closed(0, Reason::ListenerFull);
@@ -229,9 +330,10 @@ impl Run {
         }
         let sessions = self.events.try_iter().filter_map(|event| match event {
             Event::SessionClosed(session) => Some(*session),
-            Event::AcceptPaused { .. } | Event::ConnectFailed { .. } => None,
+            _ => None,
         });
-        let addresses = (0..snapshot.upstreams[0].backends().len()).map(Plan::backend_address);
+        let backends = self.shared.snapshot.load().upstreams[0].backends().len();
+        let addresses: Vec<_> = (0..backends).map(Plan::backend_address).collect();
         let sessions: Vec<_> = sessions.collect();
         if sessions.len() as u64 != closed {
             broken.push(format!(
@@ -243,13 +345,23 @@ impl Run {
             trace: self.world.trace_hash(),
             clients: self.world.clients(),
             backends: addresses
-                .flat_map(|address| self.world.backend_sessions(&address))
+                .iter()
+                .flat_map(|address| self.world.backend_sessions(address))
                 .collect(),
             sessions,
             refused,
             most_buffers: self.most_buffers,
             most_sessions: self.most_sessions,
             pipes: self.world.pipes(),
+            most_connections: addresses
+                .iter()
+                .map(|address| self.world.most_connections(address))
+                .collect(),
+            attempts: addresses
+                .iter()
+                .map(|address| self.world.attempts(address))
+                .collect(),
+            turns: self.turns,
             deaf: Vec::new(),
             broken,
         }
@@ -266,11 +378,13 @@ impl Outcome {
 
     /// With scripts that come to their end, every session that got a backend does, in order, and
     /// without the idle timer having to nudge it on.
-    fn check_lively(&mut self) {
+    fn check_lively(&mut self, longest: Duration) {
         let in_order = [Reason::ClientClosed, Reason::BackendClosed];
         for session in &self.sessions {
-            let nudged = session.duration >= NUDGE;
-            if session.backend.is_some() && (nudged || !in_order.contains(&session.reason)) {
+            let nudged = session.duration >= longest;
+            let turned_away = matches!(session.reason, Reason::QueueFull | Reason::QueueTimeout);
+            let served = session.backend.is_some();
+            if turned_away || served && (nudged || !in_order.contains(&session.reason)) {
                 self.broken
                     .push(format!("nothing stalled, and yet: {session:?}"));
             }
@@ -349,7 +463,12 @@ impl Outcome {
             Reason::NoBackend
             | Reason::ConnectTimeout
             | Reason::ProcessFull
-            | Reason::ListenerFull => {
+            | Reason::ListenerFull
+            | Reason::Denied
+            | Reason::RateLimit
+            | Reason::ClientRateLimit
+            | Reason::QueueFull
+            | Reason::QueueTimeout => {
                 claim(!client.saw_fin, "refused, but the client saw a clean end");
             }
             // A backend's FIN may have come before the cut; then it came after all its bytes.
