@@ -149,6 +149,22 @@ impl Proxy {
         self.log.wait(from, beginning, pick).1
     }
 
+    /// Waits for the next line with this message about a backend, after the `from`th line. Returns its
+    /// number as well.
+    pub(crate) fn wait_about(&self, from: usize, message: &str, backend: &str) -> (usize, Value) {
+        let what = format!("{message}: {backend}");
+        self.log.wait(from, &what, |line| {
+            is_about(line, message, backend).then(|| line.clone())
+        })
+    }
+
+    /// How many lines with this message there are about a backend.
+    pub(crate) fn count_about(&self, message: &str, backend: &str) -> usize {
+        let lines = self.lines();
+        let about = lines.iter().filter(|line| is_about(line, message, backend));
+        about.count()
+    }
+
     /// Every line so far.
     pub(crate) fn lines(&self) -> Vec<Value> {
         self.log.locked().list.clone()
@@ -264,6 +280,10 @@ fn with_log(config: &str) -> String {
         return config.to_owned();
     }
     format!("{config}\n[log]\nlevel = \"debug\"\nformat = \"json\"\n")
+}
+
+fn is_about(line: &Value, message: &str, backend: &str) -> bool {
+    line["message"] == message && line["backend"] == backend
 }
 
 pub(crate) fn text(line: &Value, key: &str) -> String {
