@@ -1,0 +1,257 @@
+//! Every file of conf/ is run: with its addresses replaced by free ones, its log made readable for the
+//! test, and a backend behind each address that answers as the file's health check wants it to.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+
+use common::socket::{finish, parse, unconnected};
+use common::{Backend, Proxy, eventually};
+use socket2::Socket;
+use toml::{Table, Value};
+
+/// What a backend says, so that probes like it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Speech {
+    /// Echoes.
+    Nothing,
+    /// This before anything is asked.
+    Greeting(String),
+    /// This to who begins so.
+    Answer { to: String, with: String },
+}
+
+impl Speech {
+    fn of(upstream: &Table) -> Self {
+        let Some(check) = upstream.get("health_check").and_then(Value::as_table) else {
+            return Self::Nothing;
+        };
+        let word = |key| check.get(key).and_then(Value::as_str).map(str::to_owned);
+        match (word("type").as_deref(), word("send"), word("expect")) {
+            (Some("http"), ..) => Self::Answer {
+                to: "GET ".into(),
+                with: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into(),
+            },
+            (_, Some(to), Some(with)) => Self::Answer { to, with },
+            (_, None, Some(greeting)) => Self::Greeting(greeting),
+            (..) => Self::Nothing,
+        }
+    }
+
+    /// Speaks on a connection, then echoes.
+    fn serve(&self, mut connection: Socket) -> io::Result<()> {
+        if let Self::Greeting(greeting) = self {
+            connection.write_all(greeting.as_bytes())?;
+        }
+        let mut heard = vec![0; 4096];
+        while let count @ 1.. = connection.read(&mut heard)? {
+            let answer = match self {
+                Self::Answer { to, with } if heard.starts_with(to.as_bytes()) => with.as_bytes(),
+                _ => &heard[..count],
+            };
+            connection.write_all(answer)?;
+        }
+        connection.shutdown(std::net::Shutdown::Write)
+    }
+
+    /// Answers datagrams, where those are probes.
+    fn serve_datagrams(&self, at: SocketAddr) {
+        let socket = UdpSocket::bind(at).expect("nobody else has the port");
+        let answer = match self {
+            Self::Answer { with, .. } | Self::Greeting(with) => with.clone(),
+            Self::Nothing => "anything".to_owned(),
+        };
+        thread::spawn(move || {
+            while let Ok((_, from)) = socket.recv_from(&mut [0; 4096]) {
+                // Who asked may be gone.
+                let _ = socket.send_to(answer.as_bytes(), from);
+            }
+        });
+    }
+
+    fn greeting(&self) -> &str {
+        match self {
+            Self::Greeting(greeting) => greeting,
+            _ => "",
+        }
+    }
+}
+
+/// The free addresses that take the place of those in a file.
+struct Places {
+    folder: tempfile::TempDir,
+    backends: Mutex<Vec<Backend>>,
+    by_address: Mutex<HashMap<String, String>>,
+}
+
+impl Places {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            backends: Mutex::default(),
+            by_address: Mutex::default(),
+        }
+    }
+
+    /// What a listener is bound to instead of `address`.
+    fn bind(&self, address: &str) -> String {
+        if address.starts_with("unix:") {
+            return self.unix(address);
+        }
+        let (host, _) = address.rsplit_once(':').expect("a port");
+        format!("{host}:0")
+    }
+
+    /// Where a backend is that was started in the place of `address`; the same one each time.
+    fn backend(&self, address: &str, speech: &Speech) -> String {
+        let mut by_address = self.by_address.lock().expect("nobody panicked");
+        if let Some(there) = by_address.get(address) {
+            return there.clone();
+        }
+        let host = address.rsplit_once(':').expect("a port").0;
+        let at = match address.starts_with("unix:") {
+            true => self.unix(address),
+            false if host.starts_with('[') => "[::1]:0".to_owned(),
+            false => "127.0.0.1:0".to_owned(),
+        };
+        let says = speech.clone();
+        let backend = Backend::at(&at, move |connection| {
+            // The client may be gone.
+            let _ = says.serve(connection);
+        });
+        if let Some(address) = parse(&backend.address).1.as_socket() {
+            speech.serve_datagrams(address);
+        }
+        let port = backend.address.rsplit_once(':').expect("a port").1;
+        let there = match host {
+            "localhost" => format!("localhost:{port}"),
+            _ => backend.address.clone(),
+        };
+        self.backends.lock().expect("nobody panicked").push(backend);
+        by_address.insert(address.to_owned(), there.clone());
+        there
+    }
+
+    fn unix(&self, address: &str) -> String {
+        let name = Path::new(address).file_name().expect("a file");
+        format!("unix:{}", self.folder.path().join(name).display())
+    }
+}
+
+/// Applies `change` to a string or to each string of a list.
+fn change_each(value: &mut Value, change: &impl Fn(&str) -> String) {
+    match value {
+        Value::String(text) => *text = change(text),
+        Value::Array(list) => list.iter_mut().for_each(|value| change_each(value, change)),
+        Value::Table(table) => change_each(&mut table["address"], change),
+        other => panic!("{other} instead of an address"),
+    }
+}
+
+fn tables<'a>(
+    file: &'a mut Table,
+    name: &str,
+) -> impl Iterator<Item = (&'a String, &'a mut Table)> {
+    let tables = file.get_mut(name).and_then(Value::as_table_mut);
+    let each = tables.into_iter().flat_map(Table::iter_mut);
+    each.filter_map(|(name, value)| Some((name, value.as_table_mut()?)))
+}
+
+/// Rewrites `file` to run here. Returns what clients of each listener hear first.
+fn settle(file: &mut Table, places: &Places) -> Vec<(String, Speech)> {
+    let mut speeches = HashMap::new();
+    for (name, upstream) in tables(file, "upstreams") {
+        let speech = Speech::of(upstream);
+        change_each(&mut upstream["backends"], &|address| {
+            places.backend(address, &speech)
+        });
+        speeches.insert(name.clone(), speech);
+    }
+    let mut listeners = Vec::new();
+    for (name, listener) in tables(file, "listeners") {
+        change_each(&mut listener["bind"], &|address| places.bind(address));
+        // The client is on this machine.
+        if let Some(Value::Array(allow)) = listener.get_mut("allow")
+            && !allow.is_empty()
+        {
+            allow.extend(["127.0.0.0/8".into(), "::1".into()]);
+        }
+        let upstream = listener["upstream"].as_str().expect("a name");
+        listeners.push((name.clone(), speeches[upstream].clone()));
+    }
+    let log = "level = \"debug\"\nformat = \"json\""
+        .parse()
+        .expect("TOML");
+    file.insert("log".to_owned(), Value::Table(log));
+    listeners
+}
+
+/// A whole session; an error if it was refused.
+fn session(address: &str, speech: &Speech) -> io::Result<()> {
+    let mut client = unconnected(address);
+    client.connect(&parse(address).1)?;
+    let mut greeting = vec![0; speech.greeting().len()];
+    client.read_exact(&mut greeting)?;
+    assert_eq!(greeting, speech.greeting().as_bytes());
+    client.write_all(b"a session")?;
+    finish(&client);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer)?;
+    match answer == b"a session" {
+        true => Ok(()),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Starts the proxy with the file and has a session through every address of every listener.
+fn runs(path: &Path) {
+    let text = fs::read_to_string(path).expect("it can be read");
+    let mut file: Table = text.parse().expect("TOML");
+    let places = Places::new();
+    let listeners = settle(&mut file, &places);
+    let mut proxy = Proxy::start(&file.to_string());
+    let mut sessions = 0;
+    for (listener, speech) in &listeners {
+        for address in proxy.addresses(listener) {
+            let what = format!("{}: a session at {listener}", path.display());
+            // Before the first probes have ended nobody may be ready.
+            eventually(&what, || session(&address, speech).ok());
+            sessions += 1;
+        }
+    }
+    assert!(sessions >= listeners.len(), "{}", path.display());
+    let mut served = 0;
+    while served < sessions {
+        let reason = proxy.next_session().reason;
+        assert!(
+            ["client-closed", "no-backend"].contains(&reason.as_str()),
+            "{reason}"
+        );
+        served += usize::from(reason == "client-closed");
+    }
+    proxy.end();
+}
+
+fn conf() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let entries = fs::read_dir(folder).expect("a folder of the repository");
+    let paths = entries.map(|entry| entry.expect("it can be read").path());
+    let mut paths: Vec<_> = paths
+        .filter(|path| path.extension() == Some("toml".as_ref()))
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn every_file_in_conf_runs_and_serves_at_every_address() {
+    let files = conf();
+    assert!(files.len() >= 3, "{files:?}");
+    files.iter().for_each(|path| runs(path));
+}
