@@ -138,7 +138,7 @@ fn bound(address: &str) -> Socket {
     socket
 }
 
-fn written(socket: &Socket, unix: &str) -> String {
+pub(crate) fn written(socket: &Socket, unix: &str) -> String {
     match local(socket).as_socket() {
         Some(address) => address.to_string(),
         None => unix.to_owned(),

@@ -12,6 +12,7 @@ pub(crate) mod mortal;
 pub(crate) mod pattern;
 pub(crate) mod proxy;
 pub(crate) mod socket;
+pub(crate) mod switched;
 pub(crate) mod system;
 
 use std::sync::mpsc::Receiver;

@@ -1,7 +1,7 @@
 //! Client sockets: any family by its written address, with an end to every wait.
 
-use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -39,6 +39,28 @@ pub(crate) fn connect(address: &str) -> Socket {
         .connect(&parse(address).1)
         .unwrap_or_else(|error| panic!("{address}: {error}"));
     socket
+}
+
+/// Connects from `source`, an address of the loopback, and sends a byte that comes back; `None` when
+/// the client is reset instead, at whatever point.
+pub(crate) fn exchange(source: Option<&str>, address: &str) -> Option<Socket> {
+    let mut socket = unconnected(address);
+    if let Some(source) = source {
+        let source: IpAddr = source.parse().expect("an IP address");
+        let source = SocketAddr::new(source, 0).into();
+        socket.bind(&source).expect("it is the loopback's");
+    }
+    let answer = socket
+        .connect(&parse(address).1)
+        .and_then(|()| socket.write_all(b"x"))
+        .and_then(|()| socket.read_exact(&mut [0]));
+    match answer {
+        Ok(()) => Some(socket),
+        Err(error) => {
+            assert_eq!(ending_of(&error), Ending::Reset);
+            None
+        }
+    }
 }
 
 /// A connection to `address` whose kernel holds about `bytes` that nobody has read.
@@ -88,7 +110,10 @@ pub(crate) fn ending(socket: &mut Socket) -> Ending {
 
 pub(crate) fn ending_of(error: &io::Error) -> Ending {
     match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Ending::Reset,
+        // Aborted: the reset came before connect(2) had returned, or was told of once already.
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => Ending::Reset,
         _ => panic!("neither FIN nor RST: {error}"),
     }
 }
