@@ -208,3 +208,21 @@ fn a_backends_reset_reaches_the_client_while_a_paced_connection_rests() {
     assert_eq!(proxy.next_session().reason, "backend-reset");
     proxy.end();
 }
+
+#[test]
+fn a_session_that_rests_is_not_idle() {
+    let backend = Backend::start(|mut connection| {
+        Pattern::new()
+            .write(&mut connection, 20 * 1024)
+            .expect("taken");
+    });
+    let tables = "[listeners.web.timeouts]\nidle = \"1s\"\nhalf_close = \"1s\"\n";
+    let mut proxy = paced(&backend, "4KiB", "1KiB", tables);
+    let mut client = proxy.connect();
+    let mut pattern = Pattern::new();
+    pattern.check_to_end(&mut client).expect("FIN at the end");
+    assert_eq!(pattern.place, 20 * 1024, "every byte comes, however slowly");
+    drop(client);
+    assert_eq!(proxy.next_session().reason, "backend-closed");
+    proxy.end();
+}

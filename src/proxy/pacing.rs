@@ -44,4 +44,9 @@ impl Pacing {
     pub(super) fn resume_at(&self) -> Option<Instant> {
         self.resume.iter().flatten().min().copied()
     }
+
+    /// When no direction rests any more.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.resume.iter().flatten().max().copied()
+    }
 }

@@ -360,6 +360,11 @@ impl Relay {
             }
             self.progress = if stuck { progress } else { NOTHING };
         }
+        let resting = self.pacing.as_ref();
+        if let Some(until) = resting.and_then(|pacing| pacing.rests_until()) {
+            // Its silence is of our making.
+            self.active = self.active.max(until);
+        }
         let (timeout, reason) = match half_closed {
             true => (self.policy.timeouts.half_close, Reason::HalfClose),
             false => (self.policy.timeouts.idle, Reason::Idle),
