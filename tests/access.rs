@@ -97,6 +97,21 @@ fn on_a_socket_of_both_families_clients_over_ipv4_are_ipv4() {
     }
 }
 
+#[test]
+fn the_log_knows_a_client_over_ipv4_by_its_ipv4_address() {
+    let backend = Backend::echo();
+    let lists = listener("[::]:0", "[]", "\"127.0.0.2\"") + "ipv6_only = false\n";
+    let mut proxy = Proxy::start(&config(&[&backend.address], &lists, "", WORKERS));
+    let bound: SocketAddr = proxy.address("web").parse().expect("an address");
+    let address = format!("127.0.0.1:{}", bound.port());
+    for source in ["127.0.0.1", "127.0.0.2"] {
+        drop(exchange(Some(source), &address));
+        let client: SocketAddr = proxy.next_session().client.parse().expect("an address");
+        assert_eq!(client.ip().to_string(), source);
+    }
+    proxy.end();
+}
+
 /// A list in TOML: 5000 networks of IPv4 and 5000 of IPv6, none of them of the loopback, and `more`.
 fn long_list(more: &str) -> String {
     let mut list = String::from("[\n");

@@ -257,6 +257,14 @@ fn book(
     }
 }
 
+/// A client over IPv4 has an IPv4 address on every listener, those of both families too.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
 /// What is only needed when the end of sessions is told.
 struct Record {
     began: Instant,
@@ -269,7 +277,7 @@ impl Record {
         told.then(|| {
             Box::new(Self {
                 began: ring.now(),
-                client: ring.peer(client).ok().flatten(),
+                client: ring.peer(client).ok().flatten().map(canonical),
             })
         })
     }
