@@ -162,6 +162,31 @@ fn who_comes_after_a_cap_was_raised_need_not_wait() {
 }
 
 #[test]
+fn a_backend_that_was_away_for_a_reload_keeps_its_cap() {
+    let (backend, other) = (Switched::new(Manner::Echo), Backend::echo());
+    let entry = format!("{{ address = {:?}, max_connections = 2 }}", backend.address);
+    let list = |entries: &str| {
+        let text = config(&[], "", "", WORKERS);
+        text.replace("backends = []", &format!("backends = [{entries}]"))
+    };
+    let (with, without) = (list(&entry), list(&format!("{:?}", other.address)));
+    let proxy = Proxy::start(&with);
+    let address = proxy.address("web");
+    let old: Vec<_> = (0..2).map(|_| exchange(None, &address)).collect();
+    assert_eq!(old.iter().flatten().count(), 2);
+    proxy.reload(&without);
+    assert!(exchange(None, &address).is_some());
+    proxy.reload(&with);
+    assert!(
+        exchange(None, &address).is_none(),
+        "its two places are taken still"
+    );
+    assert_eq!(backend.most(), 2);
+    drop(old);
+    proxy.end();
+}
+
+#[test]
 fn clients_that_leave_while_they_wait_leave_the_line() {
     let backend = Switched::new(Manner::Hold);
     let text =
