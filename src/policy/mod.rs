@@ -6,5 +6,6 @@ pub mod breaker;
 pub mod bucket;
 pub mod health;
 pub mod outlier;
+pub mod pace;
 pub mod retry;
 pub mod share;
