@@ -4,6 +4,7 @@ pub mod admission;
 pub mod balance;
 pub mod breaker;
 pub mod bucket;
+pub mod cidr;
 pub mod health;
 pub mod outlier;
 pub mod pace;
