@@ -61,6 +61,8 @@ impl Bucket {
 /// rate × (b - a) + burst - 1. Nowhere was it used that clocks go forward.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Meter {
+    /// The last tick at or before the present.
+    before: u64,
     /// The first tick at or after the present.
     after: u64,
     /// Ticks that a token takes to come back.
@@ -79,6 +81,7 @@ impl Meter {
         };
         let rest_of_burst = (rate.burst.get() - 1).saturating_mul(token);
         Self {
+            before,
             after,
             token,
             latest: before.saturating_add(rest_of_burst),
@@ -96,6 +99,11 @@ impl Meter {
         }
         // At the end of time there are no tokens, rather than any number of them.
         full_at.max(self.after).checked_add(self.token)
+    }
+
+    /// A bucket that is full at `full_at` is full now.
+    pub(super) fn is_full(&self, full_at: u64) -> bool {
+        full_at <= self.before
     }
 }
 

@@ -5,6 +5,7 @@ pub mod balance;
 pub mod breaker;
 pub mod bucket;
 pub mod cidr;
+pub mod clients;
 pub mod health;
 pub mod outlier;
 pub mod pace;

@@ -1,0 +1,253 @@
+//! A bucket per client address, for all workers: a table of fixed size. It counts clients and not what
+//! they do; whether an address can be believed is not its business.
+//!
+//! An address belongs to one set of the table, and to nobody else's: which one, is decided by a hash
+//! that takes a seed, so that nobody who doesn't know it can aim at a set. See `set` for what
+//! happens within one.
+//!
+//! A client that isn't in the table has a full bucket, and one that has a full bucket need not be in
+//! the table. So an entry is free again as soon as its bucket is full. If all entries of a set are
+//! taken, an eviction forgets what the stalest one of them has taken: that client has a full bucket
+//! again. This is counted, and it is the only way to win a token: [`Clients::take`] is otherwise as
+//! exact as [`Bucket::take`](super::bucket::Bucket::take), whatever workers a client spreads over, and
+//! while it is put into the table too.
+
+mod set;
+
+use std::hash::{DefaultHasher, Hasher};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use self::set::Set;
+use super::bucket::{Meter, Rate};
+use crate::time::Instant;
+
+/// The buckets of the clients of one limit.
+#[derive(Debug)]
+pub struct Clients {
+    sets: Box<[Set]>,
+    seed: u64,
+    evicted: AtomicU64,
+}
+
+impl Clients {
+    /// A table with room for at least `max_clients` at once. `seed` is to be drawn, and kept from
+    /// clients.
+    pub fn new(max_clients: NonZeroU32, seed: u64) -> Self {
+        let entries = u64::from(max_clients.get()) * SPARE;
+        let sets = entries.div_ceil(Set::ENTRIES as u64);
+        Self {
+            sets: (0..sets).map(|_| Set::default()).collect(),
+            seed,
+            evicted: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes a token of this client; false when it has none. Of an IPv6 address the leading
+    /// `ipv6_prefix` bits are the client, an IPv4 address is one as a whole, mapped to IPv6 or not.
+    ///
+    /// For a client that stays in the table it is true at most burst + rate × time times over any
+    /// interval, over all workers; each eviction of that client gives it up to a burst more. If
+    /// workers' clocks differ, a bucket counts as full, and its entry as free, as soon as one of them
+    /// says so.
+    pub fn take(&self, client: IpAddr, ipv6_prefix: u8, rate: Rate, now: Instant) -> bool {
+        let hash = self.hash(client, ipv6_prefix);
+        // The high bits choose the set: hash / 2^64 of the way through the table.
+        let set = (u128::from(hash) * self.sets.len() as u128) >> u64::BITS;
+        let meter = Meter::new(rate, now);
+        self.sets[set as usize].take(hash, &meter, &self.evicted)
+    }
+
+    /// Clients that were forgotten before their bucket was full again.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// Entries, more than `max_clients`.
+    pub fn capacity(&self) -> usize {
+        self.sets.len() * Set::ENTRIES
+    }
+
+    /// All the memory it takes; it takes it at once.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.sets)
+    }
+
+    /// SipHash, as a stranger chooses the addresses. The seed goes first, as its key is not for us to
+    /// set.
+    fn hash(&self, client: IpAddr, ipv6_prefix: u8) -> u64 {
+        // No IPv6 client begins as the mapped ones do: they have become IPv4.
+        let bits = match client.to_canonical() {
+            IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(address) => {
+                let behind = u128::BITS.saturating_sub(ipv6_prefix.into());
+                address.to_bits() & u128::MAX.checked_shl(behind).unwrap_or(0)
+            }
+        };
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.seed);
+        hasher.write_u128(bits);
+        hasher.finish()
+    }
+}
+
+/// Entries per client that is to have room. Clients don't spread evenly over sets: with twice as many
+/// entries, 99 of 100 have one even when there are `max_clients` at once.
+const SPARE: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::bucket::Bucket;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn rate(per_second: u64, burst: u64) -> Rate {
+        let above_zero = |number| NonZeroU64::new(number).expect("above zero");
+        Rate {
+            per_second: above_zero(per_second),
+            burst: above_zero(burst),
+        }
+    }
+
+    fn clients(max_clients: u32) -> Clients {
+        Clients::new(NonZeroU32::new(max_clients).expect("above zero"), 7)
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect(text)
+    }
+
+    fn nth(number: u32) -> IpAddr {
+        IpAddr::from(number.to_be_bytes())
+    }
+
+    fn at(nanos: u64) -> Instant {
+        Instant::from_nanos(nanos)
+    }
+
+    /// A token of the first client, and then one of the second, is a token each.
+    fn are_apart(first: &str, second: &str, ipv6_prefix: u8) -> bool {
+        let (clients, rate) = (clients(10), rate(1, 1));
+        assert!(clients.take(ip(first), ipv6_prefix, rate, at(0)));
+        clients.take(ip(second), ipv6_prefix, rate, at(0))
+    }
+
+    #[test]
+    fn an_ipv4_address_is_a_client_under_either_name() {
+        assert!(are_apart("10.0.0.1", "10.0.0.2", 1));
+        assert!(!are_apart("10.0.0.1", "::ffff:10.0.0.1", 64));
+        assert!(are_apart("::ffff:10.0.0.2", "10.0.0.1", 64));
+        assert!(are_apart("10.0.0.1", "::10.0.0.1", 128));
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_prefix() {
+        assert!(!are_apart("2001:db8::1", "2001:db8::ffff:0:0:1", 64));
+        assert!(are_apart("2001:db8::1", "2001:db8:0:1::1", 64));
+        assert!(are_apart("2001:db8::1", "2001:db8::2", 128));
+        assert!(!are_apart("2001:db8::2", "2001:db8::3", 127));
+        assert!(are_apart("7fff::", "8000::", 1));
+        assert!(!are_apart("8000::", "ffff::", 1));
+        assert!(!are_apart("::1", "ffff::", 0));
+        assert!(are_apart("2001:db8::1", "2001:db8::2", 200));
+    }
+
+    #[test]
+    fn a_hundred_thousand_clients_cost_at_most_64_bytes_each_and_nearly_all_stay() {
+        let (clients, rate) = (clients(100_000), rate(1, 2));
+        assert!(clients.bytes() / 100_000 <= 64, "{}", clients.bytes());
+        assert!(clients.capacity() >= 100_000);
+        for number in 0..100_000 {
+            assert!(clients.take(nth(number), 64, rate, at(number.into())));
+        }
+        assert!(clients.evicted() < 2_000, "{}", clients.evicted());
+        let in_vain = (0..100_000).filter(|&number| {
+            let taken = [100_000; 2].map(|now| clients.take(nth(number), 64, rate, at(now)));
+            assert!(taken[0]);
+            !taken[1]
+        });
+        assert!(in_vain.count() > 90_000);
+    }
+
+    #[test]
+    fn the_smallest_table_has_room_for_its_clients() {
+        assert!(clients(1).capacity() >= 1);
+        assert!(clients(8).capacity() >= 8);
+    }
+
+    #[test]
+    fn clients_that_are_full_again_make_room_without_an_eviction() {
+        let (clients, rate) = (clients(100), rate(10, 1));
+        for second in 0..100 {
+            for number in 0..50 {
+                let now = at(second * SECOND + u64::from(number));
+                assert!(clients.take(nth(1_000 * second as u32 + number), 64, rate, now));
+            }
+        }
+        assert!(
+            clients.evicted() < 100,
+            "only what didn't fit into a set: {}",
+            clients.evicted()
+        );
+    }
+
+    #[test]
+    fn the_seed_chooses_the_set() {
+        let set_of = |seed| {
+            let clients = Clients::new(NonZeroU32::new(1_000_000).expect("above zero"), seed);
+            let hash = clients.hash(ip("10.0.0.1"), 64);
+            hash >> 52
+        };
+        assert_ne!(set_of(1), set_of(2));
+    }
+
+    #[test]
+    fn exact_over_threads() {
+        let (clients, rate) = (clients(1_000), rate(1_000, 5));
+        let taken: Vec<AtomicU64> = (0..100).map(|_| AtomicU64::new(0)).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for now in (0..=SECOND / 10).step_by(200_000) {
+                        for (number, taken) in taken.iter().enumerate() {
+                            let got = clients.take(nth(number as u32), 64, rate, at(now));
+                            taken.fetch_add(got.into(), Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(clients.evicted(), 0);
+        for (number, taken) in taken.into_iter().enumerate() {
+            let rest =
+                (0..6).filter(|_| clients.take(nth(number as u32), 64, rate, at(SECOND / 10)));
+            assert_eq!(taken.into_inner() + rest.count() as u64, 5 + 100);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_client_that_stays_has_a_bucket_like_any_other(
+            per_second in 1u64..2_000_000,
+            burst in 1u64..20,
+            takes in prop::collection::vec((0u32..7, 0u64..3_000_000), 1..200),
+        ) {
+            let rate = rate(per_second, burst);
+            let clients = clients(1);
+            let alone: Vec<Bucket> = (0..7).map(|_| Bucket::default()).collect();
+            let mut now = 0;
+            for (number, later) in takes {
+                now += later;
+                let expected = alone[number as usize].take(rate, at(now));
+                prop_assert_eq!(clients.take(nth(number), 64, rate, at(now)), expected);
+            }
+            prop_assert_eq!(clients.evicted(), 0);
+        }
+    }
+}
