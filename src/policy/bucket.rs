@@ -24,7 +24,7 @@ pub struct Bucket(AtomicU64);
 
 impl Bucket {
     /// Takes a token; false when there is none. Over any interval it gives at most
-    /// burst + rate × time of them, whoever takes, and in the long run no less.
+    /// burst + rate × time of them, whoever takes, and withholds at most a ten thousandth of the rate.
     ///
     /// The clocks of the callers may differ by up to 10 s. When a reload changes the rate, the bucket
     /// keeps the instant at which it is full. It is empty while that lies further ahead than the new
@@ -57,7 +57,7 @@ impl Bucket {
 ///
 /// The bound, with T the token's ticks: the first of n tokens in a row, taken at `a`, leaves the word
 /// at ⌈a⌉ + T or beyond, each of the others moves it by T, and the last one, taken at `b`, found it at
-/// ⌊b⌋ + (burst - 1) × T or before. So n - 1 ≤ (⌊b⌋ - ⌈a⌉) / T + burst - 1, which is below
+/// ⌊b⌋ + (burst - 1) × T or before. So n - 1 ≤ (⌊b⌋ - ⌈a⌉) / T + burst - 1, which is at most
 /// rate × (b - a) + burst - 1. Nowhere was it used that clocks go forward.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Meter {

@@ -2,7 +2,7 @@
 //! they do; whether an address can be believed is not its business.
 //!
 //! An address belongs to one set of the table, and to nobody else's: which one, is decided by a hash
-//! that takes a seed, so that nobody who doesn't know it can aim at a set. See [`set`] for what
+//! that takes a seed, so that nobody who doesn't know it can aim at a set. See `set` for what
 //! happens within one.
 //!
 //! A client that isn't in the table has a full bucket, and one that has a full bucket need not be in
