@@ -125,10 +125,9 @@ fn nobody_notices(end_all: impl Fn(&Switched)) {
     let address = proxy.address("web");
     for round in 0..4 {
         settles(&backend, 6);
-        // What ends younger than a second is replaced after a rest, and that takes longer.
-        pass(millis(1050));
+        // What ends younger than that is replaced after a rest.
+        pass(millis(300));
         end_all(&backend);
-        // At once, while the ends are still on their way.
         for number in 0..10 {
             let client = exchange(None, &address);
             assert!(client.is_some(), "client {number} of round {round}");

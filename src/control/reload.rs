@@ -3,6 +3,7 @@
 //! running, changes nothing.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use tokio::sync::oneshot;
@@ -94,21 +95,31 @@ fn refuse(diagnostics: &Diagnostics) {
 }
 
 fn accept(current: &mut Config, shared: &Shared, new: Config) -> bool {
-    let refusals = config::diff::reload(current, &new).err();
-    for refusal in refusals.iter().flatten() {
-        tracing::error!("reload refused: {refusal}");
+    if let Err(refusals) = config::diff::reload(current, &new) {
+        for refusal in refusals {
+            tracing::error!("reload refused: {refusal}");
+        }
+        return false;
     }
-    if refusals.is_none() {
-        apply(current, shared, new);
+    match super::max_connections(&new, shared.workers()) {
+        Ok(max_connections) => apply(current, shared, new, max_connections),
+        Err(error) => {
+            tracing::error!("reload refused: {error}");
+            return false;
+        }
     }
-    refusals.is_none()
+    true
 }
 
-fn apply(current: &mut Config, shared: &Shared, new: Config) {
+/// Connections ahead take descriptors from sessions, so that `max_connections` may be another.
+fn apply(current: &mut Config, shared: &Shared, new: Config, max_connections: usize) {
     let snapshot = shared.reload(&new);
+    shared
+        .max_connections
+        .store(max_connections, Ordering::Relaxed);
     let (generation, upstreams) = (snapshot.generation, snapshot.upstreams.len());
     log::set_level(new.log.level);
     events::set_level(&shared.events, new.log.level);
     *current = new;
-    tracing::info!(generation, upstreams, "reloaded");
+    tracing::info!(generation, upstreams, max_connections, "reloaded");
 }

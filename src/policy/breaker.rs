@@ -116,6 +116,11 @@ impl Breaker {
         }
     }
 
+    /// It is half-open: each permit that it gives keeps others waiting.
+    pub fn is_half_open(&self) -> bool {
+        matches!(self.stage().state, State::HalfOpen { .. })
+    }
+
     /// While it is open: until when. It may be over already, if nobody has asked for leave since.
     pub fn open_until(&self) -> Option<Instant> {
         (self.stage().state == State::Open).then(|| self.end_of_open())

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::snapshot::{ListenerPolicy, ListenerState};
 use super::worker::WorkerState;
@@ -56,7 +57,8 @@ impl Admission {
         client: &Socket,
     ) -> Result<(Self, Policy), Reason> {
         let shared = &worker.shared;
-        if !shared.active.enter(shared.max_connections) {
+        let most = shared.max_connections.load(Ordering::Relaxed);
+        if !shared.active.enter(most) {
             return Err(Reason::ProcessFull);
         }
         let snapshot = shared.snapshot.load();

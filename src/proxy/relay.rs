@@ -120,6 +120,8 @@ impl Relay {
     ) -> Self {
         let ring = client.ring();
         let now = ring.now();
+        let limits = &policy.rate_limit;
+        let bandwidth = limits.bandwidth.filter(|_| !limits.dry_run);
         let pacing = |rate| Box::new(Pacing::new(rate, now));
         Self {
             timer: ring.timer(),
@@ -130,7 +132,7 @@ impl Relay {
             bytes_received: 0,
             bytes_sent: 0,
             bulk: [Bulk::default(), Bulk::default()],
-            pacing: policy.rate_limit.bandwidth.map(pacing),
+            pacing: bandwidth.map(pacing),
             state: match ahead {
                 true => State::Ahead,
                 false => State::RELAYING,

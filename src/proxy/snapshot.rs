@@ -2,6 +2,7 @@
 //! that are promised to be exact.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
 
@@ -68,12 +69,13 @@ pub struct Shared {
     pub listeners: Vec<ListenerState>,
     /// Sessions at once.
     pub active: Occupancy,
-    /// Sessions at once at most.
-    pub max_connections: usize,
+    /// Sessions at once at most; a reload that needs descriptors may lower it.
+    pub max_connections: AtomicUsize,
     /// What is to be told.
     pub events: Arc<Events>,
     /// How workers are signalled that a place may be free.
     pub bells: Arc<Bells>,
+    around: Surroundings,
     /// What all randomness comes from.
     pub seed: u64,
 }
@@ -191,6 +193,7 @@ impl Shared {
             workers,
             bells: Arc::default(),
             events,
+            states: Arc::default(),
         };
         let listeners = config.listeners.iter().map(|listener| ListenerState {
             name: listener.name.clone(),
@@ -202,26 +205,29 @@ impl Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::new(config, None, &around, seed)),
             listeners: listeners.collect(),
             active: Occupancy::default(),
-            max_connections,
-            events: around.events,
-            bells: around.bells,
+            max_connections: AtomicUsize::new(max_connections),
+            events: around.events.clone(),
+            bells: around.bells.clone(),
+            around,
             seed,
         })
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.around.workers
     }
 
     /// Another generation takes effect for new sessions. The workers are to be told of it, too:
     /// [`Message::Reloaded`](super::Message::Reloaded).
     pub fn reload(&self, config: &Config) -> Arc<Snapshot> {
-        let around = Surroundings {
-            workers: self
-                .listeners
-                .first()
-                .map_or(0, |listener| listener.counters.len()),
-            bells: self.bells.clone(),
-            events: self.events.clone(),
-        };
         let before = self.snapshot.load();
-        let snapshot = Arc::new(Snapshot::new(config, Some(&before), &around, self.seed));
+        let snapshot = Arc::new(Snapshot::new(
+            config,
+            Some(&before),
+            &self.around,
+            self.seed,
+        ));
         self.snapshot.store(snapshot.clone());
         snapshot
     }

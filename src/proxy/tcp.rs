@@ -164,7 +164,7 @@ impl Future for Relaying {
         };
         if live.lease.is_watched() {
             let (received, sent) = live.relay.bytes();
-            live.lease.look(received, sent, live.relay.ring().now());
+            live.lease.look(live.relay.ring(), received, sent);
         }
         let ending = std::task::ready!(ending);
         if let Some(live) = this.live.take() {

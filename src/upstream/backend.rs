@@ -9,6 +9,7 @@ use crate::config;
 use crate::policy::breaker::{self, Permit, Transition, Verdict};
 use crate::policy::outlier;
 use crate::policy::roster::Standing;
+use crate::ring::{Ring, Timer};
 use crate::telemetry::Reason;
 use crate::telemetry::events::{BackendNews, Events};
 use crate::time::Instant;
@@ -183,6 +184,15 @@ struct Watch {
     connecting: Duration,
     /// When the backend was sent its first byte, or connected if it speaks first.
     asked: Option<Instant>,
+    /// Of a session that keeps others waiting: when nothing has gone wrong until then, nothing is.
+    trial: Option<Trial>,
+}
+
+/// A half-open breaker waits for the verdict of each session that it has admitted, and a client may be
+/// silent for as long as it likes.
+struct Trial {
+    until: Instant,
+    timer: Option<Timer>,
 }
 
 impl Lease {
@@ -213,6 +223,7 @@ impl Lease {
                 begun: now,
                 connecting: Duration::ZERO,
                 asked: None,
+                trial: None,
             })
         });
         Ok(Self { slot, watch })
@@ -225,8 +236,15 @@ impl Lease {
 
     /// It was connected to.
     pub(super) fn connected(&mut self, now: Instant) {
+        let backend = &self.slot.0;
+        let half_open = backend.state.breaker.is_half_open();
+        let patience = backend.breaker.filter(|_| half_open);
         if let Some(watch) = &mut self.watch {
             watch.connecting = now - watch.begun;
+            watch.trial = patience.map(|settings| Trial {
+                until: now + settings.open_for,
+                timer: None,
+            });
         }
     }
 
@@ -235,13 +253,24 @@ impl Lease {
         self.conclude(Verdict::Failure, !timed_out, now);
     }
 
-    /// Looks whether the backend has said something, while that is of interest. `received` from the
+    /// Looks whether the backend has said something, while that is of interest; called by the session's
+    /// task whenever it is woken. `received` from the
     /// client, `sent` to it: bytes so far.
-    pub fn look(&mut self, received: u64, sent: u64, now: Instant) {
+    pub fn look(&mut self, ring: &Ring, received: u64, sent: u64) {
+        let now = ring.now();
         let Some(watch) = &mut self.watch else {
             return;
         };
-        if sent > 0 {
+        let proven = match &mut watch.trial {
+            Some(trial) if now < trial.until => {
+                let timer = trial.timer.get_or_insert_with(|| ring.timer());
+                timer.set(trial.until);
+                false
+            }
+            Some(_) => true,
+            None => false,
+        };
+        if sent > 0 || proven {
             self.conclude(Verdict::Success, false, now);
         } else if received > 0 && watch.asked.is_none() {
             watch.asked = Some(now);

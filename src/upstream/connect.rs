@@ -195,6 +195,7 @@ impl<'a> Search<'a> {
     async fn open(&self, choice: Choice) -> Result<Connection, (Lease, io::Error)> {
         let mut lease = choice.lease;
         if let Some(socket) = choice.ahead {
+            lease.connected(self.ring.now());
             return Ok(Connection {
                 socket,
                 lease,

@@ -20,7 +20,7 @@ pub use backend::{Backend, Lease};
 pub use connect::{Caller, Connection, Failure, connect};
 pub use local::Local;
 pub use queue::{Bell, Bells};
-pub use state::BackendState;
+pub use state::{BackendState, States};
 
 use self::select::Known;
 use self::state::UpstreamState;
@@ -63,23 +63,22 @@ pub struct Surroundings {
     pub bells: Arc<Bells>,
     /// Where news go.
     pub events: Arc<Events>,
+    /// What outlives reloads.
+    pub states: Arc<States>,
 }
 
 impl Upstream {
-    /// Builds the run-time form of `model`. What `before` knows of the same backends is kept, and so
-    /// is where its balancer stands.
+    /// Builds the run-time form of `model`. What is known of the same backends is kept; the balancer
+    /// goes on where that of `before` stands.
     pub fn new(model: &config::Upstream, before: Option<&Self>, around: &Surroundings) -> Self {
-        let state = before.map_or_else(
-            || Arc::new(UpstreamState::new(around.workers, around.bells.clone())),
-            |before| before.state.clone(),
-        );
+        let state = around.states.of(&model.name, || {
+            UpstreamState::new(around.workers, around.bells.clone())
+        });
         let backends: Vec<_> = model
             .backends
             .iter()
             .map(|backend| {
-                let kept = before.and_then(|before| before.state_of(&backend.address));
-                let kept = kept.inspect(|kept| kept.adopt(model, &state.ejected));
-                let own = kept.unwrap_or_else(|| Arc::new(BackendState::new(model)));
+                let own = state.backend(&backend.address, model);
                 Arc::new(Backend::new(backend, own, (model, &state), &around.events))
             })
             .collect();
@@ -142,18 +141,15 @@ impl Upstream {
     /// let go of.
     pub fn retire(&self, after: Option<&Self>) {
         for backend in &self.backends {
-            if after.is_none_or(|after| after.state_of(&backend.address).is_none()) {
+            if after.is_none_or(|after| !after.has(&backend.address)) {
                 backend.state.retire(&self.state.ejected);
             }
         }
     }
 
-    fn state_of(&self, address: &Address) -> Option<Arc<BackendState>> {
-        let same = |backend: &&Arc<Backend>| backend.address == *address;
-        self.backends
-            .iter()
-            .find(same)
-            .map(|backend| backend.state.clone())
+    fn has(&self, address: &Address) -> bool {
+        let mut backends = self.backends.iter();
+        backends.any(|backend| backend.address == *address)
     }
 
     /// The next local address of the family of `to`.

@@ -24,7 +24,7 @@ const MOST_REST: Duration = Duration::from_secs(5);
 /// How often to look whether a backend is ready again, where nobody tells.
 const RECHECK: Duration = Duration::from_secs(1);
 /// A backend that keeps a connection for so long does not turn all of them away.
-const PROVEN: Duration = Duration::from_secs(1);
+const PROVEN: Duration = Duration::from_millis(250);
 
 /// The pools of one worker.
 #[derive(Default)]
@@ -59,11 +59,12 @@ impl Pools {
     pub(super) fn take(&self, backend: &Backend) -> Option<(Socket, Slot)> {
         let list = self.list.borrow();
         let pool = list.iter().find(|pool| pool.is_of(backend))?;
-        let taken = pool.parked.borrow_mut().pop_front();
+        let parked = pool.parked.borrow_mut().pop_front();
         pool.wake();
-        taken
-            .filter(|parked| !parked.socket.has_ended())
-            .map(|parked| (parked.socket, parked.slot))
+        let parked = parked.filter(|parked| !parked.socket.has_ended())?;
+        // It was of use.
+        pool.failures.set(0);
+        Some((parked.socket, parked.slot))
     }
 
     /// Every keeper looks after its connections.
@@ -188,15 +189,10 @@ impl Pool {
     /// Opens what is missing; when to go on.
     fn open_missing(self: &Rc<Self>, ring: &Ring, wanted: usize) -> Option<Instant> {
         let rest_until = self.rest_until.get();
-        let opening = self.opening.get() as usize;
-        let there = self.parked.borrow().len() + opening;
+        let there = self.parked.borrow().len() + self.opening.get() as usize;
         let troubled = self.failures.get() > 0;
-        // One by one, until the backend has shown that it keeps them.
-        let most = if troubled {
-            there + 1 - opening.min(1)
-        } else {
-            wanted
-        };
+        // One, until the backend has shown that it keeps it.
+        let most = if troubled { 1 } else { wanted };
         for _ in there..wanted.min(most) {
             if ring.now() < rest_until {
                 return Some(rest_until);
@@ -210,8 +206,12 @@ impl Pool {
         (troubled && there > 0).then(|| ring.now() + PROVEN)
     }
 
-    /// A backend that refuses, or closes at once, is left alone for a while.
+    /// A backend that refuses, or closes at once, is left alone for a while. Those that fail together
+    /// have failed once.
     fn note_failure(&self, now: Instant) {
+        if now < self.rest_until.get() {
+            return;
+        }
         let failures = self.failures.get();
         let rest = FIRST_REST.saturating_mul(1 << failures.min(16));
         self.failures.set(failures.saturating_add(1));

@@ -1,10 +1,12 @@
 //! What of an upstream and its backends outlives reloads. Identity is the upstream's name and the
 //! backend's address.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::queue::{Bells, Line};
+use crate::address::Address;
 use crate::config;
 use crate::policy::admission::Occupancy;
 use crate::policy::balance::Load;
@@ -26,6 +28,41 @@ pub(super) struct UpstreamState {
     pub(super) line: Line,
     /// Health is ignored at the moment.
     failing_open: AtomicBool,
+    /// Its backends, for as long as anybody uses them: one that comes back while old sessions are still
+    /// on it goes on counting them.
+    backends: Mutex<HashMap<Address, Weak<BackendState>>>,
+}
+
+/// The upstreams of a process by name, for as long as anybody uses them. Only whoever makes a generation
+/// asks.
+#[derive(Debug, Default)]
+pub struct States(Mutex<HashMap<Arc<str>, Weak<UpstreamState>>>);
+
+impl States {
+    /// The state of this upstream, a new one if nobody has one.
+    pub(super) fn of(
+        &self,
+        name: &Arc<str>,
+        new: impl FnOnce() -> UpstreamState,
+    ) -> Arc<UpstreamState> {
+        kept_or(&self.0, name, new)
+    }
+}
+
+/// What is known under this name, if anybody still uses it, or something new.
+fn kept_or<K: Clone + Eq + std::hash::Hash, V>(
+    known: &Mutex<HashMap<K, Weak<V>>>,
+    name: &K,
+    new: impl FnOnce() -> V,
+) -> Arc<V> {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kept) = known.get(name).and_then(Weak::upgrade) {
+        return kept;
+    }
+    known.retain(|_, kept| kept.strong_count() > 0);
+    let new = Arc::new(new());
+    known.insert(name.clone(), Arc::downgrade(&new));
+    new
 }
 
 /// What all workers know of a backend.
@@ -53,7 +90,15 @@ impl UpstreamState {
             budget: Budget::default(),
             line: Line::new(workers, bells),
             failing_open: AtomicBool::new(false),
+            backends: Mutex::default(),
         }
+    }
+
+    /// The state of the backend of this address, ready for the settings of `model`.
+    pub(super) fn backend(&self, address: &Address, model: &config::Upstream) -> Arc<BackendState> {
+        let state = kept_or(&self.backends, address, BackendState::default);
+        state.adopt(model, &self.ejected);
+        state
     }
 
     /// The number of changes so far. Release and acquire: who sees the number sees the change.
@@ -79,17 +124,9 @@ impl UpstreamState {
 }
 
 impl BackendState {
-    /// The state of a new backend of `upstream`.
-    pub(super) fn new(upstream: &config::Upstream) -> Self {
-        let check = upstream.health_check.as_ref();
-        Self {
-            health: check.map_or_else(Health::default, |check| Health::new(check.settings.start)),
-            ..Self::default()
-        }
-    }
-
-    /// The settings have changed with a reload.
-    pub(super) fn adopt(&self, upstream: &config::Upstream, ejected: &Occupancy) {
+    /// An upstream with these settings has it.
+    fn adopt(&self, upstream: &config::Upstream, ejected: &Occupancy) {
+        self.retired.store(false, Ordering::Relaxed);
         let check = upstream.health_check.as_ref();
         self.health.adopt(check.map(|check| check.settings.start));
         if upstream.outlier.is_none() {
@@ -100,6 +137,7 @@ impl BackendState {
     /// No upstream has it any more.
     pub(super) fn retire(&self, ejected: &Occupancy) {
         self.retired.store(true, Ordering::Relaxed);
+        self.health.adopt(None);
         self.outlier.forgive(ejected);
     }
 

@@ -111,12 +111,19 @@ impl Switched {
         }
     }
 
-    /// Resets every connection.
+    /// Resets every connection, and waits until that has been done.
     pub(crate) fn reset_all(&self) {
+        let mut resets = Vec::new();
         for socket in &self.inside.state().open {
             // The thread that reads wakes up and closes it.
             let _ = socket.set_linger(Some(Duration::ZERO));
             let _ = socket.shutdown(Shutdown::Read);
+            resets.push(Arc::downgrade(socket));
+        }
+        let began = now();
+        while resets.iter().any(|socket| socket.strong_count() > 0) {
+            assert!(began.elapsed() < PATIENCE, "a connection stays open");
+            pass(Duration::from_millis(1));
         }
     }
 
