@@ -144,7 +144,7 @@ fn connections_that_the_backend_finished_are_replaced_and_nobody_notices() {
 
 #[test]
 fn connections_that_the_backend_reset_are_replaced_and_nobody_notices() {
-    nobody_notices(Switched::reset_all);
+    nobody_notices(Switched::reset_all_at_once);
 }
 
 #[test]

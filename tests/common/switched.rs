@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use socket2::{Socket, Type};
 
 use super::backend::written;
 use super::socket::{parse, set_patience};
-use super::{PATIENCE, now, pass};
+use super::{PATIENCE, eventually, now, pass};
 
 /// How it treats a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,20 +111,29 @@ impl Switched {
         }
     }
 
-    /// Resets every connection, and waits until that has been done.
+    /// Has every connection reset, soon.
     pub(crate) fn reset_all(&self) {
-        let mut resets = Vec::new();
-        for socket in &self.inside.state().open {
+        self.begin_resets();
+    }
+
+    /// Resets every connection; nobody may be held.
+    pub(crate) fn reset_all_at_once(&self) {
+        let resets = self.begin_resets();
+        eventually("all connections to be closed", || {
+            let closed = resets.iter().all(|socket| socket.strong_count() == 0);
+            closed.then_some(())
+        });
+    }
+
+    fn begin_resets(&self) -> Vec<Weak<Socket>> {
+        let state = self.inside.state();
+        let reset = |socket: &Arc<Socket>| {
             // The thread that reads wakes up and closes it.
             let _ = socket.set_linger(Some(Duration::ZERO));
             let _ = socket.shutdown(Shutdown::Read);
-            resets.push(Arc::downgrade(socket));
-        }
-        let began = now();
-        while resets.iter().any(|socket| socket.strong_count() > 0) {
-            assert!(began.elapsed() < PATIENCE, "a connection stays open");
-            pass(Duration::from_millis(1));
-        }
+            Arc::downgrade(socket)
+        };
+        state.open.iter().map(reset).collect()
     }
 
     /// Refuses from now on, with the port still its own.

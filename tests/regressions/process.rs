@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::common::backend::{drain, finish_and_wait};
 use crate::common::essentials::MIB;
 use crate::common::pattern::Pattern;
+use crate::common::proxy::text;
 use crate::common::socket::{connect_with_small_window, ending_of, finish};
 use crate::common::system::{cpu_ticks, taken_by_the_other_end, threads};
 use crate::common::{Backend, Ending, Proxy, config, ending, pass, plain, read_to_end, reset};
@@ -253,5 +254,29 @@ fn bulk_with_urgent_data_arrives_whole() {
     finish(&client);
     let (place, whole) = receiver.recv().expect("the backend has an end");
     assert_eq!((place, whole), (32 * MIB + 200_000, true));
+    proxy.end();
+}
+
+#[test]
+fn a_reload_promises_no_more_descriptors_than_there_are() {
+    let backend = Backend::start(finish_and_wait);
+    let with = |preconnect: usize, runtime: &str| {
+        let pool = format!("pool.preconnect = {preconnect}");
+        let config = config(&[&backend.address], "", &pool, "");
+        format!("[runtime]\nworkers = 1\n{runtime}\n{config}")
+    };
+    let most = |line: &serde_json::Value| line["max_connections"].as_u64();
+    let proxy = Proxy::start(&with(1, ""));
+    let at_start = proxy.wait_line("the start", most);
+    // Each of 400 more connections ahead takes the place of half a session.
+    let reloaded = proxy.reload(&with(401, ""));
+    assert_eq!(text(&reloaded, "message"), "reloaded");
+    assert_eq!(most(&reloaded), Some(at_start - 200));
+    proxy.end();
+    let all = format!("max_connections = {at_start}");
+    let proxy = Proxy::start(&with(1, &all));
+    let refused = proxy.reload(&with(401, &all));
+    let refusal = text(&refused, "message");
+    assert!(refusal.contains("RLIMIT_NOFILE"), "{refused}");
     proxy.end();
 }

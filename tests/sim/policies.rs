@@ -205,6 +205,37 @@ fn a_half_open_breaker_admits_exactly_so_many_over_all_workers() {
 }
 
 #[test]
+fn silent_clients_keep_a_breaker_half_open_for_open_for_at_most() {
+    let mut plan = Plan::quiet(2, vec![BackendScript::Refuse]);
+    plan.retries = 0;
+    plan.policies.circuit_breaker = Some(breaker::Settings {
+        failure_ratio: Share::from_ppm(500_000),
+        min_requests: NonZeroU32::new(5).expect("not zero"),
+        window: Duration::from_secs(10),
+        open_for: 100 * MILLI,
+        half_open_requests: NonZeroU32::new(2).expect("not zero"),
+    });
+    let silent = ClientScript::new(vec![
+        Step::Pause(Duration::from_secs(20)),
+        Step::Finish,
+        Step::ReadToEnd,
+    ]);
+    // Ten open it, two are admitted and say nothing.
+    plan.clients = vec![busy(); 10];
+    plan.starts = vec![Duration::ZERO; 10];
+    plan.clients.extend(vec![silent; 2]);
+    plan.starts.extend([200 * MILLI; 2]);
+    plan.clients.extend(vec![busy(); 10]);
+    plan.starts.extend([250 * MILLI; 5]);
+    plan.starts.extend([310 * MILLI; 5]);
+    plan.turns = vec![(50 * MILLI, 0, Turn::Becomes(BackendScript::Echo))];
+    let outcome = run(&plan);
+    assert_eq!(outcome.broken_promises(), [""; 0]);
+    assert_eq!(outcome.sessions_of(Reason::NoBackend), 10 + 5);
+    assert_eq!(outcome.sessions_of(Reason::ClientClosed), 2 + 5);
+}
+
+#[test]
 fn a_breaker_closes_when_all_that_try_succeed() {
     let mut plan = Plan::quiet(2, vec![BackendScript::Refuse]);
     plan.retries = 0;
@@ -479,4 +510,19 @@ fn a_backend_that_closes_at_once_is_not_opened_to_again_and_again() {
     plan.starts = vec![Duration::from_secs(10)];
     let outcome = run(&plan);
     assert!(outcome.attempts[0] < 40, "{:?}", outcome.attempts);
+}
+
+#[test]
+fn connections_ahead_that_fail_together_have_failed_once() {
+    let mut plan = Plan::quiet(1, vec![BackendScript::Refuse]);
+    plan.policies.preconnect = 20;
+    plan.turns = vec![(80 * MILLI, 0, Turn::Becomes(BackendScript::Echo))];
+    plan.clients = vec![ClientScript::exchange(10)];
+    plan.starts = vec![Duration::from_secs(1)];
+    let outcome = run(&plan);
+    assert_eq!(outcome.broken_promises(), [""; 0]);
+    // 20 at once, one after 50 ms, one that succeeds after 100 ms more; 19 when it has lasted, and one in
+    // the place of the one that was taken.
+    assert_eq!(outcome.attempts, [20 + 1 + 1 + 19 + 1]);
+    assert_eq!(outcome.most_connections, [21]);
 }
