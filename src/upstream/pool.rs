@@ -59,12 +59,13 @@ impl Pools {
     pub(super) fn take(&self, backend: &Backend) -> Option<(Socket, Slot)> {
         let list = self.list.borrow();
         let pool = list.iter().find(|pool| pool.is_of(backend))?;
-        let parked = pool.parked.borrow_mut().pop_front();
         pool.wake();
-        let parked = parked.filter(|parked| !parked.socket.has_ended())?;
+        let lives = |parked: &Parked| !parked.socket.has_ended();
+        let mut parked = pool.parked.borrow_mut();
+        let taken = std::iter::from_fn(|| parked.pop_front()).find(lives)?;
         // It was of use.
         pool.failures.set(0);
-        Some((parked.socket, parked.slot))
+        Some((taken.socket, taken.slot))
     }
 
     /// Every keeper looks after its connections.

@@ -2,7 +2,7 @@
 
 use super::File;
 
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
@@ -10,6 +10,10 @@ const DOCUMENTS: [&str; 7] = [
     "docs/configuration.md",
     "docs/lexicon.md",
     "docs/guide/install.md",
+    "docs/guide/balancing.md",
+    "docs/guide/health.md",
+    "docs/guide/limits.md",
+    "docs/guide/resilience.md",
 ];
 
 pub(super) fn missing(exists: &dyn Fn(&str) -> bool) -> Vec<String> {
