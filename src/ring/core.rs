@@ -224,11 +224,19 @@ impl Core {
     /// Starts receiving `budget` bytes, one buffer more at most, unless a receive is on its way or
     /// receiving has ended. `holds`: the session has buffers of this direction already.
     pub(super) fn arm(&mut self, index: u32, budget: u32, holds: bool) {
-        let scarce = self.is_scarce();
-        let slot = &mut self.slots[index];
+        let slot = &self.slots[index];
+        // Mostly so.
         if slot.ended.is_some() || slot.closing || slot.read.in_flight() {
             return;
         }
+        self.begin_to_receive(index, budget, holds);
+    }
+
+    /// Apart from `arm`, which is inlined into every step of a relay without it.
+    #[inline(never)]
+    fn begin_to_receive(&mut self, index: u32, budget: u32, holds: bool) {
+        let scarce = self.is_scarce();
+        let slot = &mut self.slots[index];
         slot.budget = budget.max(1);
         slot.holds = holds;
         match slot.read {
