@@ -8,7 +8,7 @@
 //!      └──the end, TCP's urgent mark, or a second of silence──────────┘
 //! ```
 
-use crate::ring::{Pipe, Relayed, Ring, Socket};
+use crate::ring::{Pipe, Relayed, Socket};
 use crate::time::Instant;
 
 /// Bytes held of a direction on buffers at most, one buffer more at the end.
@@ -43,13 +43,7 @@ impl Bulk {
     }
 
     /// Moves what `source` has sent to `target`.
-    pub(super) fn relay(
-        &mut self,
-        ring: &Ring,
-        source: &Socket,
-        target: &Socket,
-        now: Instant,
-    ) -> Relayed {
+    pub(super) fn relay(&mut self, source: &Socket, target: &Socket, now: Instant) -> Relayed {
         if let Some(pipe) = &mut self.pipe {
             let relayed = source.splice_to(target, pipe);
             if pipe.is_stuck() {
@@ -72,8 +66,8 @@ impl Bulk {
             return relayed;
         }
         self.streak = 0;
-        self.pipe = ring.pipe().map(Box::new);
-        let mut next = self.relay(ring, source, target, now);
+        self.pipe = source.ring().pipe().map(Box::new);
+        let mut next = self.relay(source, target, now);
         next.moved += relayed.moved;
         next
     }

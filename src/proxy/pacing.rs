@@ -24,7 +24,9 @@ impl Pacing {
         }
     }
 
-    /// Moves what `source` has sent to `target`, as far as the bucket of `direction` allows.
+    /// Moves what `source` has sent to `target`, as far as the bucket of `direction` allows. Apart from
+    /// its caller, which is small enough to be inlined without it.
+    #[inline(never)]
     pub(super) fn relay(
         &mut self,
         direction: usize,
@@ -33,7 +35,9 @@ impl Pacing {
     ) -> Relayed {
         let pacer = &mut self.pacers[direction];
         let allowed = pacer.allowance(self.rate, now).min(WINDOW);
-        let relayed = source.relay_to(target, allowed);
+        let mut relayed = source.relay_to(target, allowed);
+        // A direction that rests is not received from either.
+        relayed.blocked |= relayed.quiet;
         pacer.take(relayed.moved);
         let rests = allowed == 0 || pacer.allowance(self.rate, now) == 0;
         self.resume[direction] = rests.then(|| pacer.resume_at(self.rate, now));

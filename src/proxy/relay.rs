@@ -202,8 +202,7 @@ impl Relay {
         let mut blocked = false;
         for from in [Side::Client, Side::Backend] {
             let relayed = self.pump(from);
-            // A direction that rests is not received from either.
-            blocked |= relayed.blocked || (relayed.quiet && self.pacing.is_some());
+            blocked |= relayed.blocked;
             match relayed.flow {
                 Flow::Open => {}
                 Flow::Finished => self.pass_fin_on(from),
@@ -218,19 +217,20 @@ impl Relay {
         if self.pacing.is_some() {
             self.set_timer();
         }
-        match self.state {
-            State::Ahead => self.check(None, blocked),
+        let first_fin = match self.state {
+            State::Ahead => None,
             State::Relaying {
                 first_fin: Some(Side::Client),
                 both: true,
-            } => Ending::in_order(Reason::ClientClosed),
+            } => return Ending::in_order(Reason::ClientClosed),
             State::Relaying {
                 first_fin: Some(Side::Backend),
                 both: true,
-            } => Ending::in_order(Reason::BackendClosed),
-            State::Relaying { first_fin, .. } => self.check(first_fin, blocked),
-            State::Flushing { .. } => Poll::Pending,
-        }
+            } => return Ending::in_order(Reason::BackendClosed),
+            State::Relaying { first_fin, .. } => first_fin,
+            State::Flushing { .. } => return Poll::Pending,
+        };
+        self.check(first_fin, blocked)
     }
 
     /// Moves what `from` has sent, by the tier its direction is on.
@@ -242,7 +242,7 @@ impl Relay {
         };
         let relayed = match &mut self.pacing {
             Some(pacing) => pacing.relay(from as usize, (source, target), now),
-            None => self.bulk[from as usize].relay(source.ring(), source, target, now),
+            None => self.bulk[from as usize].relay(source, target, now),
         };
         if relayed.moved > 0 {
             self.active = now;
