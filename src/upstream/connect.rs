@@ -85,7 +85,8 @@ pub async fn connect(
         };
         match search.open(choice).await {
             Ok(connection) => return Ok(connection),
-            Err((lease, error)) => {
+            Err((index, lease, error)) => {
+                search.tried.insert(index);
                 failure = classify(&error);
                 caller.failed(lease.backend(), &error);
                 if is_hopeless(&error) {
@@ -113,6 +114,7 @@ struct Search<'a> {
 
 /// What was chosen.
 struct Choice {
+    index: usize,
     lease: Lease,
     /// A connection that was open ahead.
     ahead: Option<Socket>,
@@ -149,12 +151,12 @@ impl<'a> Search<'a> {
 
     /// The next backend; `None` when none is left. Waits while all are full; behind those that wait
     /// already.
-    async fn choose(&mut self, caller: &impl Caller) -> Result<Option<Choice>, Failure> {
+    async fn choose(&self, caller: &impl Caller) -> Result<Option<Choice>, Failure> {
         let state = &self.upstream.state;
         if state.line.is_empty()
             && let Look::Found(found) = self.look()
         {
-            return Ok(self.note(found));
+            return Ok(found);
         }
         if self.upstream.pool.preconnect > 0 {
             // Connections that are held ahead take up places.
@@ -166,13 +168,13 @@ impl<'a> Search<'a> {
             return Err(Failure::ClientGone);
         }
         match waited {
-            Ok(found) => Ok(self.note(found)),
+            Ok(found) => Ok(found),
             Err(queue::Refusal::QueueFull) => Err(Failure::QueueFull),
             Err(queue::Refusal::TimedOut) => Err(Failure::QueueTimeout),
         }
     }
 
-    fn look(&self) -> Look<Option<(usize, Choice)>> {
+    fn look(&self) -> Look<Option<Choice>> {
         let pools = self.takes_ahead.then_some(&self.local.pools);
         let now = self.ring.now();
         match self.upstream.pick(&self.draw, &self.tried, pools, now) {
@@ -180,19 +182,17 @@ impl<'a> Search<'a> {
                 index,
                 lease,
                 ahead,
-            } => Look::Found(Some((index, Choice { lease, ahead }))),
+            } => Look::Found(Some(Choice {
+                index,
+                lease,
+                ahead,
+            })),
             Pick::Nothing => Look::Found(None),
             Pick::Full(until) => Look::NotYet(until),
         }
     }
 
-    fn note(&mut self, found: Option<(usize, Choice)>) -> Option<Choice> {
-        let (index, choice) = found?;
-        self.tried.insert(index);
-        Some(choice)
-    }
-
-    async fn open(&self, choice: Choice) -> Result<Connection, (Lease, io::Error)> {
+    async fn open(&self, choice: Choice) -> Result<Connection, (usize, Lease, io::Error)> {
         let mut lease = choice.lease;
         if let Some(socket) = choice.ahead {
             lease.connected(self.ring.now());
@@ -211,7 +211,7 @@ impl<'a> Search<'a> {
                     ahead: false,
                 })
             }
-            Err(error) => Err((lease, error)),
+            Err(error) => Err((choice.index, lease, error)),
         }
     }
 }
