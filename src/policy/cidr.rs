@@ -103,7 +103,8 @@ impl Networks {
 
     /// It holds no address.
     pub fn is_empty(&self) -> bool {
-        self.nodes[0].0 == Node::default().0
+        let roots = &self.nodes[0].0;
+        roots[IPV4] == Slot::NONE && roots[IPV6] == Slot::NONE
     }
 
     fn insert(&mut self, network: Network) {
