@@ -1,6 +1,7 @@
 //! A fixed run of a worker on the simulated driver, for counting instructions: the same ops, bytes
 //! and completions each time, whatever the machine is doing. `bench/tests/instructions.rs` runs it
-//! under callgrind.
+//! under callgrind. With the argument `policies` the worker does the same work with traffic policy
+//! on, of which nothing refuses anybody.
 
 use std::error::Error;
 
@@ -12,13 +13,28 @@ use ringress::ring::{Mailbox, Ring};
 use ringress::telemetry::events::Events;
 use ringress::time::Instant;
 
-const CONFIG: &str = r#"
+const BARE: &str = r#"
 [listeners.web]
 bind = "192.0.2.1:80"
 upstream = "app"
 
 [upstreams.app]
 backends = ["192.0.2.10:80", "192.0.2.11:80"]
+"#;
+
+/// Nothing probes here, so that health is what it was at first. Every client has an address of its own.
+const POLICIES: &str = r#"
+[listeners.web]
+bind = "192.0.2.1:80"
+upstream = "app"
+rate_limit = { connections_per_ip = { rate = 100, burst = 1000 } }
+
+[upstreams.app]
+backends = ["192.0.2.10:80", "192.0.2.11:80"]
+balance = "least-connections"
+health_check = {}
+outlier = {}
+circuit_breaker = {}
 "#;
 
 /// Connections that stay, and what each exchanges.
@@ -29,7 +45,12 @@ const BYTES: u64 = 128;
 const FRESH: usize = 400;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let config = config::parse(CONFIG, "the script", &mut config::SystemResolver)?;
+    let text = match std::env::args().nth(1).as_deref() {
+        None => BARE,
+        Some("policies") => POLICIES,
+        Some(other) => return Err(format!("neither nothing nor \"policies\": {other}").into()),
+    };
+    let config = config::parse(text, "the script", &mut config::SystemResolver)?;
     let front: Address = "192.0.2.1:80".parse::<std::net::SocketAddr>()?.into();
     let world = World::new(
         1,

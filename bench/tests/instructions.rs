@@ -1,49 +1,102 @@
-//! Guards what was won: the instructions that ringress's own code spends on a fixed scripted run
-//! (`examples/scripted.rs`, on the simulated driver) may not grow by more than 3 %. Counted by
-//! callgrind, so that the figure is the same however busy the machine is.
+//! Guards what was won, on a fixed scripted run (`examples/scripted.rs`, on the simulated driver): the
+//! instructions that ringress's own code spends on it may not grow by more than 3 %, and with traffic
+//! policy on it may not take more than 3 % more. Counted by callgrind, so that the figures are the
+//! same however busy the machine is.
 //!
 //! The accepted figures are in `bench/instructions.txt`. When a change is worth what it costs, or
 //! saves: `RINGRESS_ACCEPT=1 cargo test -p ringress-bench --test instructions`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use ringress::policy::clients::Clients;
 
 const TOLERANCE: f64 = 0.03;
+/// What policies may cost beside the bare relay.
+const POLICIES_MOST: f64 = 0.03;
 /// Functions below this share of the total are not listed.
 const LEAST_SHARE: f64 = 0.005;
 
+/// By function of ringress, without what it calls.
 type Counts = BTreeMap<String, u64>;
 
-#[test]
-fn a_scripted_run_takes_no_more_instructions_than_accepted() {
-    if Command::new("valgrind")
+/// What a worker took in a scripted run, beyond the simulated kernel.
+#[derive(PartialEq, Eq, Debug)]
+struct Profile {
+    own: Counts,
+    /// With what it calls of libraries, as for allocating and hashing.
+    whole: u64,
+}
+
+/// The scripted run, built; `None` without valgrind.
+static PROGRAM: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    let valgrind = Command::new("valgrind")
         .arg("--version")
         .stdout(Stdio::null())
-        .status()
-        .is_err()
-    {
+        .status();
+    if valgrind.is_err() {
         eprintln!(
             "valgrind is not installed: instructions are not counted (make test installs it)"
         );
-        return;
+        return None;
     }
-    let counts = parse(&callgrind(&build()));
-    let total: u64 = counts.values().sum();
-    assert!(
-        total > 1_000_000,
-        "callgrind saw nothing of ringress: {counts:?}"
-    );
+    Some(build())
+});
+
+/// Without policies, and its requests.
+static BARE: LazyLock<Option<(Profile, u64)>> =
+    LazyLock::new(|| PROGRAM.as_ref().map(|program| profile(program, None)));
+
+#[test]
+fn a_scripted_run_takes_no_more_instructions_than_accepted() {
+    let Some((Profile { own: counts, .. }, _)) = &*BARE else {
+        return;
+    };
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.txt");
     if std::env::var_os("RINGRESS_ACCEPT").is_some() {
-        std::fs::write(&file, render(&counts)).expect("the file can be written");
+        std::fs::write(&file, render(counts)).expect("the file can be written");
         return;
     }
     let accepted = std::fs::read_to_string(&file).expect("the accepted figures are there");
-    if let Err(complaint) = compare(&accepted_counts(&accepted), &counts) {
+    if let Err(complaint) = compare(&accepted_counts(&accepted), counts) {
         panic!("{complaint}");
     }
+}
+
+#[test]
+fn policies_take_at_most_3_percent_more_instructions_than_the_bare_relay() {
+    let (Some(program), Some((bare, requests))) = (&*PROGRAM, &*BARE) else {
+        return;
+    };
+    let (policies, same) = profile(program, Some("policies"));
+    assert_eq!(*requests, same, "both runs do the same work");
+    let per_request = |profile: &Profile| profile.whole as f64 / *requests as f64;
+    let more = policies.whole as f64 / bare.whole as f64 - 1.0;
+    println!(
+        "instructions per request: {:.1} bare, {:.1} with policies, {:+.2} %",
+        per_request(bare),
+        per_request(&policies),
+        more * 100.0
+    );
+    assert!(
+        more <= POLICIES_MOST,
+        "policies cost {:.2} %, by function:\n{}",
+        more * 100.0,
+        growth(&bare.own, &policies.own)
+    );
+}
+
+#[test]
+fn a_client_address_takes_at_most_64_bytes() {
+    const CLIENTS: u32 = 100_000;
+    let most = NonZeroU32::new(CLIENTS).expect("above zero");
+    let bytes = Clients::new(most, 1).bytes() as f64 / f64::from(CLIENTS);
+    println!("a table for {CLIENTS} client addresses takes {bytes:.1} bytes for each");
+    assert!(bytes <= 64.0, "{bytes}");
 }
 
 /// Builds the scripted run as it is released and returns its path.
@@ -69,17 +122,21 @@ fn build() -> PathBuf {
     target.join("release/examples/scripted")
 }
 
-fn callgrind(program: &Path) -> String {
-    let out =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("callgrind.{}", std::process::id()));
+/// Runs `program` under callgrind; what it took, and the requests that it says it served.
+fn profile(program: &Path, argument: Option<&str>) -> (Profile, u64) {
+    let kind = argument.unwrap_or("bare");
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("callgrind.{}.{kind}", std::process::id()));
     let run = Command::new("valgrind")
         .args([
             "--tool=callgrind",
             "--compress-strings=no",
             "--compress-pos=no",
         ])
+        .args(COUNTED.map(|function| format!("--toggle-collect={function}")))
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(program)
+        .args(argument)
         .stdin(Stdio::null())
         .output()
         .expect("valgrind can be run");
@@ -90,13 +147,33 @@ fn callgrind(program: &Path) -> String {
     );
     let text = std::fs::read_to_string(&out).expect("callgrind wrote its figures");
     std::fs::remove_file(&out).expect("it can be removed");
-    text
+    let profile = parse(&text);
+    let own: u64 = profile.own.values().sum();
+    assert!(
+        own > 1_000_000 && own * 10 > profile.whole * 9,
+        "callgrind did not see ringress, or not it alone: {own} of {}",
+        profile.whole
+    );
+    let said = String::from_utf8_lossy(&run.stdout);
+    let requests = said
+        .split_whitespace()
+        .rev()
+        .nth(1)
+        .and_then(|word| word.parse().ok());
+    (profile, requests.expect("it says so many exchanges"))
 }
 
-/// The instructions of each of ringress's functions itself, without what it calls. The simulated
-/// kernel does not count.
-fn parse(callgrind: &str) -> Counts {
-    let mut counts = Counts::new();
+/// Counting changes over whenever one of these is entered or left: it begins with a worker's turn, and
+/// rests while that turn is with the simulated kernel.
+const COUNTED: [&str; 2] = [
+    "scripted::turn*",
+    "*sim::driver::SimDriver as ringress::ring::driver::Driver>*",
+];
+
+/// The simulated kernel's own functions are not ringress's.
+fn parse(callgrind: &str) -> Profile {
+    let mut own = Counts::new();
+    let mut whole = 0;
     let mut function = String::new();
     let mut lines = callgrind.lines();
     while let Some(line) = lines.next() {
@@ -105,15 +182,16 @@ fn parse(callgrind: &str) -> Counts {
         } else if line.starts_with("calls=") {
             // The next line holds what the called function took.
             lines.next();
-        } else if line.starts_with(|first: char| first.is_ascii_digit()) && is_ours(&function) {
-            let cost = line
-                .split_whitespace()
-                .nth(1)
-                .and_then(|cost| cost.parse::<u64>().ok());
-            *counts.entry(function.clone()).or_default() += cost.unwrap_or(0);
+        } else if line.starts_with(|first: char| first.is_ascii_digit()) {
+            let cost = line.split_whitespace().nth(1);
+            let cost = cost.and_then(|cost| cost.parse().ok()).unwrap_or(0);
+            whole += cost;
+            if is_ours(&function) {
+                *own.entry(function.clone()).or_default() += cost;
+            }
         }
     }
-    counts
+    Profile { own, whole }
 }
 
 fn is_ours(function: &str) -> bool {
@@ -137,24 +215,30 @@ fn compare(accepted: &Counts, counts: &Counts) -> Result<(), String> {
     if grown <= TOLERANCE {
         return Ok(());
     }
-    let mut complaint = format!(
-        "{now} instructions, {:.1} % more than the {before} accepted:\n",
-        grown * 100.0
-    );
-    let mut differences: Vec<(i64, &String)> = counts
+    Err(format!(
+        "{now} instructions, {:.1} % more than the {before} accepted:\n{}",
+        grown * 100.0,
+        growth(accepted, counts)
+    ))
+}
+
+/// The functions that grew most.
+fn growth(before: &Counts, now: &Counts) -> String {
+    let mut differences: Vec<(i64, &String)> = now
         .iter()
         .map(|(name, count)| {
             (
-                *count as i64 - accepted.get(name).copied().unwrap_or(0) as i64,
+                *count as i64 - before.get(name).copied().unwrap_or(0) as i64,
                 name,
             )
         })
         .collect();
     differences.sort_unstable_by(|a, b| b.cmp(a));
+    let mut text = String::new();
     for (more, name) in differences.iter().take(5).filter(|(more, _)| *more > 0) {
-        let _ = writeln!(complaint, "{more:>+12} {name}");
+        let _ = writeln!(text, "{more:>+12} {name}");
     }
-    Err(complaint)
+    text
 }
 
 fn render(counts: &Counts) -> String {
@@ -199,5 +283,9 @@ fn growth_beyond_the_tolerance_names_the_function() {
 #[test]
 fn only_a_functions_own_cost_counts_and_the_simulation_does_not() {
     let text = "fn=ringress::a::h0123456789abcdef\n1 10\n2 5\ncalls=1 7\n3 1000\nfn=ringress::ring::sim::x\n4 50\nfn=memcpy\n1 9\n";
-    assert_eq!(parse(text), Counts::from([("ringress::a".to_owned(), 15)]));
+    let profile = Profile {
+        own: Counts::from([("ringress::a".to_owned(), 15)]),
+        whole: 74,
+    };
+    assert_eq!(parse(text), profile);
 }
