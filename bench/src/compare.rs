@@ -60,7 +60,7 @@ pub(crate) struct Measured {
 }
 
 /// One proxy in one scenario.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
     pub(crate) is_ringress: bool,

@@ -52,7 +52,7 @@ fn scenario(measured: &Measured) -> String {
     text.push_str(&table(measured));
     text.push('\n');
     for metric in measured.scenario.metrics() {
-        if let Some(line) = verdict(measured, *metric) {
+        for line in verdicts(measured, *metric) {
             let _ = writeln!(text, "- {line}");
         }
     }
@@ -146,23 +146,30 @@ fn ratio_to_best(measured: &Measured, contender: &Contender, metric: Metric) -> 
     Spread::of_ratios(&contender.values(metric), &best.values(metric))
 }
 
-/// How ringress stands to the best peer.
-fn verdict(measured: &Measured, metric: Metric) -> Option<String> {
-    let ringress = measured.contenders.iter().find(|c| c.is_ringress)?;
-    let best = best_peer(measured, metric)?;
-    let ratio = Spread::of_ratios(&ringress.values(metric), &best.values(metric))?;
+/// How ringress stands to the best peer, and how it stands with policies to itself without them.
+fn verdicts(measured: &Measured, metric: Metric) -> impl Iterator<Item = String> {
+    let mut of_ringress = measured.contenders.iter().filter(|c| c.is_ringress);
+    let first = of_ringress.next();
+    let to_peer = first.and_then(|first| {
+        let line = verdict(first, best_peer(measured, metric)?, metric)?;
+        Some(format!("{}: {line}", metric.label()))
+    });
+    let to_itself = first.zip(of_ringress.next()).and_then(|(first, second)| {
+        let line = verdict(second, first, metric)?;
+        Some(format!("{} of {}: {line}", metric.label(), second.name))
+    });
+    to_peer.into_iter().chain(to_itself)
+}
+
+fn verdict(one: &Contender, other: &Contender, metric: Metric) -> Option<String> {
+    let ratio = Spread::of_ratios(&one.values(metric), &other.values(metric))?;
     let verdict = match metric.better() {
-        Better::Higher if generator_limits(ringress) => "not told, the generator is the limit",
+        Better::Higher if generator_limits(one) => "not told, the generator is the limit",
         better => Verdict::on(ratio, better).text(),
     };
     Some(format!(
-        "{}: {:.2} ({:.2}–{:.2}) × {}: **{}**",
-        metric.label(),
-        ratio.median,
-        ratio.min,
-        ratio.max,
-        best.name,
-        verdict,
+        "{:.2} ({:.2}–{:.2}) × {}: **{verdict}**",
+        ratio.median, ratio.min, ratio.max, other.name,
     ))
 }
 
@@ -222,7 +229,7 @@ fn remarks(measured: &Measured) -> Vec<String> {
             remarks.push(format!("{name} had {workers} kernel workers of io_uring"));
         }
     }
-    if !measured.contenders.iter().any(|c| !c.is_ringress) {
+    if measured.contenders.len() < 2 {
         remarks.push("no peer took part: there is nothing to compare with".to_owned());
     }
     remarks
@@ -263,7 +270,7 @@ mod tests {
     fn contender(name: &'static str, cpu_us: [f64; 2]) -> Contender {
         Contender {
             name,
-            is_ringress: name == "ringress",
+            is_ringress: name.starts_with("ringress"),
             samples: cpu_us.map(|cpu_us| sample(50_000, cpu_us)).to_vec(),
             failure: None,
         }
@@ -301,6 +308,22 @@ mod tests {
         assert!(text.contains("**within the noise**"), "{text}");
         let limits = text.matches("the generator is the limit:").count();
         assert_eq!(limits, 2, "the slow one is its own limit: {text}");
+    }
+
+    #[test]
+    fn policies_are_judged_against_ringress_without_them() {
+        let mut contenders = vec![
+            contender("ringress", [8.0, 16.0]),
+            contender("ringress-policies", [8.4, 16.0]),
+        ];
+        let text = scenario(&measured(Scenario::Echo64, contenders.clone()));
+        let line = "CPU µs per request of ringress-policies: 1.02 (1.00–1.05) × ringress: **within";
+        assert!(text.contains(line), "{text}");
+        assert!(!text.contains("no peer took part"), "{text}");
+        contenders.push(contender("peer", [10.0, 10.0]));
+        let text = scenario(&measured(Scenario::Echo64, contenders));
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("request: 1.20 (0.80–1.60) × peer"), "{text}");
     }
 
     #[test]

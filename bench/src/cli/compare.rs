@@ -20,7 +20,7 @@ pub(super) struct Arguments {
     /// These scenarios only
     #[arg(long, value_name = "SCENARIO", value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// These proxies only
+    /// These proxies only; ringress-policies takes part only when it is named
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = peers::NAMES)]
     peers: Vec<String>,
     /// Rounds of every scenario
@@ -83,8 +83,9 @@ fn find(arguments: &Arguments) -> Result<Vec<Peer>, Error> {
             .map_err(Error::while_doing("looking for this program"))?
             .with_file_name("ringress"),
     };
-    let is_wanted = |name: &str| {
-        arguments.peers.is_empty() || arguments.peers.iter().any(|wanted| wanted == name)
+    let is_wanted = |name: &str| match arguments.peers.as_slice() {
+        [] => peers::is_in_every_run(name),
+        wanted => wanted.iter().any(|wanted| wanted == name),
     };
     let mut there = Vec::new();
     for found in peers::find(&binary) {

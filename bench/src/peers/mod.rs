@@ -57,9 +57,9 @@ impl Peer {
         (self.launch)(self, place)
     }
 
-    /// The proxy that all others are compared with.
+    /// With policies or without; all others are its peers.
     pub(crate) fn is_ringress(&self) -> bool {
-        self.name == ringress::NAME
+        [ringress::NAME, ringress::NAME_WITH_POLICIES].contains(&self.name)
     }
 }
 
@@ -68,18 +68,25 @@ impl Peer {
 const MOST_CONNECTIONS: usize = 6_000;
 
 /// All names there are.
-pub(crate) const NAMES: [&str; 5] = [
+pub(crate) const NAMES: [&str; 6] = [
     ringress::NAME,
+    ringress::NAME_WITH_POLICIES,
     nginx::NAME,
     haproxy::NAME,
     haproxy::NAME_WITH_SPLICE,
     envoy::NAME,
 ];
 
+/// It takes part when nobody is named: it has peers to be compared with.
+pub(crate) fn is_in_every_run(name: &str) -> bool {
+    name != ringress::NAME_WITH_POLICIES
+}
+
 /// Looks for all of them. `binary` is ringress's own.
 pub(crate) fn find(binary: &Path) -> Vec<Result<Peer, Missing>> {
     vec![
-        ringress::find(binary),
+        ringress::find(binary, false),
+        ringress::find(binary, true),
         nginx::find(),
         haproxy::find(false),
         haproxy::find(true),
@@ -144,6 +151,7 @@ mod tests {
                 ringress::NAME,
                 ringress::launch as fn(&Peer, &Place<'_>) -> Launch,
             ),
+            (ringress::NAME_WITH_POLICIES, ringress::launch),
             (nginx::NAME, nginx::launch),
             (haproxy::NAME, haproxy::launch),
             (haproxy::NAME_WITH_SPLICE, haproxy::launch),
@@ -165,11 +173,23 @@ mod tests {
             listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
             backends: &backends,
         };
-        let text = planted(ringress::NAME, ringress::launch)
-            .launch(&place)
-            .text;
-        let mut resolver = ::ringress::config::SystemResolver;
-        ::ringress::config::parse(&text, "ringress.toml", &mut resolver)
-            .unwrap_or_else(|errors| panic!("{errors}"));
+        for (name, has_policies) in [
+            (ringress::NAME, false),
+            (ringress::NAME_WITH_POLICIES, true),
+        ] {
+            let text = planted(name, ringress::launch).launch(&place).text;
+            let mut resolver = ::ringress::config::SystemResolver;
+            let config = ::ringress::config::parse(&text, "ringress.toml", &mut resolver)
+                .unwrap_or_else(|errors| panic!("{errors}"));
+            let upstream = &config.upstreams[0];
+            let has = [
+                upstream.balance.name == "least-connections",
+                upstream.health_check.is_some(),
+                upstream.outlier.is_some(),
+                upstream.circuit_breaker.is_some(),
+                config.listeners[0].rate_limit.connections_per_ip.is_some(),
+            ];
+            assert_eq!(has, [has_policies; 5], "{text}");
+        }
     }
 }

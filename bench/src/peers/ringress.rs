@@ -1,4 +1,4 @@
-//! ringress itself, the binary that was built.
+//! ringress itself, the binary that was built: the bare relay, or with traffic policy on.
 
 use std::path::Path;
 
@@ -6,17 +6,29 @@ use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, first_line, output};
 use crate::local::BACKLOG;
 
 pub(super) const NAME: &str = "ringress";
+pub(super) const NAME_WITH_POLICIES: &str = "ringress-policies";
 
-pub(super) fn find(binary: &Path) -> Result<Peer, Missing> {
+/// In the listener's table; no generator is as fast.
+const LISTENER_POLICIES: &str =
+    "rate_limit = { connections_per_ip = { rate = 1_000_000, burst = 1_000_000 } }\n";
+/// In the upstream's.
+const UPSTREAM_POLICIES: &str = "balance = \"least-connections\"
+health_check = {}
+outlier = {}
+circuit_breaker = {}
+";
+
+pub(super) fn find(binary: &Path, policies: bool) -> Result<Peer, Missing> {
+    let name = if policies { NAME_WITH_POLICIES } else { NAME };
     let version = output(binary, &["--version"]).ok_or_else(|| Missing {
-        name: NAME,
+        name,
         why: format!(
             "{} can't be run: `make build` makes it, --ringress names another",
             binary.display()
         ),
     })?;
     Ok(Peer {
-        name: NAME,
+        name,
         program: binary.to_owned(),
         version: first_line(&version),
         launch,
@@ -24,12 +36,16 @@ pub(super) fn find(binary: &Path) -> Result<Peer, Missing> {
     })
 }
 
-pub(super) fn launch(_: &Peer, place: &Place<'_>) -> Launch {
+pub(super) fn launch(peer: &Peer, place: &Place<'_>) -> Launch {
     let backends: Vec<String> = place
         .backends
         .iter()
         .map(|backend| format!("\"{backend}\""))
         .collect();
+    let (of_listener, of_upstream) = match peer.name == NAME_WITH_POLICIES {
+        true => (LISTENER_POLICIES, UPSTREAM_POLICIES),
+        false => ("", ""),
+    };
     let file = "ringress.toml";
     let text = format!(
         r#"[runtime]
@@ -44,11 +60,11 @@ level = "error"
 bind = "{listen}"
 upstream = "backends"
 backlog = {BACKLOG}
-
+{of_listener}
 [upstreams.backends]
 backends = [{backends}]
 connect_timeout = "5s"
-"#,
+{of_upstream}"#,
         listen = place.listen,
         backends = backends.join(", ")
     );
