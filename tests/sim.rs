@@ -3,6 +3,8 @@
 //! leaked, every limit held, and every session ended with one reason. A failing seed replays
 //! exactly: `RINGRESS_SEED=17 cargo test --test sim`; `RINGRESS_SEEDS=20000` runs more of them.
 
+#[path = "sim/breakers.rs"]
+mod breakers;
 #[path = "sim/plan.rs"]
 mod plan;
 #[path = "sim/policies.rs"]

@@ -80,6 +80,13 @@ pub enum Transition {
 }
 
 impl Breaker {
+    /// [`Breaker::admit`] would give leave at `now`. Changes nothing.
+    pub fn admits(&self, settings: &Settings, now: Instant) -> bool {
+        let stage = self.stage();
+        let is_over = now >= self.end_of_open();
+        stage.admitting(places(settings), is_over).is_some()
+    }
+
     /// Leave for one session to use the backend, if there is any at `now`.
     pub fn admit(&self, settings: &Settings, now: Instant) -> Option<Permit> {
         loop {

@@ -94,6 +94,14 @@ impl Backend {
         }
     }
 
+    /// Its breaker would let a session use it. Asked before anything is taken: a place that is taken and
+    /// given back wakes those that wait, who would look in vain and do the same, for ever.
+    pub(super) fn admits(&self, now: Instant) -> bool {
+        let breaker = &self.state.breaker;
+        self.breaker
+            .is_none_or(|settings| breaker.admits(&settings, now))
+    }
+
     /// An ejection whose time is over ends.
     pub(super) fn release(&self, now: Instant) {
         if self.outlier.is_some() {

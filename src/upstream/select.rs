@@ -30,7 +30,7 @@ pub(super) enum Pick {
         lease: Lease,
         ahead: Option<Socket>,
     },
-    /// Every backend that may be chosen has as many connections as it may have, or tries itself out:
+    /// Backends that may be chosen have as many connections as they may have, and no other can be used:
     /// look again when a place is free, or at this time.
     Full(Option<Instant>),
     /// There is none that may be chosen.
@@ -116,6 +116,9 @@ impl Upstream {
         now: Instant,
     ) -> Result<(Lease, Option<Socket>), Refusal> {
         let backend = &self.backends[index];
+        if !backend.admits(now) {
+            return Err(Refusal::Broken);
+        }
         let (ahead, slot) = pools.and_then(|pools| pools.take(backend)).unzip();
         Lease::take(backend, slot, now).map(|lease| (lease, ahead))
     }
