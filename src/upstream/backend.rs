@@ -149,6 +149,10 @@ impl Backend {
             Transition::HalfOpened => BackendNews::BreakerHalfOpened,
             Transition::Closed => BackendNews::BreakerClosed,
         });
+        if transition == Transition::Closed {
+            // Its places were free all along, but not to be had.
+            self.upstream.line.note_free();
+        }
     }
 
     fn tell(&self, news: BackendNews) {

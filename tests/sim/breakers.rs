@@ -55,6 +55,10 @@ fn who_waits_beside_a_half_open_breaker_waits_in_peace_and_until_it_closes() {
         let waited = outcome.clients[6].ended_at.expect("it has ended");
         let closes = Instant::default() + 300 * MILLI;
         assert!(waited >= closes, "{waited:?}, {workers} workers");
+        assert!(
+            waited < closes + 20 * MILLI,
+            "{waited:?}, {workers} workers"
+        );
     }
 }
 
