@@ -116,14 +116,17 @@ impl Backend {
 
     /// What a live session says of it.
     fn report(&self, permit: Option<Permit>, verdict: Verdict, refused: bool, now: Instant) {
-        if self.state.is_retired() {
-            return;
-        }
+        let retired = self.state.is_retired();
         if let (Some(settings), Some(permit)) = (&self.breaker, permit) {
             let state = &self.state.breaker;
-            if let Some(transition) = state.report(settings, permit, verdict, now) {
+            // Also for one that is gone: should it come back, it waits for what its permits came to.
+            let transition = state.report(settings, permit, verdict, now);
+            if let Some(transition) = transition.filter(|_| !retired) {
                 self.tell_transition(transition, settings);
             }
+        }
+        if retired {
+            return;
         }
         let Some(settings) = &self.outlier else {
             return;

@@ -8,6 +8,8 @@ mod pool;
 mod queue;
 mod select;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,0 +1,79 @@
+//! Leases over reloads.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Lease, Surroundings, Upstream};
+use crate::address::Address;
+use crate::config;
+use crate::policy::breaker;
+use crate::policy::share::Share;
+use crate::telemetry::Reason;
+use crate::telemetry::events::Events;
+use crate::time::Instant;
+
+const OPEN_FOR: Duration = Duration::from_secs(10);
+
+/// One failure opens it, and one session at a time tries.
+const TOUCHY: breaker::Settings = breaker::Settings {
+    failure_ratio: Share::from_ppm(500_000),
+    min_requests: NonZeroU32::MIN,
+    window: OPEN_FOR,
+    open_for: OPEN_FOR,
+    half_open_requests: NonZeroU32::MIN,
+};
+
+fn at(seconds: u64) -> Instant {
+    Instant::default() + Duration::from_secs(seconds)
+}
+
+/// Backends on these ports.
+fn model(ports: &[u16]) -> config::Upstream {
+    let backends = ports.iter().map(|port| {
+        let address = Address::from(SocketAddr::from(([127, 0, 0, 1], *port)));
+        config::Backend::new(address.to_string().into(), address)
+    });
+    config::Upstream {
+        circuit_breaker: Some(TOUCHY),
+        ..config::Upstream::new("app".into(), backends.collect())
+    }
+}
+
+fn around() -> Surroundings {
+    Surroundings {
+        workers: 1,
+        bells: Arc::default(),
+        events: Events::new().0,
+        states: Arc::default(),
+    }
+}
+
+/// The generation after `before`.
+fn reload(before: &Upstream, model: &config::Upstream, around: &Surroundings) -> Upstream {
+    let after = Upstream::new(model, Some(before), around);
+    before.retire(Some(&after));
+    after
+}
+
+fn lease(upstream: &Upstream, now: Instant) -> Option<Lease> {
+    Lease::take(&upstream.backends[0], None, now).ok()
+}
+
+#[test]
+fn a_backend_that_is_taken_away_while_one_tries_it_can_be_tried_when_it_is_back() {
+    let around = around();
+    let first = Upstream::new(&model(&[1, 2]), None, &around);
+    // Keeps the backend's state over the reloads.
+    let other = lease(&first, at(1)).expect("it is closed");
+    let failing = lease(&first, at(1)).expect("it is closed");
+    failing.connect_failed(false, at(1));
+    let mut trial = lease(&first, at(12)).expect("it is half-open");
+    let second = reload(&first, &model(&[2]), &around);
+    trial.ended(Reason::ClientReset, at(13));
+    drop(trial);
+    let third = reload(&second, &model(&[1, 2]), &around);
+    assert!(lease(&third, at(60)).is_some());
+    drop(other);
+}
