@@ -174,6 +174,15 @@ impl Slot {
         let free = backend.state.open.enter(backend.most_connections);
         free.then(|| Self(backend.clone()))
     }
+
+    /// The same place, for a session that goes by another generation of the backend.
+    fn under(mut self, backend: &Arc<Backend>) -> Self {
+        debug_assert!(Arc::ptr_eq(&self.0.state, &backend.state));
+        if !Arc::ptr_eq(&self.0, backend) {
+            self.0 = backend.clone();
+        }
+        self
+    }
 }
 
 impl Drop for Slot {
@@ -217,6 +226,7 @@ impl Lease {
         slot: Option<Slot>,
         now: Instant,
     ) -> Result<Self, Refusal> {
+        let slot = slot.map(|slot| slot.under(backend));
         let slot = slot.or_else(|| Slot::take(backend));
         let slot = slot.ok_or(Refusal::Full)?;
         let permit = match &backend.breaker {

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backend::{Refusal, Slot};
 use super::{Lease, Surroundings, Upstream};
 use crate::address::Address;
 use crate::config;
@@ -76,4 +77,25 @@ fn a_backend_that_is_taken_away_while_one_tries_it_can_be_tried_when_it_is_back(
     let third = reload(&second, &model(&[1, 2]), &around);
     assert!(lease(&third, at(60)).is_some());
     drop(other);
+}
+
+#[test]
+fn a_connection_from_before_a_reload_is_used_by_the_rules_of_its_session() {
+    let around = around();
+    let without = config::Upstream {
+        circuit_breaker: None,
+        ..model(&[1])
+    };
+    let first = Upstream::new(&without, None, &around);
+    let ahead = || Slot::take(&first.backends[0]).expect("there is no cap");
+    let slots = [ahead(), ahead()];
+    let second = reload(&first, &model(&[1]), &around);
+    let backend = &second.backends[0];
+    for (slot, now) in slots.into_iter().zip([at(1), at(12)]) {
+        let mut session = Lease::take(backend, Some(slot), now).ok().expect("leave");
+        session.ended(Reason::BackendReset, now);
+        let next = Lease::take(backend, None, now);
+        assert!(matches!(next, Err(Refusal::Broken)), "it opened");
+    }
+    assert!(lease(&second, at(23)).is_some(), "it is half-open again");
 }
