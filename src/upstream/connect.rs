@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Upstream;
 use super::backend::{Backend, Lease};
 use super::local::Local;
-use super::queue::{self, Look};
+use super::queue::{self, Look, Waiter};
 use super::select::Pick;
 use crate::policy::balance::{Draw, Passed, Request};
 use crate::policy::retry;
@@ -162,8 +162,15 @@ impl<'a> Search<'a> {
             // Connections that are held ahead take up places.
             state.line.ring_all();
         }
-        let queue = self.upstream.queue;
-        let waited = queue::wait(self.local, self.ring, state, queue, || self.look()).await;
+        let waiter = Waiter {
+            local: self.local,
+            ring: self.ring,
+            state,
+            queue: self.upstream.queue,
+            generation: Arc::as_ptr(self.upstream) as usize,
+            choosy: !self.tried.is_empty(),
+        };
+        let waited = queue::wait(waiter, || self.look()).await;
         if caller.is_gone() {
             return Err(Failure::ClientGone);
         }

@@ -3,8 +3,8 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 
+use super::lines::Lines;
 use super::pool::Pools;
-use super::queue::Lines;
 
 /// One per worker; never leaves its thread.
 pub struct Local {
@@ -32,7 +32,7 @@ impl Local {
 
     /// The worker was signalled: there may be places, and others may need those that are held ahead.
     pub fn answer_bell(&self) {
-        self.lines.borrow().wake_first();
+        self.lines.borrow().wake();
         self.pools.wake_all();
     }
 

@@ -3,6 +3,7 @@
 
 mod backend;
 mod connect;
+mod lines;
 mod local;
 mod pool;
 mod queue;
@@ -125,6 +126,11 @@ impl Upstream {
     /// A backend is chosen by the client's address.
     pub fn needs_client(&self) -> bool {
         self.algorithm.needs_client
+    }
+
+    /// Sessions that wait for a place, over all workers.
+    pub fn waiting(&self) -> usize {
+        self.state.line.len()
     }
 
     /// Health is ignored at the moment, because too few backends are healthy.

@@ -1,13 +1,16 @@
 //! Sessions that wait because every ready backend is full: in order on each worker, bounded over
 //! all of them.
 //!
+//! Not every waiter can use every place: one that retries has tried some backends, and one from before a
+//! reload goes by other caps. Such a waiter is *choosy*: it keeps its place in the line, and who comes after
+//! it may look, too.
+//!
 //! A bell is how a worker hears that there may be a place: whoever frees one while anybody waits
-//! rings one worker that has waiters, and who got a place or gives up passes the bell on, since there
+//! rings one worker that has waiters (and each that has choosy ones), and who got a place or gives up passes the bell on, since there
 //! may be more. A waiter is counted before it looks for a place, and a place is free before the
 //! freeing side looks for waiters; with a full fence in between on both sides one of them sees the other.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -53,11 +56,24 @@ impl fmt::Debug for Bells {
     }
 }
 
+/// How many wait on one worker.
+#[derive(Debug, Default)]
+struct Waiters {
+    plain: AtomicUsize,
+    choosy: AtomicUsize,
+}
+
+impl Waiters {
+    fn of(&self, choosy: bool) -> &AtomicUsize {
+        if choosy { &self.choosy } else { &self.plain }
+    }
+}
+
 /// Who waits for an upstream's backends, over all workers.
 #[derive(Debug)]
 pub(super) struct Line {
     waiting: Occupancy,
-    by_worker: Box<[AtomicUsize]>,
+    by_worker: Box<[Waiters]>,
     /// The worker that is asked first whether it has waiters.
     turn: AtomicUsize,
     bells: Arc<Bells>,
@@ -67,15 +83,20 @@ impl Line {
     pub(super) fn new(workers: usize, bells: Arc<Bells>) -> Self {
         Self {
             waiting: Occupancy::default(),
-            by_worker: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            by_worker: (0..workers).map(|_| Waiters::default()).collect(),
             turn: AtomicUsize::new(0),
             bells,
         }
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.now()
+    }
+
     /// Nobody waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.now() == 0
+        self.len() == 0
     }
 
     /// A place has just become free.
@@ -94,12 +115,15 @@ impl Line {
     fn ring_one(&self) {
         let workers = self.by_worker.len();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let waits = |worker: &usize| self.by_worker[*worker].load(Ordering::Relaxed) > 0;
+        let has =
+            |worker: usize, choosy| self.by_worker[worker].of(choosy).load(Ordering::Relaxed) > 0;
         let next = (0..workers)
             .map(|step| turn.wrapping_add(step) % workers)
-            .find(waits);
-        if let Some(worker) = next {
-            self.bells.ring(worker);
+            .find(|worker| has(*worker, false));
+        for worker in 0..workers {
+            if Some(worker) == next || has(worker, true) {
+                self.bells.ring(worker);
+            }
         }
     }
 }
@@ -120,19 +144,30 @@ pub(super) enum Look<T> {
     NotYet(Option<Instant>),
 }
 
+/// Who comes to wait.
+#[derive(Clone, Copy)]
+pub(super) struct Waiter<'a> {
+    pub(super) local: &'a Local,
+    pub(super) ring: &'a Ring,
+    pub(super) state: &'a Arc<UpstreamState>,
+    pub(super) queue: config::Queue,
+    /// Tells generations apart.
+    pub(super) generation: usize,
+    /// It can't use every place.
+    pub(super) choosy: bool,
+}
+
 /// Waits until `look` finds something, in the order in which sessions of this worker came.
 pub(super) async fn wait<T>(
-    local: &Local,
-    ring: &Ring,
-    state: &Arc<UpstreamState>,
-    queue: config::Queue,
+    waiter: Waiter<'_>,
     mut look: impl FnMut() -> Look<T>,
 ) -> Result<T, Refusal> {
-    let place = Place::take(local, ring, state, queue.max)?;
+    let Waiter { ring, queue, .. } = waiter;
+    let place = Place::take(waiter)?;
     let deadline = ring.now() + queue.timeout;
     let timer = ring.timer();
     poll_fn(|_| {
-        let again = match place.is_first() {
+        let again = match place.may_look() {
             false => None,
             true => match look() {
                 Look::Found(found) => return Poll::Ready(Ok(found)),
@@ -150,103 +185,54 @@ pub(super) async fn wait<T>(
 
 /// A session's place in its worker's line, until it goes.
 struct Place<'a> {
-    local: &'a Local,
-    state: &'a Arc<UpstreamState>,
+    waiter: Waiter<'a>,
     ticket: u64,
-    /// It was the first once: nobody can come before it again.
-    first: Cell<bool>,
+    /// It might look once: nobody who would be in its way can come before it again.
+    may_look: Cell<bool>,
 }
 
 impl<'a> Place<'a> {
-    fn take(
-        local: &'a Local,
-        ring: &Ring,
-        state: &'a Arc<UpstreamState>,
-        most: usize,
-    ) -> Result<Self, Refusal> {
-        if !state.line.waiting.enter(most) {
+    fn take(waiter: Waiter<'a>) -> Result<Self, Refusal> {
+        let line = &waiter.state.line;
+        if !line.waiting.enter(waiter.queue.max) {
             return Err(Refusal::QueueFull);
         }
-        state.line.by_worker[local.worker()].fetch_add(1, Ordering::Relaxed);
+        let waiters = &line.by_worker[waiter.local.worker()];
+        waiters.of(waiter.choosy).fetch_add(1, Ordering::Relaxed);
+        let (ticket, older) = waiter.local.lines().join(&waiter);
+        for _ in 0..older {
+            waiters.choosy.fetch_add(1, Ordering::Relaxed);
+            waiters.plain.fetch_sub(1, Ordering::Relaxed);
+        }
         fence(Ordering::SeqCst);
         Ok(Self {
-            local,
-            state,
-            ticket: local.lines().join(state, ring.waker()),
-            first: Cell::new(false),
+            waiter,
+            ticket,
+            may_look: Cell::new(false),
         })
     }
 
-    fn is_first(&self) -> bool {
-        if !self.first.get() {
-            self.first
-                .set(self.local.lines().first(self.state) == Some(self.ticket));
+    fn may_look(&self) -> bool {
+        if !self.may_look.get() {
+            let lines = self.waiter.local.lines();
+            self.may_look
+                .set(lines.may_look(self.waiter.state, self.ticket));
         }
-        self.first.get()
+        self.may_look.get()
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let line = &self.state.line;
-        line.by_worker[self.local.worker()].fetch_sub(1, Ordering::Relaxed);
-        line.waiting.leave();
+        let Waiter { local, state, .. } = self.waiter;
+        let left = local.lines().leave(state, self.ticket);
+        let waiters = &state.line.by_worker[local.worker()];
+        waiters.of(left.was_choosy).fetch_sub(1, Ordering::Relaxed);
+        state.line.waiting.leave();
         // There may be more places, or the bell was meant for this one.
-        match self.local.lines().leave(self.state, self.ticket) {
-            Some(next) => next.wake(),
-            None => line.note_free(),
-        }
-    }
-}
-
-/// The lines of one worker.
-#[derive(Default)]
-pub(super) struct Lines {
-    lines: Vec<(Arc<UpstreamState>, Tickets)>,
-    tickets: u64,
-}
-
-/// In the order in which they came.
-type Tickets = VecDeque<(u64, Waker)>;
-
-impl Lines {
-    fn place(&self, state: &Arc<UpstreamState>) -> Option<usize> {
-        self.lines.iter().position(|(of, _)| Arc::ptr_eq(of, state))
-    }
-
-    fn join(&mut self, state: &Arc<UpstreamState>, waker: Waker) -> u64 {
-        self.tickets += 1;
-        let place = self.place(state).unwrap_or_else(|| {
-            self.lines.push((state.clone(), Tickets::default()));
-            self.lines.len() - 1
-        });
-        self.lines[place].1.push_back((self.tickets, waker));
-        self.tickets
-    }
-
-    fn first(&self, state: &Arc<UpstreamState>) -> Option<u64> {
-        let (_, line) = &self.lines[self.place(state)?];
-        line.front().map(|(ticket, _)| *ticket)
-    }
-
-    /// Leaves the line; the one that is first now, if there is one.
-    fn leave(&mut self, state: &Arc<UpstreamState>, ticket: u64) -> Option<Waker> {
-        let place = self.place(state)?;
-        let line = &mut self.lines[place].1;
-        line.retain(|(waiting, _)| *waiting != ticket);
-        let next = line.front().map(|(_, waker)| waker.clone());
-        if next.is_none() {
-            self.lines.swap_remove(place);
-        }
-        next
-    }
-
-    /// The bell was rung: whoever is first shall look.
-    pub(super) fn wake_first(&self) {
-        for (_, line) in &self.lines {
-            if let Some((_, waker)) = line.front() {
-                waker.wake();
-            }
+        left.looking.iter().for_each(Waker::wake);
+        if !left.somebody_takes_any {
+            state.line.note_free();
         }
     }
 }

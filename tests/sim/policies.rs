@@ -93,6 +93,38 @@ fn who_waits_on_a_worker_is_served_in_order() {
 }
 
 #[test]
+fn who_retries_does_not_hold_up_who_could_be_served() {
+    // The first has tried b0 in vain and waits for b1, which is full for long; b0 is back soon.
+    let hold = ClientScript::new(vec![
+        Step::send(100),
+        Step::Pause(Duration::from_secs(20)),
+        Step::Finish,
+        Step::ReadToEnd,
+    ]);
+    let mut plan = with_cap(1, 1, PATIENT, 0);
+    plan.backends = vec![BackendScript::Refuse, BackendScript::Echo];
+    plan.clients = vec![hold, busy(), busy(), busy()];
+    plan.starts = [0, 10, 20, 1000].map(|at| at * MILLI).to_vec();
+    plan.turns = vec![(500 * MILLI, 0, Turn::Becomes(BackendScript::Echo))];
+    let outcome = run(&plan);
+    assert_eq!(outcome.broken_promises(), [""; 0]);
+    let ended = outcome.clients[3].ended_at.expect("it was served");
+    let ended = ended - ringress::time::Instant::default();
+    assert!(ended < Duration::from_secs(2), "{ended:?}");
+}
+
+#[test]
+fn places_that_come_free_together_are_taken_together() {
+    let mut plan = with_cap(1, 3, PATIENT, 6);
+    plan.starts = vec![Duration::ZERO; 6];
+    plan.distance = Some(MILLI);
+    let outcome = run(&plan);
+    assert_eq!(outcome.broken_promises(), [""; 0]);
+    let neglect = outcome.longest_neglect;
+    assert!(neglect < MILLI, "a place was free for {neglect:?}");
+}
+
+#[test]
 fn the_queue_is_bounded_over_all_workers_and_patience_ends() {
     let queue = Queue {
         max: 3,
@@ -484,6 +516,21 @@ fn connections_ahead_count_and_give_way_to_sessions_that_wait() {
             .max();
         assert!(slowest < Some(Duration::from_secs(2)), "{slowest:?}");
     }
+}
+
+#[test]
+fn another_workers_connections_ahead_give_way_to_who_waits() {
+    let mut plan = with_cap(2, 2, PATIENT, 12);
+    plan.policies.preconnect = 2;
+    plan.starts = (1..13).map(|index| index * 500 * MILLI).collect();
+    let outcome = run(&plan);
+    assert_eq!(outcome.broken_promises(), [""; 0]);
+    let slowest = outcome
+        .sessions
+        .iter()
+        .map(|session| session.duration)
+        .max();
+    assert!(slowest < Some(300 * MILLI), "{slowest:?}");
 }
 
 #[test]

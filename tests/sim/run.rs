@@ -15,7 +15,7 @@ use ringress::ring::{BUFFER_BYTES, Mailbox, Ring, Usage};
 use ringress::telemetry::Reason;
 use ringress::telemetry::events::{Event, Events, SessionRecord};
 use ringress::time::Instant;
-use ringress::upstream::Bell;
+use ringress::upstream::{Backend, Bell};
 
 use crate::plan::{Plan, Turn};
 
@@ -40,6 +40,8 @@ pub(crate) struct Outcome {
     pub(crate) most_connections: Vec<usize>,
     pub(crate) attempts: Vec<usize>,
     pub(crate) turns: usize,
+    /// The longest time that a place was free beside somebody who waited.
+    pub(crate) longest_neglect: Duration,
     /// Clients that read nothing any more, and so never see the end.
     deaf: Vec<bool>,
     broken: Vec<String>,
@@ -54,9 +56,13 @@ struct Run {
     rung: Vec<Arc<AtomicBool>>,
     shared: Arc<Shared>,
     events: Receiver<Event>,
+    cap: usize,
     most_buffers: usize,
     most_sessions: usize,
     turns: usize,
+    /// Since when there has been a place that nobody took, while somebody waited.
+    neglected: Option<Instant>,
+    longest_neglect: Duration,
 }
 
 pub(crate) fn run(plan: &Plan) -> Outcome {
@@ -181,9 +187,12 @@ impl Run {
             rung,
             shared,
             events,
+            cap: plan.policies.backend_cap.map_or(usize::MAX, usize::from),
             most_buffers: 0,
             most_sessions: 0,
             turns: 0,
+            neglected: None,
+            longest_neglect: Duration::ZERO,
         }
     }
 
@@ -232,6 +241,7 @@ impl Run {
                 }
             }
             self.most_sessions = self.most_sessions.max(self.shared.active.now());
+            self.note_neglect();
             if !self.world.progressed() && self.world.advance() == Advance::Quiet {
                 return;
             }
@@ -279,6 +289,20 @@ impl Run {
             .collect()
     }
 
+    /// Every backend has a cap where this matters, and the same.
+    fn note_neglect(&mut self) {
+        let snapshot = self.shared.snapshot.load();
+        let upstream = &snapshot.upstreams[0];
+        let free = |backend: &Arc<Backend>| backend.state.open.now() < self.cap;
+        let neglect = upstream.waiting() > 0 && upstream.backends().iter().any(free);
+        let now = self.world.now();
+        let since = *self.neglected.get_or_insert(now);
+        match neglect {
+            true => self.longest_neglect = self.longest_neglect.max(now - since),
+            false => self.neglected = None,
+        }
+    }
+
     /// With everything shut down, nothing may be left.
     fn leaks(&self) -> Vec<String> {
         let mut broken = Vec::new();
@@ -296,6 +320,9 @@ impl Run {
             .map(|backend| &backend.state);
         if states.any(|state| state.load.active.now() + state.open.now() > 0) {
             broken.push("backends still count sessions".to_owned());
+        }
+        if snapshot.upstreams[0].waiting() > 0 {
+            broken.push("sessions are still counted as waiting".to_owned());
         }
         broken
     }
@@ -362,6 +389,7 @@ impl Run {
                 .map(|address| self.world.attempts(address))
                 .collect(),
             turns: self.turns,
+            longest_neglect: self.longest_neglect,
             deaf: Vec::new(),
             broken,
         }
@@ -379,6 +407,12 @@ impl Outcome {
     /// With scripts that come to their end, every session that got a backend does, in order, and
     /// without the idle timer having to nudge it on.
     fn check_lively(&mut self, longest: Duration) {
+        // A connection ahead may have to be let go of first, and a descriptor to be waited for.
+        if self.longest_neglect > Duration::from_millis(200) {
+            let neglect = self.longest_neglect;
+            self.broken
+                .push(format!("a place was free beside a waiter for {neglect:?}"));
+        }
         let in_order = [Reason::ClientClosed, Reason::BackendClosed];
         for session in &self.sessions {
             let nudged = session.duration >= longest;

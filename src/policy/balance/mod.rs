@@ -155,6 +155,11 @@ impl Passed {
         self.0[word] |= 1 << (backend % 64);
     }
 
+    /// It has none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// It is one of them.
     pub fn contains(&self, backend: usize) -> bool {
         let word = self.0.get(backend / 64).copied().unwrap_or(0);
