@@ -1,4 +1,4 @@
-//! Leases over reloads.
+//! Leases, and what reloads make of them.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -98,4 +98,15 @@ fn a_connection_from_before_a_reload_is_used_by_the_rules_of_its_session() {
         assert!(matches!(next, Err(Refusal::Broken)), "it opened");
     }
     assert!(lease(&second, at(23)).is_some(), "it is half-open again");
+}
+
+#[test]
+fn a_lease_that_is_let_go_of_gives_its_permit_back() {
+    let upstream = Upstream::new(&model(&[1]), None, &around());
+    let failing = lease(&upstream, at(1)).expect("it is closed");
+    failing.connect_failed(false, at(1));
+    let trial = lease(&upstream, at(12)).expect("it is half-open");
+    assert!(lease(&upstream, at(12)).is_none(), "one tries at a time");
+    drop(trial);
+    assert!(lease(&upstream, at(12)).is_some());
 }
