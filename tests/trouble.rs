@@ -83,12 +83,16 @@ fn one_place(backend: &str, more: &str) -> String {
 /// Clients that wait for the one place, while `meanwhile` happens; then the backend answers.
 fn all_are_served(proxy: &mut Proxy, backend: &Switched, meanwhile: impl Fn(&mut Proxy)) {
     let address = proxy.address("web");
+    let before = descriptors(proxy.pid());
     thread::scope(|scope| {
         let clients: Vec<_> = (0..30)
             .map(|_| scope.spawn(|| exchange(None, &address).is_some()))
             .collect();
         eventually("the first to arrive", || {
             (backend.accepted() == 1).then_some(())
+        });
+        eventually("all to have come", || {
+            (descriptors(proxy.pid()) > before + 30).then_some(())
         });
         meanwhile(proxy);
         assert_eq!(backend.accepted(), 1);
