@@ -52,8 +52,8 @@ fn when_all_refuse_few_sessions_try_more_than_once() {
     let durations = lines.iter().filter_map(|line| line["duration_ms"].as_u64());
     let slow = durations.filter(|duration| *duration >= 100).count();
     println!("{slow} of 200 came to a second retry, {took:?}");
-    // A fifth of the sessions may retry; the three that always may are among them.
-    assert!((1..=40).contains(&slow), "{slow} of 200");
+    // A fifth of the sessions may retry; how many of them twice is a matter of who comes first.
+    assert!(slow <= 40, "{slow} of 200");
     // Once a second for the whole process.
     let told = lines
         .iter()
