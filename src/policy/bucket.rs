@@ -129,20 +129,21 @@ const COARSE_MOST: u64 = 100_000;
 const CLOCKS_APART: u64 = 10 * NANOS;
 
 #[cfg(test)]
+pub(super) fn rate(per_second: u64, burst: u64) -> Rate {
+    let above_zero = |number| NonZeroU64::new(number).expect("above zero");
+    Rate {
+        per_second: above_zero(per_second),
+        burst: above_zero(burst),
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use proptest::prelude::*;
 
     use super::*;
-
-    fn rate(per_second: u64, burst: u64) -> Rate {
-        let above_zero = |number| NonZeroU64::new(number).expect("above zero");
-        Rate {
-            per_second: above_zero(per_second),
-            burst: above_zero(burst),
-        }
-    }
 
     fn at(nanos: u64) -> Instant {
         Instant::from_nanos(nanos)

@@ -96,18 +96,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::policy::bucket::rate;
 
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
     const MS: Duration = Duration::from_millis(1);
-
-    fn rate(per_second: u64, burst: u64) -> Rate {
-        let above_zero = |number| NonZeroU64::new(number).expect("above zero");
-        Rate {
-            per_second: above_zero(per_second),
-            burst: above_zero(burst),
-        }
-    }
 
     fn at(nanos: u64) -> Instant {
         Instant::from_nanos(nanos)

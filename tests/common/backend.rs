@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use socket2::{SockAddr, Socket};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::PATIENCE;
 use super::socket::{finish, parse, set_patience};
@@ -63,13 +63,19 @@ impl Backend {
 }
 
 /// The script of [`Backend::echo`].
-pub(crate) fn echo(mut connection: Socket) {
+pub(crate) fn echo(connection: Socket) {
+    echo_on(&connection);
+}
+
+/// The same, for a connection that others look at, too.
+pub(crate) fn echo_on(mut connection: &Socket) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = connection.read(&mut buffer) {
         if connection.write_all(&buffer[..count]).is_err() {
             return;
         }
     }
+    // It may have been reset.
     let _ = connection.shutdown(std::net::Shutdown::Write);
 }
 
@@ -133,9 +139,24 @@ impl BlackHole {
 
 fn bound(address: &str) -> Socket {
     let (domain, wanted) = parse(address);
-    let socket = Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
+    let socket = Socket::new(domain, Type::STREAM, None).expect("a socket");
     socket.bind(&wanted).expect("the address is free");
     socket
+}
+
+/// A socket on a free port that keeps it when it is shut down: as the kernel sees it, only what was asked
+/// for by its number is bound to stay.
+pub(crate) fn bound_for_life() -> (Socket, String) {
+    let bound = |address: SocketAddr| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("it can be set");
+        socket.bind(&address.into()).expect("the address is free");
+        socket
+    };
+    let free = bound((Ipv4Addr::LOCALHOST, 0).into());
+    let address = free.local_addr().expect("it is bound");
+    let address = address.as_socket().expect("an IP address");
+    (bound(address), address.to_string())
 }
 
 pub(crate) fn written(socket: &Socket, unix: &str) -> String {

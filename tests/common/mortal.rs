@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 
+use super::backend::bound_for_life;
 use super::socket::{parse, set_patience, unconnected};
 use super::{PATIENCE, now, pass};
 
@@ -393,21 +394,6 @@ pub(crate) fn behind_two_workers(backends: &[String], upstream: &str, tables: &s
     let tables = format!("[runtime]\nworkers = 2\n{tables}");
     let list = format!("backends = [{}]", backends.join(", "));
     super::config(&[], "", upstream, &tables).replace("backends = []", &list)
-}
-
-/// A socket on a free port that keeps it when it is shut down: as the kernel sees it, only what was asked
-/// for by its number is bound to stay.
-fn bound_for_life() -> (Socket, String) {
-    let bound = |address: SocketAddr| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        socket.set_reuse_address(true).expect("it can be set");
-        socket.bind(&address.into()).expect("the address is free");
-        socket
-    };
-    let free = bound((Ipv4Addr::LOCALHOST, 0).into());
-    let address = free.local_addr().expect("it is bound");
-    let address = address.as_socket().expect("an IP address");
-    (bound(address), address.to_string())
 }
 
 const BACKLOG: i32 = 4096;

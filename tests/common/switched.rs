@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::{Socket, Type};
+use socket2::Socket;
 
-use super::backend::written;
-use super::socket::{parse, set_patience};
+use super::backend::{bound_for_life, echo_on};
+use super::socket::set_patience;
 use super::{PATIENCE, eventually, now, pass};
 
 /// How it treats a connection.
@@ -39,8 +39,6 @@ pub(crate) struct Switched {
 
 struct Inside {
     listener: Socket,
-    /// Keeps the port, which the kernel may give to somebody else while nobody listens.
-    _guard: Socket,
     state: Mutex<State>,
     switched: Condvar,
 }
@@ -54,9 +52,7 @@ struct State {
 
 impl Switched {
     pub(crate) fn new(manner: Manner) -> Self {
-        let guard = bound("127.0.0.1:0");
-        let address = written(&guard, "");
-        let listener = bound(&address);
+        let (listener, address) = bound_for_life();
         listener.listen(4096).expect("it is bound");
         let state = State {
             manner,
@@ -66,7 +62,6 @@ impl Switched {
         };
         let inside = Arc::new(Inside {
             listener,
-            _guard: guard,
             state: Mutex::new(state),
             switched: Condvar::new(),
         });
@@ -180,10 +175,10 @@ impl Inside {
     fn serve(&self, mut socket: &Socket) {
         let manner = self.state().manner;
         match manner {
-            Manner::Echo => self.echo(socket),
+            Manner::Echo => echo_on(socket),
             Manner::Greet => {
                 if socket.write_all(GREETING).is_ok() {
-                    self.echo(socket);
+                    echo_on(socket);
                 }
             }
             Manner::Reset => {
@@ -192,17 +187,6 @@ impl Inside {
             Manner::Close => {}
             Manner::Hold => self.hold(socket),
         }
-    }
-
-    fn echo(&self, mut socket: &Socket) {
-        let mut buffer = vec![0; 16 * 1024];
-        while let Ok(count @ 1..) = socket.read(&mut buffer) {
-            if socket.write_all(&buffer[..count]).is_err() {
-                return;
-            }
-        }
-        // It may have been reset.
-        let _ = socket.shutdown(Shutdown::Write);
     }
 
     fn hold(&self, mut socket: &Socket) {
@@ -216,7 +200,7 @@ impl Inside {
         if manner == Manner::Reset {
             let _ = socket.set_linger(Some(Duration::ZERO));
         } else if socket.write_all(&byte).is_ok() {
-            self.echo(socket);
+            echo_on(socket);
         }
     }
 }
@@ -236,14 +220,6 @@ impl State {
 }
 
 /// Several may be bound to an address as long as one listens at most.
-fn bound(address: &str) -> Socket {
-    let (domain, address) = parse(address);
-    let socket = Socket::new(domain, Type::STREAM, None).expect("a socket");
-    socket.set_reuse_address(true).expect("an option");
-    socket.bind(&address).expect("the address is free");
-    socket
-}
-
 /// The other end has finished or reset, whatever is still to be read before that.
 fn has_ended(socket: &Socket) -> bool {
     let mut polled = [PollFd::new(socket, PollFlags::RDHUP)];

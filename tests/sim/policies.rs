@@ -42,6 +42,13 @@ fn served(outcome: &Outcome, backends: usize) -> Vec<usize> {
     (0..backends).map(of).collect()
 }
 
+/// Every client got so many bytes, and FIN.
+fn assert_all_heard(outcome: &Outcome, bytes: u64) {
+    for client in &outcome.clients {
+        assert_eq!((client.received, client.ending), (bytes, Ending::Fin));
+    }
+}
+
 /// Talks for a while, so that sessions overlap.
 fn busy() -> ClientScript {
     ClientScript::new(vec![
@@ -454,9 +461,7 @@ fn a_greeting_is_kept_for_the_client() {
         .collect();
     let outcome = run(&plan);
     assert_eq!(outcome.broken_promises(), [""; 0]);
-    for client in &outcome.clients {
-        assert_eq!((client.received, client.ending), (570, Ending::Fin));
-    }
+    assert_all_heard(&outcome, 570);
 }
 
 #[test]
@@ -471,9 +476,7 @@ fn what_the_backend_closed_is_never_handed_out() {
     let outcome = run(&plan);
     assert_eq!(outcome.broken_promises(), [""; 0]);
     assert_eq!(outcome.sessions_of(Reason::ClientClosed), 40);
-    for client in &outcome.clients {
-        assert_eq!((client.received, client.ending), (1000, Ending::Fin));
-    }
+    assert_all_heard(&outcome, 1000);
 }
 
 #[test]
@@ -492,8 +495,7 @@ fn a_connection_found_closed_before_the_clients_first_byte_is_replaced() {
     plan.starts = vec![30 * MILLI];
     let outcome = run(&plan);
     assert_eq!(outcome.broken_promises(), [""; 0]);
-    let client = &outcome.clients[0];
-    assert_eq!((client.received, client.ending), (1000, Ending::Fin));
+    assert_all_heard(&outcome, 1000);
     assert_eq!(outcome.sessions_of(Reason::ClientClosed), 1);
 }
 

@@ -98,22 +98,14 @@ const SPARE: u64 = 2;
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU64;
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::policy::bucket::Bucket;
+    use crate::policy::bucket::rate;
 
     const SECOND: u64 = 1_000_000_000;
-
-    fn rate(per_second: u64, burst: u64) -> Rate {
-        let above_zero = |number| NonZeroU64::new(number).expect("above zero");
-        Rate {
-            per_second: above_zero(per_second),
-            burst: above_zero(burst),
-        }
-    }
 
     fn clients(max_clients: u32) -> Clients {
         Clients::new(NonZeroU32::new(max_clients).expect("above zero"), 7)

@@ -107,6 +107,15 @@ impl Stage {
     }
 }
 
+/// The choices of 24 clients among backends of weights 1, 2, 3 and 0, which another version or another
+/// process must make as well.
+pub(super) fn first_choices(algorithm: Algorithm) -> Vec<usize> {
+    let weights = [1, 2, 3, 0];
+    let stage = Stage::new(algorithm, &weights);
+    let choose = |client| stage.choose(request(client), &weights);
+    (1..25).filter_map(choose).collect()
+}
+
 fn passed_of(backends: &[usize]) -> Passed {
     let mut passed = Passed::default();
     backends.iter().for_each(|&backend| passed.insert(backend));
