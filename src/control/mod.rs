@@ -52,8 +52,8 @@ async fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), Error>
     let Bound { sockets, addresses } = workers::bind(&config, plan.workers)?;
     let (events, receiver) = Events::new();
     let shared = Shared::new(&config, plan.workers, max_connections, events, seed());
-    let reporter =
-        events::report(receiver, &shared.events, config.log.level).map_err(Error::Resources)?;
+    let reporter = events::report(receiver, &shared.around.events, config.log.level)
+        .map_err(Error::Resources)?;
     let mut workers = Workers::start(plan, &shared, sockets)?;
     announce(&config, &plan, max_connections, &addresses);
     let mut probers = Probers::default();

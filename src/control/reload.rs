@@ -119,7 +119,7 @@ fn apply(current: &mut Config, shared: &Shared, new: Config, max_connections: us
         .store(max_connections, Ordering::Relaxed);
     let (generation, upstreams) = (snapshot.generation, snapshot.upstreams.len());
     log::set_level(new.log.level);
-    events::set_level(&shared.events, new.log.level);
+    events::set_level(&shared.around.events, new.log.level);
     *current = new;
     tracing::info!(generation, upstreams, max_connections, "reloaded");
 }

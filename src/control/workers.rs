@@ -109,7 +109,7 @@ impl Workers {
                 .spawn(move || run(start, guard, &ready, &started))
                 .map_err(Error::Resources)?;
         }
-        shared.bells.hang(mailboxes.iter().map(|mailbox| {
+        shared.around.bells.hang(mailboxes.iter().map(|mailbox| {
             let mailbox = mailbox.clone();
             Box::new(move || mailbox.signal()) as Bell
         }));

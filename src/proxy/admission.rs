@@ -42,8 +42,7 @@ impl Policy {
         };
         Ok(Self {
             listener: listener.clone(),
-            // A listener that takes both families sees IPv4 clients mapped into IPv6.
-            client: address.map(|address| address.ip().to_canonical()),
+            client: address.map(|address| address.ip()),
         })
     }
 }

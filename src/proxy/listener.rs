@@ -72,6 +72,7 @@ async fn rest(
     let now = ring.now();
     worker
         .shared
+        .around
         .events
         .accept_paused(now, &worker.listener(listener).name, errno);
     ring.sleep_until(now + PAUSE).await;

@@ -14,7 +14,7 @@ use crate::policy::clients::Clients;
 use crate::telemetry::Reason;
 use crate::telemetry::counters::ListenerCounters;
 use crate::telemetry::events::Events;
-use crate::upstream::{Bells, Surroundings, Upstream};
+use crate::upstream::{Surroundings, Upstream};
 
 /// One generation of the configuration, read once per connection.
 #[derive(Debug)]
@@ -71,11 +71,8 @@ pub struct Shared {
     pub active: Occupancy,
     /// Sessions at once at most; a reload that needs descriptors may lower it.
     pub max_connections: AtomicUsize,
-    /// What is to be told.
-    pub events: Arc<Events>,
-    /// How workers are signalled that a place may be free.
-    pub bells: Arc<Bells>,
-    around: Surroundings,
+    /// Where news go, how workers are signalled, and what outlives reloads.
+    pub around: Surroundings,
     /// What all randomness comes from.
     pub seed: u64,
 }
@@ -206,8 +203,6 @@ impl Shared {
             listeners: listeners.collect(),
             active: Occupancy::default(),
             max_connections: AtomicUsize::new(max_connections),
-            events: around.events.clone(),
-            bells: around.bells.clone(),
             around,
             seed,
         })

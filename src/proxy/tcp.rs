@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,7 +15,7 @@ use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
 use crate::telemetry::events::{Event, SessionRecord};
 use crate::time::Instant;
-use crate::upstream::{self, Backend, Connection, Failure, Lease};
+use crate::upstream::{self, Backend, Caller, Connection, Failure, Lease};
 
 /// Serves one client: connects a backend, then goes on as [`Relaying`].
 pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, client: Socket) {
@@ -73,12 +73,20 @@ impl Session {
     /// Connects to a backend, unless the worker ends its sessions first.
     async fn establish(&self, ring: &Ring) -> Result<Connection, Reason> {
         let worker = &self.admission.worker;
-        let caller = Caller {
-            ring,
-            session: self,
-        };
         let upstream = &self.policy.listener.upstream;
-        let mut connecting = pin!(upstream::connect(ring, &worker.local, upstream, &caller));
+        let failed = |backend: &Backend, error: &io::Error| {
+            let counters = worker.counters(self.admission.listener());
+            counters.connect_failures.add(1);
+            let events = &worker.shared.around.events;
+            events.connect_failed(ring.now(), upstream.name(), &backend.name, error);
+        };
+        let caller = Caller {
+            socket: &self.client,
+            address: self.policy.client,
+            takes_ahead: self.takes_ahead,
+            failed: &failed,
+        };
+        let mut connecting = pin!(upstream::connect(ring, &worker.local, upstream, caller));
         poll_fn(|context| {
             if worker.aborting.get() {
                 return Poll::Ready(Err(Reason::Drained));
@@ -103,35 +111,6 @@ impl Session {
             Failure::QueueTimeout => Reason::QueueTimeout,
             Failure::ClientGone => Reason::ClientReset,
         }
-    }
-}
-
-/// What connecting needs to know of the session.
-struct Caller<'a> {
-    ring: &'a Ring,
-    session: &'a Session,
-}
-
-impl upstream::Caller for Caller<'_> {
-    fn client(&self) -> Option<IpAddr> {
-        self.session.policy.client
-    }
-
-    fn is_gone(&self) -> bool {
-        self.session.client.is_gone()
-    }
-
-    fn takes_ahead(&self) -> bool {
-        self.session.takes_ahead
-    }
-
-    fn failed(&self, backend: &Backend, error: &io::Error) {
-        let Admission { worker, .. } = &self.session.admission;
-        let counters = worker.counters(self.session.admission.listener());
-        counters.connect_failures.add(1);
-        let events = &worker.shared.events;
-        let upstream = self.session.policy.listener.upstream.name();
-        events.connect_failed(self.ring.now(), upstream, &backend.name, error);
     }
 }
 
@@ -257,14 +236,6 @@ fn book(
     }
 }
 
-/// A client over IPv4 has an IPv4 address on every listener, those of both families too.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
-        IpAddr::V6(_) => address,
-    }
-}
-
 /// What is only needed when the end of sessions is told.
 struct Record {
     began: Instant,
@@ -273,11 +244,11 @@ struct Record {
 
 impl Record {
     fn begin(ring: &Ring, worker: &WorkerState, client: &Socket) -> Option<Box<Self>> {
-        let told = worker.shared.events.sessions();
+        let told = worker.shared.around.events.sessions();
         told.then(|| {
             Box::new(Self {
                 began: ring.now(),
-                client: ring.peer(client).ok().flatten().map(canonical),
+                client: ring.peer(client).ok().flatten(),
             })
         })
     }
@@ -292,6 +263,7 @@ impl Record {
         let (worker, listener) = place;
         worker
             .shared
+            .around
             .events
             .send(Event::SessionClosed(Box::new(SessionRecord {
                 listener: worker.listener(listener).name.clone(),

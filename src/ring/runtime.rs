@@ -243,15 +243,20 @@ impl Ring {
         Event::new(self.clone(), index)
     }
 
-    /// Who is at the other end of an accepted socket; `None` = a unix socket.
+    /// Who is at the other end of an accepted socket; `None` = a unix socket. Over IPv4 it has an IPv4
+    /// address, also where the listener takes both families and the kernel maps it into IPv6.
     ///
     /// # Errors
     /// The connection is gone already.
     pub fn peer(&self, socket: &Socket) -> io::Result<Option<SocketAddr>> {
-        self.with(|core| {
+        let peer = self.with(|core| {
             let fd = core.slots[socket.index()].fd;
             core.driver.peer(fd)
-        })
+        })?;
+        Ok(peer.map(|peer| match peer.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => SocketAddr::new(ip, peer.port()),
+            IpAddr::V6(_) => peer,
+        }))
     }
 
     /// Connects a stream socket. Dropping the future gives up the attempt.

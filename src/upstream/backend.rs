@@ -109,13 +109,8 @@ impl Backend {
         }
     }
 
-    /// Its part in the upstream may have changed.
-    pub(super) fn change(&self) {
-        self.upstream.change();
-    }
-
-    /// What a live session says of it.
-    fn report(&self, permit: Option<Permit>, verdict: Verdict, refused: bool, now: Instant) {
+    /// What a live session says of it. `ejects`: a failure counts towards ejection, too.
+    fn report(&self, permit: Option<Permit>, verdict: Verdict, ejects: bool, now: Instant) {
         let retired = self.state.is_retired();
         if let (Some(settings), Some(permit)) = (&self.breaker, permit) {
             let state = &self.state.breaker;
@@ -133,7 +128,7 @@ impl Backend {
         };
         match verdict {
             Verdict::Success => self.state.outlier.success(),
-            Verdict::Failure if refused => self.note_failure(settings, now),
+            Verdict::Failure if ejects => self.note_failure(settings, now),
             Verdict::Failure | Verdict::Abandoned => {}
         }
     }
@@ -159,7 +154,7 @@ impl Backend {
     }
 
     fn tell(&self, news: BackendNews) {
-        self.change();
+        self.upstream.change();
         self.events
             .backend(self.upstream_name.clone(), self.name.clone(), news);
     }
@@ -279,8 +274,7 @@ impl Lease {
     }
 
     /// Looks whether the backend has said something, while that is of interest; called by the session's
-    /// task whenever it is woken. `received` from the
-    /// client, `sent` to it: bytes so far.
+    /// task whenever it is woken. `received` from the client, `sent` to it: bytes so far.
     pub fn look(&mut self, ring: &Ring, received: u64, sent: u64) {
         let now = ring.now();
         let Some(watch) = &mut self.watch else {
@@ -317,7 +311,7 @@ impl Lease {
         self.conclude(verdict, true, now);
     }
 
-    fn conclude(&mut self, verdict: Verdict, counts_as_outlier: bool, now: Instant) {
+    fn conclude(&mut self, verdict: Verdict, ejects: bool, now: Instant) {
         let Some(watch) = self.watch.take() else {
             return;
         };
@@ -333,7 +327,7 @@ impl Lease {
                 Verdict::Abandoned => {}
             }
         }
-        backend.report(watch.permit, verdict, counts_as_outlier, now);
+        backend.report(watch.permit, verdict, ejects, now);
     }
 }
 

@@ -9,7 +9,7 @@ use super::Upstream;
 use super::backend::{Backend, Lease};
 use super::local::Local;
 use super::queue::{self, Look, Waiter};
-use super::select::Pick;
+use super::select::Choice;
 use crate::policy::balance::{Draw, Passed, Request};
 use crate::policy::retry;
 use crate::ring::{Ring, Socket};
@@ -44,18 +44,16 @@ pub enum Failure {
 }
 
 /// On whose behalf a backend is looked for.
-pub trait Caller {
-    /// Who the client is, if that was asked for.
-    fn client(&self) -> Option<IpAddr>;
-
-    /// The client has gone away.
-    fn is_gone(&self) -> bool;
-
+#[derive(Clone, Copy)]
+pub struct Caller<'a> {
+    /// The client.
+    pub socket: &'a Socket,
+    /// Who that is, if it was asked for.
+    pub address: Option<IpAddr>,
     /// A connection that was open ahead will do.
-    fn takes_ahead(&self) -> bool;
-
-    /// A try has failed.
-    fn failed(&self, backend: &Backend, error: &io::Error);
+    pub takes_ahead: bool,
+    /// Told of each try that has failed.
+    pub failed: &'a dyn Fn(&Backend, &io::Error),
 }
 
 /// Gets a connection to the balancer's choice, or to the next candidates when it can't be had.
@@ -66,7 +64,7 @@ pub async fn connect(
     ring: &Ring,
     local: &Local,
     upstream: &Arc<Upstream>,
-    caller: &impl Caller,
+    caller: Caller<'_>,
 ) -> Result<Connection, Failure> {
     upstream.state.budget.request(ring.now());
     let mut search = Search::new(ring, local, upstream, caller);
@@ -80,7 +78,7 @@ pub async fn connect(
             }
             search.pause(attempt).await;
         }
-        let Some(choice) = search.choose(caller).await? else {
+        let Some(choice) = search.choose().await? else {
             break;
         };
         match search.open(choice).await {
@@ -88,7 +86,7 @@ pub async fn connect(
             Err((index, lease, error)) => {
                 search.tried.insert(index);
                 failure = classify(&error);
-                caller.failed(lease.backend(), &error);
+                (caller.failed)(lease.backend(), &error);
                 if is_hopeless(&error) {
                     break;
                 }
@@ -107,17 +105,9 @@ struct Search<'a> {
     ring: &'a Ring,
     local: &'a Local,
     upstream: &'a Arc<Upstream>,
+    caller: Caller<'a>,
     draw: Draw,
     tried: Passed,
-    takes_ahead: bool,
-}
-
-/// What was chosen.
-struct Choice {
-    index: usize,
-    lease: Lease,
-    /// A connection that was open ahead.
-    ahead: Option<Socket>,
 }
 
 impl<'a> Search<'a> {
@@ -125,19 +115,19 @@ impl<'a> Search<'a> {
         ring: &'a Ring,
         local: &'a Local,
         upstream: &'a Arc<Upstream>,
-        caller: &impl Caller,
+        caller: Caller<'a>,
     ) -> Self {
         Self {
             ring,
             local,
             upstream,
+            caller,
             draw: upstream.balancer.draw(Request {
-                client: caller.client(),
+                client: caller.address,
                 random: local.random(),
                 now: ring.now(),
             }),
             tried: Passed::default(),
-            takes_ahead: upstream.pool.preconnect > 0 && caller.takes_ahead(),
         }
     }
 
@@ -151,7 +141,7 @@ impl<'a> Search<'a> {
 
     /// The next backend; `None` when none is left. Waits while all are full; behind those that wait
     /// already.
-    async fn choose(&self, caller: &impl Caller) -> Result<Option<Choice>, Failure> {
+    async fn choose(&self) -> Result<Option<Choice>, Failure> {
         let state = &self.upstream.state;
         if state.line.is_empty()
             && let Look::Found(found) = self.look()
@@ -171,7 +161,7 @@ impl<'a> Search<'a> {
             choosy: !self.tried.is_empty(),
         };
         let waited = queue::wait(waiter, || self.look()).await;
-        if caller.is_gone() {
+        if self.caller.socket.is_gone() {
             return Err(Failure::ClientGone);
         }
         match waited {
@@ -182,40 +172,25 @@ impl<'a> Search<'a> {
     }
 
     fn look(&self) -> Look<Option<Choice>> {
-        let pools = self.takes_ahead.then_some(&self.local.pools);
+        let takes_ahead = self.upstream.pool.preconnect > 0 && self.caller.takes_ahead;
+        let pools = takes_ahead.then_some(&self.local.pools);
         let now = self.ring.now();
-        match self.upstream.pick(&self.draw, &self.tried, pools, now) {
-            Pick::Backend {
-                index,
-                lease,
-                ahead,
-            } => Look::Found(Some(Choice {
-                index,
-                lease,
-                ahead,
-            })),
-            Pick::Nothing => Look::Found(None),
-            Pick::Full(until) => Look::NotYet(until),
-        }
+        self.upstream.pick(&self.draw, &self.tried, pools, now)
     }
 
     async fn open(&self, choice: Choice) -> Result<Connection, (usize, Lease, io::Error)> {
-        let mut lease = choice.lease;
-        if let Some(socket) = choice.ahead {
-            lease.connected(self.ring.now());
-            return Ok(Connection {
-                socket,
-                lease,
-                ahead: true,
-            });
-        }
-        match self.upstream.open(self.ring, lease.backend()).await {
+        let (mut lease, ahead) = (choice.lease, choice.ahead.is_some());
+        let opened = match choice.ahead {
+            Some(socket) => Ok(socket),
+            None => self.upstream.open(self.ring, lease.backend()).await,
+        };
+        match opened {
             Ok(socket) => {
                 lease.connected(self.ring.now());
                 Ok(Connection {
                     socket,
                     lease,
-                    ahead: false,
+                    ahead,
                 })
             }
             Err(error) => Err((choice.index, lease, error)),
@@ -262,12 +237,17 @@ impl Drop for Charge<'_> {
 
 fn classify(error: &io::Error) -> Failure {
     match error.raw_os_error() {
-        // No local port is left for this backend, or `source` is not one of this machine's.
-        Some(libc::EADDRNOTAVAIL) => Failure::NoResources,
         Some(libc::ETIMEDOUT) => Failure::TimedOut,
-        _ if is_hopeless(error) => Failure::NoResources,
+        _ if lacks_resources(error) => Failure::NoResources,
         _ => Failure::Refused,
     }
+}
+
+/// It is this machine that lacks something for the connection, which says nothing of the backend: a
+/// descriptor, memory, a local port, or the source address.
+pub fn lacks_resources(error: &io::Error) -> bool {
+    let of_an_address = [libc::EADDRNOTAVAIL, libc::EADDRINUSE].map(Some);
+    is_hopeless(error) || of_an_address.contains(&error.raw_os_error())
 }
 
 /// Trying another backend would fail in the same way.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use backend::{Backend, Lease};
-pub use connect::{Caller, Connection, Failure, connect};
+pub use connect::{Caller, Connection, Failure, connect, lacks_resources};
 pub use local::Local;
 pub use queue::{Bell, Bells};
 pub use state::{BackendState, States};
@@ -98,7 +98,7 @@ impl Upstream {
                 slow_start: model.slow_start,
                 fail_open_below: model.fail_open_below,
             },
-            known: ArcSwap::from_pointee(Known::nothing()),
+            known: ArcSwap::from_pointee(Known::default()),
             connect_timeout: model.connect_timeout,
             retry: model.retry,
             queue: model.queue,

@@ -132,7 +132,8 @@ impl Pool {
     }
 
     fn is_of(&self, backend: &Backend) -> bool {
-        Arc::ptr_eq(&self.backend().state, &backend.state)
+        let (upstream, index) = &*self.place.borrow();
+        Arc::ptr_eq(&upstream.backends[*index].state, &backend.state)
     }
 
     fn backend(&self) -> Arc<Backend> {

@@ -6,8 +6,8 @@
 //! it may look, too.
 //!
 //! A bell is how a worker hears that there may be a place: whoever frees one while anybody waits
-//! rings one worker that has waiters (and each that has choosy ones), and who got a place or gives up passes the bell on, since there
-//! may be more. A waiter is counted before it looks for a place, and a place is free before the
+//! rings one worker that has waiters (and each that has choosy ones), and who got a place or gives up
+//! passes the bell on, since there may be more. A waiter is counted before it looks for a place, and a place is free before the
 //! freeing side looks for waiters; with a full fence in between on both sides one of them sees the other.
 
 use std::cell::Cell;
@@ -102,17 +102,9 @@ impl Line {
     /// A place has just become free.
     pub(super) fn note_free(&self) {
         fence(Ordering::SeqCst);
-        if !self.is_empty() {
-            self.ring_one();
+        if self.is_empty() {
+            return;
         }
-    }
-
-    /// Every worker shall look, those too that only hold places.
-    pub(super) fn ring_all(&self) {
-        self.bells.ring_all();
-    }
-
-    fn ring_one(&self) {
         let workers = self.by_worker.len();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let has =
@@ -125,6 +117,11 @@ impl Line {
                 self.bells.ring(worker);
             }
         }
+    }
+
+    /// Every worker shall look, those too that only hold places.
+    pub(super) fn ring_all(&self) {
+        self.bells.ring_all();
     }
 }
 
@@ -200,10 +197,8 @@ impl<'a> Place<'a> {
         let waiters = &line.by_worker[waiter.local.worker()];
         waiters.of(waiter.choosy).fetch_add(1, Ordering::Relaxed);
         let (ticket, older) = waiter.local.lines().join(&waiter);
-        for _ in 0..older {
-            waiters.choosy.fetch_add(1, Ordering::Relaxed);
-            waiters.plain.fetch_sub(1, Ordering::Relaxed);
-        }
+        waiters.choosy.fetch_add(older, Ordering::Relaxed);
+        waiters.plain.fetch_sub(older, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         Ok(Self {
             waiter,

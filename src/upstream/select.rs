@@ -7,6 +7,7 @@ use arc_swap::Guard;
 
 use super::backend::{Lease, Refusal};
 use super::pool::Pools;
+use super::queue::Look;
 use super::{Backend, Upstream};
 use crate::policy::balance::{Candidates, Draw, Passed};
 use crate::policy::roster::{Roster, Standing};
@@ -14,7 +15,7 @@ use crate::ring::Socket;
 use crate::time::Instant;
 
 /// A roster, and what it was made of.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub(super) struct Known {
     roster: Roster,
     arrangement: Vec<u16>,
@@ -22,57 +23,37 @@ pub(super) struct Known {
     changes: Option<u64>,
 }
 
-/// One choice.
-pub(super) enum Pick {
-    /// This backend; with a connection if one was open ahead.
-    Backend {
-        index: usize,
-        lease: Lease,
-        ahead: Option<Socket>,
-    },
-    /// Backends that may be chosen have as many connections as they may have, and no other can be used:
-    /// look again when a place is free, or at this time.
-    Full(Option<Instant>),
-    /// There is none that may be chosen.
-    Nothing,
-}
-
-impl Known {
-    pub(super) fn nothing() -> Self {
-        Self {
-            roster: Roster {
-                weights: Vec::new(),
-                spares: Vec::new(),
-                failing_open: false,
-                until: None,
-            },
-            arrangement: Vec::new(),
-            changes: None,
-        }
-    }
+/// What was chosen, its place taken.
+pub(super) struct Choice {
+    pub(super) index: usize,
+    pub(super) lease: Lease,
+    /// A connection that was open ahead.
+    pub(super) ahead: Option<Socket>,
 }
 
 impl Upstream {
-    /// Chooses among those not `tried` and takes a place at it. `pools`: where to look for a
-    /// connection that is open ahead.
+    /// Chooses among those not `tried` and takes a place at it; `None` when there is none that may be
+    /// chosen. Not yet: those that may have as many connections as they may have, and no other can be
+    /// used; to be looked again when a place is free. `pools`: where to look for a connection that is
+    /// open ahead.
     pub(super) fn pick(
         &self,
         draw: &Draw,
         tried: &Passed,
         pools: Option<&Pools>,
         now: Instant,
-    ) -> Pick {
+    ) -> Look<Option<Choice>> {
         let known = self.known(now);
         let mut passed = tried.clone();
         let mut full = false;
         while let Some(index) = self.choose(&known, draw, &passed, full) {
             match self.take(index, pools, now) {
                 Ok((lease, ahead)) => {
-                    return Pick::Backend {
+                    return Look::Found(Some(Choice {
                         index,
                         lease,
                         ahead,
-                    };
+                    }));
                 }
                 Err(Refusal::Full) => full = true,
                 Err(Refusal::Broken) => {}
@@ -80,8 +61,8 @@ impl Upstream {
             passed.insert(index);
         }
         match full {
-            true => Pick::Full(known.roster.until),
-            false => Pick::Nothing,
+            true => Look::NotYet(known.roster.until),
+            false => Look::Found(None),
         }
     }
 

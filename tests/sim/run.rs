@@ -176,7 +176,7 @@ impl Run {
             ));
         }
         let rung: Vec<Arc<AtomicBool>> = workers.iter().map(|_| Arc::default()).collect();
-        shared.bells.hang(rung.iter().map(|rung| {
+        shared.around.bells.hang(rung.iter().map(|rung| {
             let rung = rung.clone();
             Box::new(move || rung.store(true, Ordering::Relaxed)) as Bell
         }));
@@ -217,7 +217,7 @@ impl Run {
         let health = &upstream.backends()[backend].state.health;
         health.record(&once, healthy, self.world.now());
         upstream.changed(self.world.now());
-        self.shared.bells.ring_all();
+        self.shared.around.bells.ring_all();
     }
 
     fn post(&self, message: Message) {

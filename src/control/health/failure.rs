@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::upstream::lacks_resources;
+
 /// Why a probe failed.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -35,16 +37,9 @@ pub(super) enum Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(
-                libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOMEM
-                | libc::ENOBUFS
-                | libc::EADDRNOTAVAIL
-                | libc::EADDRINUSE,
-            ) => Self::NoResources(error),
-            _ => Self::Io(error),
+        match lacks_resources(&error) {
+            true => Self::NoResources(error),
+            false => Self::Io(error),
         }
     }
 }

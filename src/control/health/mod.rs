@@ -95,7 +95,7 @@ fn target(
 ) -> Target {
     let settings = check.settings;
     let (of, probed) = (upstream.clone(), backend.clone());
-    let bells = shared.bells.clone();
+    let bells = shared.around.bells.clone();
     let record = move |success: bool, now: Instant| {
         let health = &probed.state.health;
         health.record(&settings, success, now)?;
