@@ -4,10 +4,12 @@
 //! on, of which nothing refuses anybody.
 
 use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ringress::address::Address;
 use ringress::config;
-use ringress::proxy::{ListenerSocket, Message, Shared, Worker};
+use ringress::proxy::{BindingId, ListenerSocket, Message, Shared, Worker};
 use ringress::ring::sim::{Advance, BackendScript, ClientScript, Faults, Step, World};
 use ringress::ring::{Mailbox, Ring};
 use ringress::telemetry::events::Events;
@@ -69,15 +71,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let shared = Shared::new(&config, 1, 10_000, events, 1);
     let ring = Ring::new(Box::new(world.driver()), 64 << 20);
     let listener = ListenerSocket {
-        listener: 0,
+        binding: BindingId(0),
+        listener: shared.snapshot.load().listeners[0].clone(),
         fd: world.listen(&front, 1)[0],
         shared: false,
+        closed: Arc::new(()),
     };
     let (event, signal) = world.event();
     let mailbox = Mailbox::with_signal(Box::new(|| ()));
-    let worker = Worker::new(ring, shared, 0, &[listener], (mailbox.clone(), event));
+    let worker = Worker::new(ring, shared, 0, (mailbox.clone(), event));
+    mailbox.post(Message::Listen(listener));
+    signal.signal();
     run(&world, &worker)?;
-    mailbox.post(Message::Drain);
+    mailbox.post(Message::Drain(Duration::ZERO));
     signal.signal();
     run(&world, &worker)?;
     let whole = world

@@ -1,26 +1,30 @@
 //! The control plane: one thread that starts the workers, hears signals, reloads, drains and ends.
 //! It never touches a client's bytes.
 
+mod bindings;
 pub mod capacity;
 mod events;
 mod health;
+mod process;
 mod reload;
+mod signals;
 mod workers;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
+use self::bindings::Bindings;
 use self::health::Probers;
+use self::process::Process;
 use self::reload::Reload;
-use self::workers::{Bound, Plan, Workers};
+use self::signals::Signals;
+use self::workers::{Plan, Workers};
 use crate::address::Address;
 use crate::config::Config;
-use crate::proxy::{Message, Shared};
+use crate::proxy::Shared;
 use crate::ring::probe::{self, SetupError};
 use crate::ring::{Without, limits};
 use crate::telemetry::events::Events;
@@ -41,46 +45,46 @@ pub fn run(config: Config, source: Option<PathBuf>) -> Result<(), Error> {
     tokio_uring::start(serve(config, source))
 }
 
-async fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), Error> {
-    let mut signals = Signals::new().map_err(Error::Resources)?;
+async fn serve(config: Config, source: Option<PathBuf>) -> Result<(), Error> {
+    let signals = Signals::new().map_err(Error::Resources)?;
     let workers = config
         .runtime
         .workers
         .map_or_else(limits::worker_count, usize::from);
     let max_connections = max_connections(&config, workers)?;
     let plan = plan(&config, workers, max_connections)?;
-    let Bound { sockets, addresses } = workers::bind(&config, plan.workers)?;
+    let mut bindings = Bindings::new(plan.workers);
+    let prepared = bindings.prepare(&config, &BTreeSet::new())?;
     let (events, receiver) = Events::new();
     let shared = Shared::new(&config, plan.workers, max_connections, events, seed());
     let reporter = events::report(receiver, &shared.around.events, config.log.level)
         .map_err(Error::Resources)?;
-    let mut workers = Workers::start(plan, &shared, sockets)?;
-    announce(&config, &plan, max_connections, &addresses);
+    let mut workers = Workers::start(plan, &shared)?;
+    workers.go();
+    bindings.commit(prepared, &shared.snapshot.load(), &workers);
+    tracing::info!(
+        workers = plan.workers,
+        max_connections,
+        buffer_memory_per_worker = plan.buffer_memory,
+        "started"
+    );
     let mut probers = Probers::default();
     probers.reconcile(health::targets(&config, &shared));
-    let mut reload = Reload::default();
-    let source = source.as_deref();
-    let end = loop {
-        tokio::select! {
-            request = signals.next() => match request {
-                Request::End(name) => break name,
-                Request::Reload => reload.request(source),
-            },
-            loaded = reload.loaded() => {
-                if reload.finish(loaded, &mut config, &shared, source) {
-                    workers.post(Message::Reloaded);
-                    probers.reconcile(health::targets(&config, &shared));
-                }
-            }
-            ended = workers.next_end() => {
-                let unasked = Error::Worker("a worker ended by itself".to_owned());
-                return ended.unwrap_or(Ok(())).and(Err(unasked));
-            }
-        }
+    let mut process = Process {
+        config,
+        source,
+        shared,
+        workers,
+        bindings,
+        probers,
+        signals,
+        drained: BTreeSet::new(),
+        reload: Reload::default(),
     };
-    let outcome = drain(&config, &shared, &mut workers, &mut signals, end).await;
+    let end = process.serve().await?;
+    let outcome = process.drain(end).await;
     // Whoever may tell something lets go of the queue, the probers when they are next looked at.
-    drop((shared, probers));
+    drop(process);
     tokio::task::yield_now().await;
     reporter.finish();
     outcome?;
@@ -91,54 +95,6 @@ async fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), Error>
 /// A number that nobody outside can know.
 fn seed() -> u64 {
     std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), "seed")
-}
-
-/// Stops accepting and waits for the sessions, until `drain_timeout` or a second signal.
-async fn drain(
-    config: &Config,
-    shared: &Arc<Shared>,
-    workers: &mut Workers,
-    signals: &mut Signals,
-    name: &str,
-) -> Result<(), Error> {
-    tracing::info!(signal = name, sessions = shared.active.now(), timeout = ?config.runtime.drain_timeout, "draining");
-    workers.post(Message::Drain);
-    let mut deadline = std::pin::pin!(tokio::time::sleep(config.runtime.drain_timeout));
-    let mut aborted = false;
-    loop {
-        tokio::select! {
-            ended = workers.next_end() => match ended {
-                Some(outcome) => outcome?,
-                None => break,
-            },
-            () = &mut deadline => {
-                if aborted {
-                    return Err(Error::Worker("sessions did not end".to_owned()));
-                }
-                aborted = true;
-                abort(shared, workers, "drain_timeout is over");
-                deadline.as_mut().reset(tokio::time::Instant::now() + ABORT_TIMEOUT);
-            }
-            request = signals.next() => match request {
-                Request::End(name) if !aborted => {
-                    aborted = true;
-                    abort(shared, workers, name);
-                    deadline.as_mut().reset(tokio::time::Instant::now() + ABORT_TIMEOUT);
-                }
-                Request::End(_) => {}
-                Request::Reload => tracing::warn!("reload refused: the process is draining"),
-            },
-        }
-    }
-    Ok(())
-}
-
-/// How long workers may take to abort their sessions: they need a turn or two.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
-
-fn abort(shared: &Shared, workers: &Workers, why: &str) {
-    tracing::warn!(sessions = shared.active.now(), why, "aborting what is left");
-    workers.post(Message::Abort);
 }
 
 fn plan(config: &Config, workers: usize, max_connections: usize) -> Result<Plan, Error> {
@@ -175,51 +131,6 @@ fn max_connections(config: &Config, workers: usize) -> Result<usize, Error> {
         });
     }
     Ok(wanted)
-}
-
-fn announce(config: &Config, plan: &Plan, max_connections: usize, bound: &[(usize, Address)]) {
-    for (listener, address) in bound {
-        tracing::info!(listener = %config.listeners[*listener].name, %address, "listening");
-    }
-    tracing::info!(
-        workers = plan.workers,
-        max_connections,
-        buffer_memory_per_worker = plan.buffer_memory,
-        "started"
-    );
-}
-
-/// The signals the process hears.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-/// What a signal asks for.
-enum Request {
-    /// SIGTERM or SIGINT, by name.
-    End(&'static str),
-    /// SIGHUP; several that came together are one.
-    Reload,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Request {
-        tokio::select! {
-            _ = self.terminate.recv() => Request::End("SIGTERM"),
-            _ = self.interrupt.recv() => Request::End("SIGINT"),
-            _ = self.hangup.recv() => Request::Reload,
-        }
-    }
 }
 
 /// Why the proxy can't run.

@@ -1,7 +1,6 @@
 //! The workers' threads: started one per CPU, told to drain or abort, waited for.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -9,10 +8,7 @@ use std::thread;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::Error;
-use crate::address::Address;
-use crate::config::Config;
-use crate::proxy::{ListenerSocket, Message, Shared, Worker};
-use crate::ring::net::{ListenOptions, into_fd, listen};
+use crate::proxy::{Message, Shared, Worker};
 use crate::ring::{BUFFER_BYTES, Mailbox, Ring, Setup, Uring, Without, limits};
 use crate::upstream::Bell;
 
@@ -21,6 +17,8 @@ pub(super) struct Workers {
     mailboxes: Vec<Arc<Mailbox<Message>>>,
     ended: UnboundedReceiver<(usize, io::Result<()>)>,
     running: usize,
+    /// Workers that have everything and wait for the word to go.
+    waiting: Vec<mpsc::Sender<()>>,
 }
 
 /// What every worker is started with.
@@ -32,60 +30,16 @@ pub(super) struct Plan {
     pub(super) without: Without,
 }
 
-/// The listening sockets of one worker.
-pub(super) type Sockets = Vec<(usize, OwnedFd, bool)>;
-
-/// The listening sockets of a process.
-pub(super) struct Bound {
-    /// One entry per worker.
-    pub(super) sockets: Vec<Sockets>,
-    /// A listener's index and an address it got.
-    pub(super) addresses: Vec<(usize, Address)>,
-}
-
-/// Binds every listener once per worker. Nothing is left bound when one can't be.
-pub(super) fn bind(config: &Config, workers: usize) -> Result<Bound, Error> {
-    let mut sockets: Vec<Sockets> = (0..workers).map(|_| Vec::new()).collect();
-    let mut addresses = Vec::new();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        let options = ListenOptions {
-            backlog: listener.backlog.get(),
-            keepalive: listener.tcp_keepalive,
-            congestion: listener.congestion.as_deref(),
-            ipv6_only: listener.ipv6_only,
-            unix_mode: listener.unix_mode,
-        };
-        for address in &listener.bind {
-            let (members, address) =
-                listen(address, workers, &options).map_err(|error| Error::Bind {
-                    listener: listener.name.clone(),
-                    address: address.clone(),
-                    error,
-                })?;
-            let shared = matches!(address, Address::Unix(_)) && workers > 1;
-            for (worker, socket) in members.into_iter().enumerate() {
-                sockets[worker].push((index, socket, shared));
-            }
-            addresses.push((index, address));
-        }
-    }
-    Ok(Bound { sockets, addresses })
-}
-
 impl Workers {
-    /// Starts one thread per worker, waits until each has its ring, and only then lets all of them
-    /// accept.
-    pub(super) fn start(
-        plan: Plan,
-        shared: &Arc<Shared>,
-        sockets: Vec<Sockets>,
-    ) -> Result<Self, Error> {
+    /// Starts one thread per worker, and waits until each has its ring. They do nothing before
+    /// [`Workers::go`].
+    pub(super) fn start(plan: Plan, shared: &Arc<Shared>) -> Result<Self, Error> {
         let (ended_sender, ended) = unbounded_channel();
         let (ready_sender, ready) = mpsc::channel();
         let cpus = limits::usable_cpus();
         let mut mailboxes = Vec::new();
-        let mut go_senders = Vec::new();
-        for (index, sockets) in sockets.into_iter().enumerate() {
+        let mut waiting = Vec::new();
+        for index in 0..plan.workers {
             let (mailbox, event) = Mailbox::new().map_err(Error::Resources)?;
             mailboxes.push(mailbox.clone());
             let start = Start {
@@ -93,11 +47,10 @@ impl Workers {
                 cpu: plan.pinned.then(|| cpus[index % cpus.len()]),
                 plan,
                 shared: shared.clone(),
-                sockets,
                 mailbox: (mailbox, event),
             };
             let (go, started) = mpsc::channel();
-            go_senders.push(go);
+            waiting.push(go);
             let guard = Ended {
                 index,
                 sender: ended_sender.clone(),
@@ -119,24 +72,34 @@ impl Workers {
             running: mailboxes.len(),
             mailboxes,
             ended,
+            waiting,
         };
         for _ in 0..workers.running {
             ready
                 .recv()
                 .map_err(|_| Error::Worker("it ended while starting".to_owned()))??;
         }
-        for go in go_senders {
-            // A worker that has ended since is found by `next_end`.
-            let _ = go.send(());
-        }
         Ok(workers)
     }
 
-    /// Tells every worker.
-    pub(super) fn post(&self, message: Message) {
-        for mailbox in &self.mailboxes {
-            mailbox.post(message);
+    /// Lets all of them begin.
+    pub(super) fn go(&mut self) {
+        for go in self.waiting.drain(..) {
+            // A worker that has ended since is found by `next_end`.
+            let _ = go.send(());
         }
+    }
+
+    /// Tells every worker.
+    pub(super) fn post(&self, message: impl Fn() -> Message) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(message());
+        }
+    }
+
+    /// Tells one of them.
+    pub(super) fn post_to(&self, worker: usize, message: Message) {
+        self.mailboxes[worker].post(message);
     }
 
     /// Waits until a worker ends; `None` when all have.
@@ -156,7 +119,6 @@ struct Start {
     cpu: Option<usize>,
     plan: Plan,
     shared: Arc<Shared>,
-    sockets: Sockets,
     mailbox: (Arc<Mailbox<Message>>, crate::ring::Fd),
 }
 
@@ -210,20 +172,5 @@ fn build(start: Start) -> Result<Worker, Error> {
     };
     let driver = Uring::new(&setup).map_err(|error| Error::Ring(error.into()))?;
     let ring = Ring::new(Box::new(driver), start.plan.buffer_memory);
-    let listeners: Vec<ListenerSocket> = start
-        .sockets
-        .into_iter()
-        .map(|(listener, socket, shared)| ListenerSocket {
-            listener,
-            fd: into_fd(socket),
-            shared,
-        })
-        .collect();
-    Ok(Worker::new(
-        ring,
-        start.shared,
-        start.index,
-        &listeners,
-        start.mailbox,
-    ))
+    Ok(Worker::new(ring, start.shared, start.index, start.mailbox))
 }

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::snapshot::{ListenerPolicy, ListenerState};
+use super::listener::LocalListener;
+use super::snapshot::ListenerPolicy;
+use super::state::ListenerState;
 use super::worker::WorkerState;
 use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
@@ -16,8 +18,7 @@ use crate::time::Instant;
 /// A session's places under the caps of its listener and of the process; they are free again when
 /// it goes.
 pub(super) struct Admission {
-    pub(super) worker: Rc<WorkerState>,
-    listener: u32,
+    pub(super) listener: Rc<LocalListener>,
 }
 
 /// What a session goes by.
@@ -51,44 +52,41 @@ impl Admission {
     /// Lets the client in, or says why not.
     pub(super) fn new(
         ring: &Ring,
-        worker: &Rc<WorkerState>,
-        listener: usize,
+        listener: &Rc<LocalListener>,
         client: &Socket,
     ) -> Result<(Self, Policy), Reason> {
+        let LocalListener { worker, state } = &**listener;
         let shared = &worker.shared;
         let most = shared.max_connections.load(Ordering::Relaxed);
         if !shared.active.enter(most) {
             return Err(Reason::ProcessFull);
         }
-        let snapshot = shared.snapshot.load();
-        let policy = &snapshot.listeners[listener];
-        let state = &shared.listeners[listener];
+        let policy = state.policy.load();
         if !state.active.enter(policy.max_connections) {
             shared.active.leave();
             return Err(Reason::ListenerFull);
         }
         worker.begin();
         let admission = Self {
-            worker: worker.clone(),
-            listener: listener as u32,
+            listener: listener.clone(),
         };
-        let policy = Policy::new(ring, policy, client)?;
-        let counters = worker.counters(listener);
-        let listener = &policy.listener;
-        listener.screen(state, counters, policy.client, ring.now())?;
+        let policy = Policy::new(ring, &policy, client)?;
+        let by = &policy.listener;
+        by.screen(state, listener.counters(), policy.client, ring.now())?;
         Ok((admission, policy))
     }
 
-    pub(super) fn listener(&self) -> usize {
-        self.listener as usize
+    pub(super) fn worker(&self) -> &WorkerState {
+        &self.listener.worker
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.worker.listener(self.listener()).active.leave();
-        self.worker.shared.active.leave();
-        self.worker.end();
+        let LocalListener { worker, state } = &*self.listener;
+        state.active.leave();
+        worker.shared.active.leave();
+        worker.end();
     }
 }
 

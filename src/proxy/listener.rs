@@ -1,51 +1,135 @@
 //! Accepting: one task per listening socket and worker.
 
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use super::admission::Admission;
+use super::state::ListenerState;
 use super::tcp;
-use super::worker::WorkerState;
-use crate::ring::{Listener, Ring, Socket};
+use super::worker::{Aborting, BindingId, Closed, ListenerSocket, WorkerState};
+use crate::ring::{Listener, Ring, Socket, Waker};
+use crate::telemetry::counters::ListenerCounters;
+use crate::time::Instant;
 
 /// How long accepting pauses when the system has no descriptor or memory: long enough not to spin,
 /// short enough that a client in the queue hardly notices.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until the worker drains; then serves what is queued and closes the socket.
+/// A listener, as one worker serves it.
+pub(super) struct LocalListener {
+    pub(super) worker: Rc<WorkerState>,
+    pub(super) state: Arc<ListenerState>,
+}
+
+impl LocalListener {
+    pub(super) fn counters(&self) -> &ListenerCounters {
+        &self.state.counters[self.worker.index]
+    }
+
+    /// Its sessions are to end, or all are.
+    pub(super) fn is_aborting(&self) -> bool {
+        match self.worker.aborting.get() {
+            Aborting::Nothing => false,
+            Aborting::Parts => self.state.is_aborting(),
+            Aborting::Everything => true,
+        }
+    }
+}
+
+/// A listening socket of a worker, as those who give it orders know it.
+pub(super) struct Acceptor {
+    pub(super) binding: BindingId,
+    listener: RefCell<Rc<LocalListener>>,
+    /// When to stop accepting.
+    stop_at: Cell<Option<Instant>>,
+    task: RefCell<Option<Waker>>,
+}
+
+impl Acceptor {
+    pub(super) fn new(worker: &Rc<WorkerState>, socket: &ListenerSocket) -> Self {
+        let listener = LocalListener {
+            worker: worker.clone(),
+            state: socket.listener.clone(),
+        };
+        Self {
+            binding: socket.binding,
+            listener: RefCell::new(Rc::new(listener)),
+            stop_at: Cell::new(None),
+            task: RefCell::new(None),
+        }
+    }
+
+    /// Connections that are accepted from now on belong to this listener.
+    pub(super) fn assign(&self, listener: &Arc<ListenerState>) {
+        let worker = self.listener().worker.clone();
+        let state = listener.clone();
+        self.listener
+            .replace(Rc::new(LocalListener { worker, state }));
+    }
+
+    /// Stops accepting at `at`, or when that was to be earlier.
+    pub(super) fn stop(&self, at: Instant) {
+        let earlier = self.stop_at.get().filter(|earlier| *earlier < at);
+        self.stop_at.set(earlier.or(Some(at)));
+        if let Some(task) = &*self.task.borrow() {
+            task.wake();
+        }
+    }
+
+    fn listener(&self) -> Rc<LocalListener> {
+        self.listener.borrow().clone()
+    }
+}
+
+/// Accepts until it is told to stop; then serves what is queued and closes the socket.
 pub(super) async fn accept_loop(
     ring: Ring,
-    worker: Rc<WorkerState>,
-    listener: usize,
+    acceptor: Rc<Acceptor>,
     socket: Listener,
+    closed: Closed,
 ) {
-    worker.begin();
-    while let Some(accepted) = next(&ring, &worker, &socket).await {
+    acceptor.task.replace(Some(ring.waker()));
+    let worker = acceptor.listener().worker.clone();
+    while let Some(accepted) = next(&ring, &worker, &acceptor, &socket).await {
         match accepted {
-            Ok(client) => begin(&ring, &worker, listener, client),
-            Err(error) => rest(&ring, &worker, listener, &socket, &error).await,
+            Ok(client) => begin(&ring, &acceptor.listener(), client),
+            Err(error) => rest(&ring, &acceptor.listener(), &socket, &error).await,
         }
     }
     socket.stop().await;
-    while !worker.aborting.get() {
+    while worker.aborting.get() != Aborting::Everything {
         match socket.take_queued() {
-            Ok(Some(client)) => begin(&ring, &worker, listener, client),
+            Ok(Some(client)) => begin(&ring, &acceptor.listener(), client),
             Ok(None) => break,
-            Err(error) => rest(&ring, &worker, listener, &socket, &error).await,
+            Err(error) => rest(&ring, &acceptor.listener(), &socket, &error).await,
         }
     }
+    drop(socket);
+    drop(closed);
+    worker.remove(&acceptor);
     worker.end();
 }
 
-/// The next connection; `None` when the worker drains. While the system is short of descriptors
+/// The next connection; `None` when it is time to stop. While the system is short of descriptors
 /// that is an error, as it would be for accept(2).
-async fn next(ring: &Ring, worker: &WorkerState, socket: &Listener) -> Option<io::Result<Socket>> {
+async fn next(
+    ring: &Ring,
+    worker: &WorkerState,
+    acceptor: &Acceptor,
+    socket: &Listener,
+) -> Option<io::Result<Socket>> {
+    let mut timer = None;
     poll_fn(|_| {
-        if worker.draining.get() {
-            return Poll::Ready(None);
+        if let Some(stop_at) = acceptor.stop_at.get() {
+            if ring.now() >= stop_at || worker.aborting.get() == Aborting::Everything {
+                return Poll::Ready(None);
+            }
+            timer.get_or_insert_with(|| ring.timer()).set(stop_at);
         }
         if ring.now() < worker.short_until.get() {
             return Poll::Ready(Some(Err(io::Error::from_raw_os_error(libc::EMFILE))));
@@ -56,25 +140,16 @@ async fn next(ring: &Ring, worker: &WorkerState, socket: &Listener) -> Option<io
 }
 
 /// Waits where trying again at once would fail again. Meanwhile connections wait in the kernel.
-async fn rest(
-    ring: &Ring,
-    worker: &WorkerState,
-    listener: usize,
-    socket: &Listener,
-    error: &io::Error,
-) {
+async fn rest(ring: &Ring, listener: &LocalListener, socket: &Listener, error: &io::Error) {
     let errno = error.raw_os_error().unwrap_or(0);
     if is_about_one_connection(errno) {
         return;
     }
     socket.stop().await;
-    worker.counters(listener).accept_pauses.add(1);
+    listener.counters().accept_pauses.add(1);
     let now = ring.now();
-    worker
-        .shared
-        .around
-        .events
-        .accept_paused(now, &worker.listener(listener).name, errno);
+    let events = &listener.worker.shared.around.events;
+    events.accept_paused(now, &listener.state.name, errno);
     ring.sleep_until(now + PAUSE).await;
 }
 
@@ -103,12 +178,12 @@ fn is_about_one_connection(errno: i32) -> bool {
 }
 
 /// Admits the client and starts its session, or refuses it with RST.
-fn begin(ring: &Ring, worker: &Rc<WorkerState>, listener: usize, client: Socket) {
-    worker.counters(listener).accepted.add(1);
-    match Admission::new(ring, worker, listener, &client) {
+fn begin(ring: &Ring, listener: &Rc<LocalListener>, client: Socket) {
+    listener.counters().accepted.add(1);
+    match Admission::new(ring, listener, &client) {
         Ok((admission, policy)) => {
             ring.spawn(tcp::session(ring.clone(), admission, policy, client));
         }
-        Err(reason) => tcp::refuse(ring, worker, listener, client, reason),
+        Err(reason) => tcp::refuse(ring, listener, client, reason),
     }
 }

@@ -9,8 +9,10 @@ mod listener;
 mod pacing;
 mod relay;
 mod snapshot;
+mod state;
 mod tcp;
 mod worker;
 
-pub use snapshot::{ListenerPolicy, ListenerState, Shared, Snapshot};
-pub use worker::{ListenerSocket, Message, Worker};
+pub use snapshot::{ListenerPolicy, Shared, Snapshot};
+pub use state::ListenerState;
+pub use worker::{BindingId, Closed, ListenerSocket, Message, Worker};

@@ -6,24 +6,21 @@ use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
 
+use super::state::ListenerState;
 use crate::config::{self, Config, RateLimit, Timeouts};
 use crate::policy::admission::Occupancy;
-use crate::policy::bucket::Bucket;
 use crate::policy::cidr::Acl;
 use crate::policy::clients::Clients;
-use crate::telemetry::Reason;
-use crate::telemetry::counters::ListenerCounters;
 use crate::telemetry::events::Events;
-use crate::upstream::{Surroundings, Upstream};
+use crate::upstream::{Kept, Surroundings, Upstream};
 
-/// One generation of the configuration, read once per connection.
-#[derive(Debug)]
+/// One generation of the configuration.
+#[derive(Debug, Default)]
 pub struct Snapshot {
     /// Counts up with every reload.
     pub generation: u64,
-    /// In the order of the first generation, whatever the file's order is by now: a listener's
-    /// place is its index everywhere.
-    pub listeners: Vec<Arc<ListenerPolicy>>,
+    /// In the order of the configuration.
+    pub listeners: Vec<Arc<ListenerState>>,
     /// In the order of the configuration.
     pub upstreams: Vec<Arc<Upstream>>,
 }
@@ -47,26 +44,14 @@ pub struct ListenerPolicy {
     pub clients: Option<Arc<Clients>>,
 }
 
-/// What of a listener outlives every reload.
-#[derive(Debug)]
-pub struct ListenerState {
-    /// The table's name.
-    pub name: Arc<str>,
-    /// Sessions at once, over all workers.
-    pub active: Occupancy,
-    /// Of `rate_limit.connections`.
-    pub bucket: Bucket,
-    /// One per worker.
-    pub counters: Vec<ListenerCounters>,
-}
-
 /// The process, as its workers see it.
 #[derive(Debug)]
 pub struct Shared {
     /// The configuration of the moment.
     pub snapshot: ArcSwap<Snapshot>,
-    /// In the order of the configuration.
-    pub listeners: Vec<ListenerState>,
+    /// Every listener that anybody uses: one that was removed and comes back while old sessions are
+    /// still on it goes on counting them.
+    listeners: Kept<Arc<str>, ListenerState>,
     /// Sessions at once.
     pub active: Occupancy,
     /// Sessions at once at most; a reload that needs descriptors may lower it.
@@ -78,59 +63,29 @@ pub struct Shared {
 }
 
 impl Snapshot {
-    /// Builds the run-time form of `config`; what `before` knows of upstreams and listeners of the
-    /// same name is kept. `seed`: nobody outside may know it.
-    pub fn new(config: &Config, before: Option<&Self>, around: &Surroundings, seed: u64) -> Self {
-        let upstreams = upstreams(config, before, around);
-        let mut listeners: Vec<_> = config
-            .listeners
-            .iter()
-            .map(|listener| {
-                let before = before.and_then(|before| before.listener(&listener.name));
-                Arc::new(ListenerPolicy::new(listener, &upstreams, before, seed))
-            })
-            .collect();
-        if let Some(before) = before {
-            let place = |policy: &Arc<ListenerPolicy>| {
-                before
-                    .listeners
-                    .iter()
-                    .position(|kept| kept.name == policy.name)
-            };
-            listeners.sort_by_key(place);
-        }
-        Self {
-            generation: before.map_or(1, |before| before.generation + 1),
-            listeners,
-            upstreams,
-        }
+    /// The listener of this name.
+    pub fn listener(&self, name: &str) -> Option<&Arc<ListenerState>> {
+        let mut listeners = self.listeners.iter();
+        listeners.find(|listener| *listener.name == *name)
     }
 
-    fn listener(&self, name: &str) -> Option<&ListenerPolicy> {
-        let same = |listener: &&Arc<ListenerPolicy>| *listener.name == *name;
-        self.listeners.iter().find(same).map(Arc::as_ref)
-    }
-
-    fn upstream(&self, name: &str) -> Option<&Upstream> {
-        let same = |upstream: &&Arc<Upstream>| **upstream.name() == *name;
-        self.upstreams.iter().find(same).map(Arc::as_ref)
+    /// The upstream of this name.
+    pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        let mut upstreams = self.upstreams.iter();
+        upstreams.find(|upstream| **upstream.name() == *name)
     }
 }
 
-fn upstreams(
-    config: &Config,
-    before: Option<&Snapshot>,
-    around: &Surroundings,
-) -> Vec<Arc<Upstream>> {
+fn upstreams(config: &Config, before: &Snapshot, around: &Surroundings) -> Vec<Arc<Upstream>> {
     let upstreams: Vec<_> = config
         .upstreams
         .iter()
         .map(|model| {
-            let before = before.and_then(|before| before.upstream(&model.name));
-            Arc::new(Upstream::new(model, before, around))
+            let before = before.upstream(&model.name);
+            Arc::new(Upstream::new(model, before.map(Arc::as_ref), around))
         })
         .collect();
-    for old in before.into_iter().flat_map(|before| &before.upstreams) {
+    for old in &before.upstreams {
         let after = upstreams.iter().find(|new| new.name() == old.name());
         old.retire(after.map(Arc::as_ref));
     }
@@ -186,26 +141,21 @@ impl Shared {
         events: Arc<Events>,
         seed: u64,
     ) -> Arc<Self> {
-        let around = Surroundings {
-            workers,
-            bells: Arc::default(),
-            events,
-            states: Arc::default(),
-        };
-        let listeners = config.listeners.iter().map(|listener| ListenerState {
-            name: listener.name.clone(),
-            active: Occupancy::default(),
-            bucket: Bucket::default(),
-            counters: (0..workers).map(|_| ListenerCounters::default()).collect(),
-        });
-        Arc::new(Self {
-            snapshot: ArcSwap::from_pointee(Snapshot::new(config, None, &around, seed)),
-            listeners: listeners.collect(),
+        let shared = Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            listeners: Kept::default(),
             active: Occupancy::default(),
             max_connections: AtomicUsize::new(max_connections),
-            around,
+            around: Surroundings {
+                workers,
+                bells: Arc::default(),
+                events,
+                states: Arc::default(),
+            },
             seed,
-        })
+        };
+        shared.reload(config);
+        Arc::new(shared)
     }
 
     /// How many workers there are.
@@ -213,35 +163,45 @@ impl Shared {
         self.around.workers
     }
 
-    /// Another generation takes effect for new sessions. The workers are to be told of it, too:
+    /// Another generation takes effect for new sessions. What is known of upstreams and listeners of
+    /// the same name is kept. The workers are to be told of it, too:
     /// [`Message::Reloaded`](super::Message::Reloaded).
     pub fn reload(&self, config: &Config) -> Arc<Snapshot> {
         let before = self.snapshot.load();
-        let snapshot = Arc::new(Snapshot::new(
-            config,
-            Some(&before),
-            &self.around,
-            self.seed,
-        ));
+        let upstreams = upstreams(config, &before, &self.around);
+        let policies: Vec<_> = config
+            .listeners
+            .iter()
+            .map(|listener| self.policy(listener, &upstreams))
+            .collect();
+        // Everything has been made: from here on it is only put in place.
+        let listeners = policies.into_iter().map(|policy| self.listener(policy));
+        let snapshot = Arc::new(Snapshot {
+            generation: before.generation + 1,
+            listeners: listeners.collect(),
+            upstreams,
+        });
         self.snapshot.store(snapshot.clone());
         snapshot
     }
 
-    /// Sessions of the listener that ended for `reason`, over all workers.
-    pub fn closed(&self, listener: usize, reason: Reason) -> u64 {
-        self.listeners[listener]
-            .counters
-            .iter()
-            .map(|counters| counters.closed(reason))
-            .sum()
+    fn policy(
+        &self,
+        listener: &config::Listener,
+        upstreams: &[Arc<Upstream>],
+    ) -> Arc<ListenerPolicy> {
+        let known = self.listeners.find(&listener.name);
+        let before = known.map(|state| state.policy.load_full());
+        let policy = ListenerPolicy::new(listener, upstreams, before.as_deref(), self.seed);
+        Arc::new(policy)
     }
 
-    /// Connections of the listener that were accepted, over all workers.
-    pub fn accepted(&self, listener: usize) -> u64 {
-        self.listeners[listener]
-            .counters
-            .iter()
-            .map(|counters| counters.accepted.value())
-            .sum()
+    /// The state of the listener, which goes by `policy` from now on.
+    fn listener(&self, policy: Arc<ListenerPolicy>) -> Arc<ListenerState> {
+        let name = policy.name.clone();
+        let new = || ListenerState::new(self.around.workers, policy.clone());
+        let state = self.listeners.find_or(&name, new);
+        state.policy.store(policy.clone());
+        state
     }
 }

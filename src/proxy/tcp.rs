@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::admission::{Admission, Policy};
-use super::listener;
+use super::listener::{self, LocalListener};
 use super::relay::{Ending, Outcome, Relay};
-use super::worker::WorkerState;
 use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
 use crate::telemetry::events::{Event, SessionRecord};
@@ -19,7 +18,7 @@ use crate::upstream::{self, Backend, Caller, Connection, Failure, Lease};
 
 /// Serves one client: connects a backend, then goes on as [`Relaying`].
 pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, client: Socket) {
-    let record = Record::begin(&ring, &admission.worker, &client);
+    let record = Record::begin(&ring, &admission.listener, &client);
     let session = Session {
         admission,
         policy,
@@ -72,11 +71,11 @@ impl Session {
 
     /// Connects to a backend, unless the worker ends its sessions first.
     async fn establish(&self, ring: &Ring) -> Result<Connection, Reason> {
-        let worker = &self.admission.worker;
+        let listener = &self.admission.listener;
+        let worker = &listener.worker;
         let upstream = &self.policy.listener.upstream;
         let failed = |backend: &Backend, error: &io::Error| {
-            let counters = worker.counters(self.admission.listener());
-            counters.connect_failures.add(1);
+            listener.counters().connect_failures.add(1);
             let events = &worker.shared.around.events;
             events.connect_failed(ring.now(), upstream.name(), &backend.name, error);
         };
@@ -88,7 +87,7 @@ impl Session {
         };
         let mut connecting = pin!(upstream::connect(ring, &worker.local, upstream, caller));
         poll_fn(|context| {
-            if worker.aborting.get() {
+            if listener.is_aborting() {
                 return Poll::Ready(Err(Reason::Drained));
             }
             connecting
@@ -104,7 +103,7 @@ impl Session {
             Failure::Refused => Reason::NoBackend,
             Failure::TimedOut => Reason::ConnectTimeout,
             Failure::NoResources => {
-                listener::rest_all(ring, &self.admission.worker);
+                listener::rest_all(ring, self.admission.worker());
                 Reason::NoResources
             }
             Failure::QueueFull => Reason::QueueFull,
@@ -137,7 +136,7 @@ impl Future for Relaying {
         let Some(live) = &mut this.live else {
             return Poll::Ready(());
         };
-        let ending = match live.admission.worker.aborting.get() {
+        let ending = match live.admission.listener.is_aborting() {
             true => Poll::Ready(Ending::DRAINED),
             false => live.relay.poll(),
         };
@@ -195,44 +194,32 @@ fn finish(
     outcome: &Outcome,
     backend: Option<Arc<str>>,
 ) {
-    let (worker, listener) = (admission.worker.clone(), admission.listener());
+    let listener = admission.listener.clone();
     drop(admission);
-    book(ring, (&worker, listener), record, outcome, backend);
+    book(ring, &listener, record, outcome, backend);
 }
 
 /// Refuses a client with RST.
-pub(super) fn refuse(
-    ring: &Ring,
-    worker: &WorkerState,
-    listener: usize,
-    client: Socket,
-    reason: Reason,
-) {
-    let record = Record::begin(ring, worker, &client);
+pub(super) fn refuse(ring: &Ring, listener: &LocalListener, client: Socket, reason: Reason) {
+    let record = Record::begin(ring, listener, &client);
     client.abort();
-    book(
-        ring,
-        (worker, listener),
-        record,
-        &Outcome::nothing(reason),
-        None,
-    );
+    book(ring, listener, record, &Outcome::nothing(reason), None);
 }
 
 /// Counts the end of a session, and tells it where that is wanted.
 fn book(
     ring: &Ring,
-    place: (&WorkerState, usize),
+    listener: &LocalListener,
     record: Option<Box<Record>>,
     outcome: &Outcome,
     backend: Option<Arc<str>>,
 ) {
-    let counters = place.0.counters(place.1);
+    let counters = listener.counters();
     counters.close(outcome.reason);
     counters.bytes_received.add(outcome.bytes_received);
     counters.bytes_sent.add(outcome.bytes_sent);
     if let Some(record) = record {
-        record.end(ring.now(), place, outcome, backend);
+        record.end(ring.now(), listener, outcome, backend);
     }
 }
 
@@ -243,8 +230,8 @@ struct Record {
 }
 
 impl Record {
-    fn begin(ring: &Ring, worker: &WorkerState, client: &Socket) -> Option<Box<Self>> {
-        let told = worker.shared.around.events.sessions();
+    fn begin(ring: &Ring, listener: &LocalListener, client: &Socket) -> Option<Box<Self>> {
+        let told = listener.worker.shared.around.events.sessions();
         told.then(|| {
             Box::new(Self {
                 began: ring.now(),
@@ -256,17 +243,17 @@ impl Record {
     fn end(
         &self,
         now: Instant,
-        place: (&WorkerState, usize),
+        listener: &LocalListener,
         outcome: &Outcome,
         backend: Option<Arc<str>>,
     ) {
-        let (worker, listener) = place;
-        worker
+        listener
+            .worker
             .shared
             .around
             .events
             .send(Event::SessionClosed(Box::new(SessionRecord {
-                listener: worker.listener(listener).name.clone(),
+                listener: listener.state.name.clone(),
                 client: self.client,
                 backend,
                 reason: outcome.reason,

@@ -1,37 +1,70 @@
 //! A worker: one ring, the listeners' sockets that are its own, and the sessions it accepted.
 
-use std::cell::Cell;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::listener;
-use super::snapshot::{ListenerState, Shared};
+use super::listener::{self, Acceptor};
+use super::snapshot::Shared;
+use super::state::ListenerState;
 use crate::ring::{Fd, Mailbox, Receiver, Ring};
-use crate::telemetry::counters::ListenerCounters;
 use crate::time::Instant;
 use crate::upstream::Local;
 
 /// What the control plane asks of a worker.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub enum Message {
-    /// Stop accepting, after serving what the accept queues hold; the sessions go on.
-    Drain,
+    /// Accept on this socket, too.
+    Listen(ListenerSocket),
+    /// Connections of this binding belong to another listener from now on.
+    Assign(BindingId, Arc<ListenerState>),
+    /// Stop accepting on this binding after so long, then serve what its accept queue holds and close it.
+    Stop(BindingId, Duration),
+    /// The same for all bindings; the sessions go on, and the worker ends with the last of them.
+    Drain(Duration),
     /// End all sessions.
     Abort,
+    /// End the sessions of the listeners and backends that say so.
+    AbortParts,
     /// The configuration has changed.
     Reloaded,
 }
 
+/// Names an address that is listened on, with its sockets on all workers, for the life of the process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BindingId(pub u64);
+
+/// Something that is dropped once a socket is closed.
+pub type Closed = Arc<dyn Any + Send + Sync>;
+
 /// A listening socket that a worker gets.
-#[derive(Clone, Copy, Debug)]
 pub struct ListenerSocket {
-    /// The listener's index in the configuration.
-    pub listener: usize,
-    /// The socket.
+    /// What it belongs to.
+    pub binding: BindingId,
+    /// Whose connections it accepts.
+    pub listener: Arc<ListenerState>,
+    /// The socket; the worker's own from here on.
     pub fd: Fd,
     /// Other workers accept from the same socket (unix).
     pub shared: bool,
+    /// Let go of when the socket is closed.
+    pub closed: Closed,
+}
+
+impl fmt::Debug for ListenerSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            binding,
+            listener,
+            fd,
+            ..
+        } = self;
+        write!(f, "{binding:?} of {} ({fd:?})", listener.name)
+    }
 }
 
 /// A worker on its own thread, or in a simulation.
@@ -46,8 +79,10 @@ pub(super) struct WorkerState {
     pub(super) index: usize,
     /// This worker's part of the upstreams.
     pub(super) local: Local,
-    pub(super) draining: Cell<bool>,
-    pub(super) aborting: Cell<bool>,
+    /// Sockets that are accepted on.
+    acceptors: RefCell<Vec<Rc<Acceptor>>>,
+    draining: Cell<bool>,
+    pub(super) aborting: Cell<Aborting>,
     /// Accept loops and sessions that have not ended.
     pub(super) busy: Cell<usize>,
     /// A session has found the system short of descriptors or memory: until then accepting rests,
@@ -55,15 +90,18 @@ pub(super) struct WorkerState {
     pub(super) short_until: Cell<Instant>,
 }
 
+/// Which sessions are to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Aborting {
+    /// None.
+    Nothing,
+    /// Those of listeners and backends that say so.
+    Parts,
+    /// All.
+    Everything,
+}
+
 impl WorkerState {
-    pub(super) fn listener(&self, listener: usize) -> &ListenerState {
-        &self.shared.listeners[listener]
-    }
-
-    pub(super) fn counters(&self, listener: usize) -> &ListenerCounters {
-        &self.listener(listener).counters[self.index]
-    }
-
     /// A task has begun that a draining worker waits for.
     pub(super) fn begin(&self) {
         self.busy.set(self.busy.get() + 1);
@@ -73,15 +111,50 @@ impl WorkerState {
     pub(super) fn end(&self) {
         self.busy.set(self.busy.get() - 1);
     }
+
+    /// The socket is closed.
+    pub(super) fn remove(&self, acceptor: &Rc<Acceptor>) {
+        let mut acceptors = self.acceptors.borrow_mut();
+        acceptors.retain(|kept| !Rc::ptr_eq(kept, acceptor));
+    }
+
+    fn listen(self: &Rc<Self>, ring: &Ring, socket: ListenerSocket) {
+        let acceptor = Rc::new(Acceptor::new(self, &socket));
+        self.acceptors.borrow_mut().push(acceptor.clone());
+        let listener = ring.listener(socket.fd, socket.shared);
+        // Counted at once: a drain that comes before the task's first poll waits for it.
+        self.begin();
+        ring.spawn(listener::accept_loop(
+            ring.clone(),
+            acceptor,
+            listener,
+            socket.closed,
+        ));
+        if self.draining.get() {
+            self.stop(None, ring.now());
+        }
+    }
+
+    /// Stops accepting at `at`, on all bindings or on one.
+    fn stop(&self, binding: Option<BindingId>, at: Instant) {
+        for acceptor in self.of(binding) {
+            acceptor.stop(at);
+        }
+    }
+
+    fn of(&self, binding: Option<BindingId>) -> Vec<Rc<Acceptor>> {
+        let acceptors = self.acceptors.borrow();
+        let wanted = |acceptor: &&Rc<Acceptor>| binding.is_none_or(|id| acceptor.binding == id);
+        acceptors.iter().filter(wanted).cloned().collect()
+    }
 }
 
 impl Worker {
-    /// Starts accepting on `listeners`. `index` is this worker's place among the process's.
+    /// A worker that listens nowhere yet. `index` is its place among the process's.
     pub fn new(
         ring: Ring,
         shared: Arc<Shared>,
         index: usize,
-        listeners: &[ListenerSocket],
         mailbox: (Arc<Mailbox<Message>>, Fd),
     ) -> Self {
         let local = Local::new(index, shared.seed);
@@ -92,22 +165,14 @@ impl Worker {
             shared,
             index,
             local,
+            acceptors: RefCell::default(),
             draining: Cell::new(false),
-            aborting: Cell::new(false),
+            aborting: Cell::new(Aborting::Nothing),
             busy: Cell::new(0),
             short_until: Cell::new(Instant::default()),
         });
         let receiver = Receiver::new(&ring, mailbox.0, mailbox.1);
         ring.spawn(obey(ring.clone(), state.clone(), receiver));
-        for socket in listeners {
-            let listener = ring.listener(socket.fd, socket.shared);
-            ring.spawn(listener::accept_loop(
-                ring.clone(),
-                state.clone(),
-                socket.listener,
-                listener,
-            ));
-        }
         Self { ring, state }
     }
 
@@ -157,23 +222,42 @@ async fn obey(ring: Ring, state: Rc<WorkerState>, receiver: Receiver<Message>) {
     // neither drain nor end.
     loop {
         for message in receiver.receive().await.expect("an eventfd can be read") {
-            match message {
-                Message::Drain => {
-                    state.draining.set(true);
-                    state.local.pools.close();
-                    ring.wake_all();
-                }
-                Message::Abort => {
-                    state.aborting.set(true);
-                    ring.wake_all();
-                }
-                Message::Reloaded if !state.draining.get() => {
-                    let snapshot = state.shared.snapshot.load();
-                    state.local.pools.keep_for(&ring, &snapshot.upstreams);
-                }
-                Message::Reloaded => {}
-            }
+            state.obey(&ring, message);
         }
         state.local.answer_bell();
+    }
+}
+
+impl WorkerState {
+    fn obey(self: &Rc<Self>, ring: &Ring, message: Message) {
+        match message {
+            Message::Listen(socket) => self.listen(ring, socket),
+            Message::Assign(binding, listener) => {
+                for acceptor in self.of(Some(binding)) {
+                    acceptor.assign(&listener);
+                }
+            }
+            Message::Stop(binding, after) => self.stop(Some(binding), ring.now() + after),
+            Message::Drain(after) => {
+                self.draining.set(true);
+                self.local.pools.close();
+                self.stop(None, ring.now() + after);
+            }
+            Message::Abort => {
+                self.aborting.set(Aborting::Everything);
+                ring.wake_all();
+            }
+            Message::AbortParts => {
+                if self.aborting.get() == Aborting::Nothing {
+                    self.aborting.set(Aborting::Parts);
+                }
+                ring.wake_all();
+            }
+            Message::Reloaded if !self.draining.get() => {
+                let snapshot = self.shared.snapshot.load();
+                self.local.pools.keep_for(ring, &snapshot.upstreams);
+            }
+            Message::Reloaded => {}
+        }
     }
 }

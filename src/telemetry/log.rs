@@ -7,47 +7,68 @@ use std::sync::OnceLock;
 use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, dispatcher};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// Starts logging, once per process; later calls change the level only. The format stays.
+/// Starts logging, once per process; later calls change it.
 pub fn start(log: Log) {
-    let (dispatch, level) = subscriber(log, io::stderr, is_terminal());
+    let (dispatch, handles) = subscriber(log, io::stderr, is_terminal());
     if dispatcher::set_global_default(dispatch).is_ok() {
         // Nobody else sets it: only the one call that became the default comes here.
-        let _ = LEVEL.set(level);
+        let _ = HANDLES.set(handles);
     } else {
-        set_level(log.level);
+        change(log);
     }
 }
 
-/// Changes the level from now on. Without effect before [`start`].
-pub fn set_level(level: LogLevel) {
-    if let Some(handle) = LEVEL.get() {
+/// Changes level and format from now on. Without effect before [`start`].
+pub fn change(log: Log) {
+    if let Some(handles) = HANDLES.get() {
+        handles.change(log, lines(log.format, io::stderr, is_terminal()));
+    }
+}
+
+/// What is logged is decided below what it looks like.
+type Filtered = Layered<reload::Layer<LevelFilter, Registry>, Registry>;
+type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
+
+struct Handles {
+    level: reload::Handle<LevelFilter, Registry>,
+    lines: reload::Handle<Lines, Filtered>,
+}
+
+impl Handles {
+    fn change(&self, log: Log, lines: Lines) {
         // Fails only when the subscriber is gone, and then there is nobody to tell.
-        let _ = handle.reload(filter(level));
+        let _ = self.level.reload(filter(log.level));
+        let _ = self.lines.reload(lines);
     }
 }
 
-type LevelHandle = reload::Handle<LevelFilter, Registry>;
+static HANDLES: OnceLock<Handles> = OnceLock::new();
 
-static LEVEL: OnceLock<LevelHandle> = OnceLock::new();
-
-fn subscriber<W>(log: Log, writer: W, colours: bool) -> (Dispatch, LevelHandle)
+fn subscriber<W>(log: Log, writer: W, colours: bool) -> (Dispatch, Handles)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let (level, handle) = reload::Layer::new(filter(log.level));
+    let (below, level) = reload::Layer::new(filter(log.level));
+    let (above, lines) = reload::Layer::new(lines(log.format, writer, colours));
+    let dispatch = Dispatch::new(Registry::default().with(below).with(above));
+    (dispatch, Handles { level, lines })
+}
+
+fn lines<W>(format: LogFormat, writer: W, colours: bool) -> Lines
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     // A closed stderr must not turn a log line into a panic.
     let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
-    let lines = match log.format {
+    match format {
         LogFormat::Text => lines.with_target(false).with_ansi(colours).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).boxed(),
-    };
-    let dispatch = Dispatch::new(Registry::default().with(level).with(lines));
-    (dispatch, handle)
+    }
 }
 
 fn is_terminal() -> bool {
@@ -71,9 +92,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct Written(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Lines {
+    impl io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("not poisoned").write(bytes)
         }
@@ -83,18 +104,18 @@ mod tests {
         }
     }
 
-    impl Lines {
+    impl Written {
         fn take(&self) -> String {
             let bytes = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
             String::from_utf8(bytes).expect("lines are UTF-8")
         }
     }
 
-    fn started(level: LogLevel, format: LogFormat) -> (Dispatch, LevelHandle, Lines) {
-        let lines = Lines::default();
+    fn started(level: LogLevel, format: LogFormat) -> (Dispatch, Handles, Written) {
+        let lines = Written::default();
         let writer = lines.clone();
-        let (dispatch, handle) = subscriber(Log { level, format }, move || writer.clone(), false);
-        (dispatch, handle, lines)
+        let (dispatch, handles) = subscriber(Log { level, format }, move || writer.clone(), false);
+        (dispatch, handles, lines)
     }
 
     #[test]
@@ -120,16 +141,20 @@ mod tests {
     }
 
     #[test]
-    fn the_level_holds_and_can_be_changed_while_running() {
-        let (dispatch, level, lines) = started(LogLevel::Warn, LogFormat::Text);
+    fn level_and_format_hold_and_can_be_changed_while_running() {
+        let (dispatch, handles, written) = started(LogLevel::Warn, LogFormat::Text);
+        let writer = written.clone();
         dispatcher::with_default(&dispatch, || {
             tracing::info!("quiet");
-            assert_eq!(lines.take(), "");
-            level
-                .reload(filter(LogLevel::Info))
-                .expect("the subscriber lives");
+            assert_eq!(written.take(), "");
+            let log = Log {
+                level: LogLevel::Info,
+                format: LogFormat::Json,
+            };
+            handles.change(log, lines(log.format, move || writer.clone(), false));
             tracing::info!("loud");
-            assert!(lines.take().contains("loud"));
+            let line = written.take();
+            assert!(line.starts_with('{') && line.contains("loud"), "{line}");
         });
     }
 }

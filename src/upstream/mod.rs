@@ -23,7 +23,7 @@ pub use backend::{Backend, Lease};
 pub use connect::{Caller, Connection, Failure, connect, lacks_resources};
 pub use local::Local;
 pub use queue::{Bell, Bells};
-pub use state::{BackendState, States};
+pub use state::{BackendState, Kept, States};
 
 use self::select::Known;
 use self::state::UpstreamState;
@@ -74,7 +74,7 @@ impl Upstream {
     /// Builds the run-time form of `model`. What is known of the same backends is kept; the balancer
     /// goes on where that of `before` stands.
     pub fn new(model: &config::Upstream, before: Option<&Self>, around: &Surroundings) -> Self {
-        let state = around.states.of(&model.name, || {
+        let state = around.states.find_or(&model.name, || {
             UpstreamState::new(around.workers, around.bells.clone())
         });
         let backends: Vec<_> = model

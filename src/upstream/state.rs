@@ -2,6 +2,7 @@
 //! backend's address.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -17,7 +18,7 @@ use crate::policy::retry::Budget;
 
 /// What all workers know of an upstream as a whole.
 #[derive(Debug)]
-pub(super) struct UpstreamState {
+pub struct UpstreamState {
     /// Raised whenever something of a backend changes that decides whether it may be chosen.
     changes: AtomicU64,
     /// Backends that are ejected.
@@ -30,39 +31,41 @@ pub(super) struct UpstreamState {
     failing_open: AtomicBool,
     /// Its backends, for as long as anybody uses them: one that comes back while old sessions are still
     /// on it goes on counting them.
-    backends: Mutex<HashMap<Address, Weak<BackendState>>>,
+    backends: Kept<Address, BackendState>,
 }
 
 /// The upstreams of a process by name, for as long as anybody uses them. Only whoever makes a generation
 /// asks.
-#[derive(Debug, Default)]
-pub struct States(Mutex<HashMap<Arc<str>, Weak<UpstreamState>>>);
+pub type States = Kept<Arc<str>, UpstreamState>;
 
-impl States {
-    /// The state of this upstream, a new one if nobody has one.
-    pub(super) fn of(
-        &self,
-        name: &Arc<str>,
-        new: impl FnOnce() -> UpstreamState,
-    ) -> Arc<UpstreamState> {
-        kept_or(&self.0, name, new)
+/// What is kept by name for as long as anybody uses it.
+#[derive(Debug)]
+pub struct Kept<K, V>(Mutex<HashMap<K, Weak<V>>>);
+
+impl<K, V> Default for Kept<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
     }
 }
 
-/// What is known under this name, if anybody still uses it, or something new.
-fn kept_or<K: Clone + Eq + std::hash::Hash, V>(
-    known: &Mutex<HashMap<K, Weak<V>>>,
-    name: &K,
-    new: impl FnOnce() -> V,
-) -> Arc<V> {
-    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(kept) = known.get(name).and_then(Weak::upgrade) {
-        return kept;
+impl<K: Clone + Eq + Hash, V> Kept<K, V> {
+    /// What is known under this name, if anybody still uses it.
+    pub fn find(&self, name: &K) -> Option<Arc<V>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(name).and_then(Weak::upgrade)
     }
-    known.retain(|_, kept| kept.strong_count() > 0);
-    let new = Arc::new(new());
-    known.insert(name.clone(), Arc::downgrade(&new));
-    new
+
+    /// The same, or something new.
+    pub fn find_or(&self, name: &K, new: impl FnOnce() -> V) -> Arc<V> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = known.get(name).and_then(Weak::upgrade) {
+            return kept;
+        }
+        known.retain(|_, kept| kept.strong_count() > 0);
+        let new = Arc::new(new());
+        known.insert(name.clone(), Arc::downgrade(&new));
+        new
+    }
 }
 
 /// What all workers know of a backend.
@@ -90,13 +93,13 @@ impl UpstreamState {
             budget: Budget::default(),
             line: Line::new(workers, bells),
             failing_open: AtomicBool::new(false),
-            backends: Mutex::default(),
+            backends: Kept::default(),
         }
     }
 
     /// The state of the backend of this address, ready for the settings of `model`.
     pub(super) fn backend(&self, address: &Address, model: &config::Upstream) -> Arc<BackendState> {
-        let state = kept_or(&self.backends, address, BackendState::default);
+        let state = self.backends.find_or(address, BackendState::default);
         state.adopt(model, &self.ejected);
         state
     }

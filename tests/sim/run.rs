@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use ringress::policy::health;
-use ringress::proxy::{ListenerSocket, Message, Shared, Worker};
+use ringress::proxy::{BindingId, ListenerSocket, ListenerState, Message, Shared, Worker};
 use ringress::ring::sim::{Advance, Ending, EventHandle, PeerRecord, Step, World};
 use ringress::ring::{BUFFER_BYTES, Mailbox, Ring, Usage};
 use ringress::telemetry::Reason;
@@ -74,9 +74,9 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     }
     if let Some(at) = plan.drain_at {
         run.until(Some(Instant::default() + at));
-        run.post(Message::Drain);
+        run.post(|| Message::Drain(Duration::ZERO));
         run.until(Some(run.world.now() + Duration::from_secs(1)));
-        run.post(Message::Abort);
+        run.post(|| Message::Abort);
     }
     run.settle(plan, &mut broken);
     if run.turns >= MOST_TURNS {
@@ -86,7 +86,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         if plan.policies.preconnect == 0 {
             broken.extend(run.idle_leaks());
         }
-        run.post(Message::Drain);
+        run.post(|| Message::Drain(Duration::ZERO));
         run.until(None);
     }
     let deaf = plan
@@ -155,25 +155,19 @@ impl Run {
             let (fd, handle) = world.event();
             let mailbox = Mailbox::with_signal(Box::new(|| ()));
             mailboxes.push((mailbox.clone(), handle));
-            let listeners = [
-                ListenerSocket {
-                    listener: 0,
-                    fd: ip[index],
-                    shared: false,
-                },
-                ListenerSocket {
-                    listener: 0,
-                    fd: unix[index],
-                    shared: true,
-                },
-            ];
-            workers.push(Worker::new(
-                ring,
-                shared.clone(),
-                index,
-                &listeners,
-                (mailbox, fd),
-            ));
+            workers.push(Worker::new(ring, shared.clone(), index, (mailbox, fd)));
+        }
+        for (index, (mailbox, handle)) in mailboxes.iter().enumerate() {
+            for (binding, fd) in [ip[index], unix[index]].into_iter().enumerate() {
+                mailbox.post(Message::Listen(ListenerSocket {
+                    binding: BindingId(binding as u64),
+                    listener: shared.snapshot.load().listeners[0].clone(),
+                    fd,
+                    shared: binding > 0,
+                    closed: Arc::new(()),
+                }));
+            }
+            handle.signal();
         }
         let rung: Vec<Arc<AtomicBool>> = workers.iter().map(|_| Arc::default()).collect();
         shared.around.bells.hang(rung.iter().map(|rung| {
@@ -220,9 +214,13 @@ impl Run {
         self.shared.around.bells.ring_all();
     }
 
-    fn post(&self, message: Message) {
+    fn listener(&self) -> Arc<ListenerState> {
+        self.shared.snapshot.load().listeners[0].clone()
+    }
+
+    fn post(&self, message: impl Fn() -> Message) {
         for (mailbox, handle) in &self.mailboxes {
-            mailbox.post(message);
+            mailbox.post(message());
             handle.signal();
         }
     }
@@ -310,7 +308,7 @@ impl Run {
         if !open.is_empty() {
             broken.push(format!("descriptors are still open: {open:?}"));
         }
-        if self.shared.active.now() + self.shared.listeners[0].active.now() > 0 {
+        if self.shared.active.now() + self.listener().active.now() > 0 {
             broken.push("sessions are still counted".to_owned());
         }
         let snapshot = self.shared.snapshot.load();
@@ -343,16 +341,16 @@ impl Run {
         }
         broken.extend(self.leaks());
         broken.extend(self.world.violations());
-        let refused = self.shared.closed(0, Reason::ProcessFull)
-            + self.shared.closed(0, Reason::ListenerFull);
+        let refused = self.listener().closed(Reason::ProcessFull)
+            + self.listener().closed(Reason::ListenerFull);
         let closed: u64 = Reason::ALL
             .iter()
-            .map(|reason| self.shared.closed(0, *reason))
+            .map(|reason| self.listener().closed(*reason))
             .sum();
-        if closed != self.shared.accepted(0) {
+        if closed != self.listener().accepted() {
             broken.push(format!(
                 "{} accepted, {closed} closed with a reason",
-                self.shared.accepted(0)
+                self.listener().accepted()
             ));
         }
         let sessions = self.events.try_iter().filter_map(|event| match event {

@@ -1,0 +1,69 @@
+//! What of a listener outlives reloads. Its identity is its name.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+
+use super::snapshot::ListenerPolicy;
+use crate::policy::admission::Occupancy;
+use crate::policy::bucket::Bucket;
+use crate::telemetry::Reason;
+use crate::telemetry::counters::{Counter, ListenerCounters};
+
+/// What all workers know of a listener.
+#[derive(Debug)]
+pub struct ListenerState {
+    /// The table's name.
+    pub name: Arc<str>,
+    /// Of the newest generation that has the listener; read once per connection.
+    pub policy: ArcSwap<ListenerPolicy>,
+    /// Sessions at once, over all workers.
+    pub active: Occupancy,
+    /// Of `rate_limit.connections`.
+    pub bucket: Bucket,
+    /// One per worker.
+    pub counters: Vec<ListenerCounters>,
+    /// The operator has set its sessions a deadline, and it is over.
+    aborting: AtomicBool,
+}
+
+impl ListenerState {
+    pub(super) fn new(workers: usize, policy: Arc<ListenerPolicy>) -> Self {
+        Self {
+            name: policy.name.clone(),
+            policy: ArcSwap::new(policy),
+            active: Occupancy::default(),
+            bucket: Bucket::default(),
+            counters: (0..workers).map(|_| ListenerCounters::default()).collect(),
+            aborting: AtomicBool::new(false),
+        }
+    }
+
+    /// Its sessions are to end. The workers are to be told, too:
+    /// [`Message::AbortParts`](super::Message::AbortParts).
+    pub fn abort(&self, now: bool) {
+        self.aborting.store(now, Ordering::Relaxed);
+    }
+
+    /// Its sessions are to end. Whoever asks was told by a message after it was ordered.
+    pub fn is_aborting(&self) -> bool {
+        self.aborting.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were accepted, over all workers.
+    pub fn accepted(&self) -> u64 {
+        self.sum(|counters| &counters.accepted)
+    }
+
+    /// Sessions that ended for `reason`, over all workers.
+    pub fn closed(&self, reason: Reason) -> u64 {
+        let counters = self.counters.iter();
+        counters.map(|counters| counters.closed(reason)).sum()
+    }
+
+    fn sum(&self, of: impl Fn(&ListenerCounters) -> &Counter) -> u64 {
+        let counters = self.counters.iter();
+        counters.map(|counters| of(counters).value()).sum()
+    }
+}
