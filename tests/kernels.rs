@@ -40,8 +40,15 @@ fn without_deferred_task_work() {
 }
 
 #[test]
+fn without_restrictions() {
+    essentials_hold_without("restrictions");
+}
+
+#[test]
 fn without_any_of_them() {
-    essentials_hold_without("recv_budget,multishot_accept,defer_taskrun,no_sqarray,no_iowait");
+    essentials_hold_without(
+        "recv_budget,multishot_accept,defer_taskrun,no_sqarray,no_iowait,restrictions",
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `driver` | the seam: what a kernel must be able to do |
-//! | `uring`, `net` | the real kernel |
+//! | `uring`, `setup`, `entry`, `net` | the real kernel |
 //! | `sim` | a simulated kernel with its own clock and a seed |
 //! | `op` | what is asked and answered |
 //! | `slots`, `buffers`, `timers`, `executor` | one table each |
@@ -20,6 +20,7 @@
 mod buffers;
 mod core;
 mod driver;
+mod entry;
 mod executor;
 pub mod limits;
 mod mailbox;
@@ -29,6 +30,7 @@ mod op;
 pub mod probe;
 mod runtime;
 mod send;
+mod setup;
 pub mod sim;
 mod slots;
 mod socket;
@@ -41,6 +43,7 @@ pub use driver::{Capabilities, Driver, PipeEnds, Shutdown, SocketOptions};
 pub use mailbox::{Mailbox, Receiver};
 pub use op::{Completion, Fd, Lane, Op, Token};
 pub use runtime::{Ring, Timer, Usage, Waker};
+pub use setup::{Setup, Without};
 pub use socket::{Event, Flow, Listener, Relayed, Socket};
 pub use splice::{MOST_PIPES, Pipe};
-pub use uring::{Setup, Uring, Without, now};
+pub use uring::{Uring, now};

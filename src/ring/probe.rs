@@ -36,7 +36,7 @@ pub struct Feature {
 pub fn probe() -> Result<Vec<Feature>, SetupError> {
     let trial = Trial::new()?;
     let mut features = setup_flags(&trial)?;
-    features.extend(ring_abilities(&trial));
+    features.extend(ring_abilities(&trial)?);
     features.extend(operations(&trial)?);
     features.extend(receiving(&trial)?);
     Ok(features)
@@ -59,8 +59,8 @@ fn setup_flags(trial: &Trial) -> Result<Vec<Feature>, SetupError> {
         .collect()
 }
 
-fn ring_abilities(trial: &Trial) -> Vec<Feature> {
-    vec![
+fn ring_abilities(trial: &Trial) -> Result<Vec<Feature>, SetupError> {
+    Ok(vec![
         Feature {
             present: trial.parameters().is_feature_ext_arg(),
             ..EXT_ARG
@@ -77,7 +77,11 @@ fn ring_abilities(trial: &Trial) -> Vec<Feature> {
             present: trial.registers_ring_fd(),
             ..RING_FD
         },
-    ]
+        Feature {
+            present: trial.takes_restrictions()?,
+            ..RESTRICTIONS
+        },
+    ])
 }
 
 fn operations(trial: &Trial) -> Result<Vec<Feature>, SetupError> {
@@ -331,6 +335,13 @@ const RING_FD: Feature = wanted(
     "a few percent at tiny batches",
 );
 
+const RESTRICTIONS: Feature = wanted(
+    "restrictions",
+    "5.10",
+    "rings that can do what the proxy does and nothing else",
+    "a bug in the proxy could use any io_uring operation",
+);
+
 const OPERATIONS: [(u8, Feature); 8] = [
     (opcode::Accept::CODE, required("ACCEPT", "5.5", "clients")),
     (
@@ -386,6 +397,9 @@ const RECV_BUDGET: Feature = wanted(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::entry;
     use super::*;
 
     #[test]
@@ -462,6 +476,12 @@ mod tests {
         assert!(!has("DEFER_TASKRUN") || has("SINGLE_ISSUER"));
         assert!(!has("recv byte budget") || has("multishot recv"));
         assert!(!has("multishot recv") || has("provided-buffer ring"));
+    }
+
+    #[test]
+    fn every_operation_of_a_worker_is_asked_for() {
+        let asked = OPERATIONS.map(|(code, _)| code);
+        assert_eq!(BTreeSet::from(asked), BTreeSet::from(entry::SQE_OPERATIONS));
     }
 
     #[test]

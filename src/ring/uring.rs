@@ -10,82 +10,18 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use io_uring::squeue::Entry;
-use io_uring::types::{BufRingEntry, CancelBuilder, Timespec};
-use io_uring::{EnterFlags, IoUring, cqueue, opcode, types};
+use io_uring::types::{BufRingEntry, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue};
 
 use super::buffers::MOST_BUFFERS;
 use super::driver::{Capabilities, Driver, PipeEnds, Shutdown, SocketOptions};
+use super::entry::{GROUP, entry};
 use super::mapping::Mapping;
 use super::net;
 use super::op::{Completion, Fd, Op, Token};
+use super::setup::{self, ENTER_REGISTERED_RING, Setup};
 use crate::address::Address;
 use crate::time::Instant;
-
-/// How a ring is set up.
-#[derive(Clone, Copy, Debug)]
-pub struct Setup {
-    /// Entries of the submission queue.
-    pub submissions: u32,
-    /// Entries of the completion queue; halved down to 2,048 where memlock is short.
-    pub completions: u32,
-    /// Receive buffers at most.
-    pub buffers: usize,
-    /// Kernel features to do without, as older kernels would.
-    pub without: Without,
-}
-
-/// Optional kernel features that can be left unused, so that the ways round them stay tested.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Without {
-    /// Multishot receive with a byte budget (Linux 6.17).
-    pub recv_budget: bool,
-    /// Multishot accept (5.19).
-    pub multishot_accept: bool,
-    /// DEFER_TASKRUN (6.1), with SINGLE_ISSUER (6.0).
-    pub defer_taskrun: bool,
-    /// NO_SQARRAY (6.6).
-    pub no_sqarray: bool,
-    /// NO_IOWAIT (6.15).
-    pub no_iowait: bool,
-}
-
-impl Without {
-    /// Parses a comma-separated list of the names of the fields.
-    ///
-    /// # Errors
-    /// The first name that is none.
-    pub fn parse(list: &str) -> Result<Self, String> {
-        let mut without = Self::default();
-        for name in list
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-        {
-            match name {
-                "recv_budget" => without.recv_budget = true,
-                "multishot_accept" => without.multishot_accept = true,
-                "defer_taskrun" => without.defer_taskrun = true,
-                "no_sqarray" => without.no_sqarray = true,
-                "no_iowait" => without.no_iowait = true,
-                unknown => return Err(unknown.to_owned()),
-            }
-        }
-        Ok(without)
-    }
-}
-
-impl Default for Setup {
-    /// What a worker gets: batching is at its best from 32 submissions on, and multishot ops
-    /// complete far more often than they are submitted.
-    fn default() -> Self {
-        Self {
-            submissions: 1024,
-            completions: 8192,
-            buffers: 4096,
-            without: Without::default(),
-        }
-    }
-}
 
 /// The driver of a worker. It belongs to the thread that made it.
 pub struct Uring {
@@ -121,11 +57,6 @@ impl Default for WaitArguments {
     }
 }
 
-/// The one buffer group of a ring.
-const GROUP: u16 = 0;
-/// The least completion queue that is still tried when memlock is short.
-const LEAST_COMPLETIONS: u32 = 2048;
-
 impl Uring {
     /// Sets up a ring of the calling thread; flags that the kernel refuses are left out.
     ///
@@ -133,17 +64,22 @@ impl Uring {
     /// As io_uring_setup(2): ENOSYS, EPERM, ENOMEM (memlock), EMFILE; EINVAL where provided
     /// buffers are missing (Linux before 5.19).
     pub fn new(setup: &Setup) -> io::Result<Self> {
-        let (ring, deferred) = build(setup)?;
+        let (ring, deferred) = setup::build(setup)?;
         let entries = setup.buffers.clamp(1, MOST_BUFFERS).next_power_of_two();
         let buffers = BufferRing::register(&ring, entries as u16)?;
         let mut wait_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         if ring.params().is_feature_no_iowait() && !setup.without.no_iowait {
             wait_flags |= EnterFlags::NO_IOWAIT;
         }
-        let (enter_fd, registered) = match register_ring(ring.as_raw_fd()) {
+        let (enter_fd, registered) = match setup::register_ring(ring.as_raw_fd()) {
             Some(index) => (index, ENTER_REGISTERED_RING),
             None => (ring.as_raw_fd(), 0),
         };
+        if !setup.without.restrictions {
+            // Without one the ring does the same, and `doctor` says what is missing.
+            setup::restrict(&ring)?;
+        }
+        setup::enable(&ring)?;
         let capabilities = Capabilities {
             multishot_recv: true,
             recv_budget: !setup.without.recv_budget,
@@ -234,43 +170,6 @@ impl Uring {
             Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
             _ => Err(error),
         }
-    }
-}
-
-/// IORING_ENTER_REGISTERED_RING (Linux 5.18).
-const ENTER_REGISTERED_RING: u32 = 1 << 4;
-
-/// Registers the ring with the calling thread, so that entering it needs no look-up of a
-/// descriptor; `None` where that can't be had. The kernel forgets it when the thread ends.
-fn register_ring(ring: i32) -> Option<i32> {
-    /// IORING_REGISTER_RING_FDS.
-    const REGISTER_RING_FDS: u32 = 20;
-    /// `struct io_uring_rsrc_update` (uapi/linux/io_uring.h).
-    #[repr(C)]
-    struct Update {
-        offset: u32,
-        reserved: u32,
-        data: u64,
-    }
-    let mut update = Update {
-        offset: u32::MAX,
-        reserved: 0,
-        data: u64::try_from(ring).ok()?,
-    };
-    // SAFETY: the kernel reads and writes one Update, and `update` is one.
-    let registered = unsafe {
-        libc::syscall(
-            libc::SYS_io_uring_register,
-            ring,
-            REGISTER_RING_FDS,
-            &raw mut update,
-            1u32,
-        )
-    };
-    if registered == 1 {
-        i32::try_from(update.offset).ok()
-    } else {
-        None
     }
 }
 
@@ -410,117 +309,6 @@ fn completion(entry: &cqueue::Entry) -> Completion {
     }
 }
 
-fn entry(op: Op) -> Entry {
-    const STREAM: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    match op {
-        Op::AcceptMulti { fd } => opcode::AcceptMulti::new(types::Fd(fd.0))
-            .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
-            .build(),
-        Op::Accept { fd } => {
-            opcode::Accept::new(types::Fd(fd.0), std::ptr::null_mut(), std::ptr::null_mut())
-                .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
-                .build()
-        }
-        Op::Recv {
-            fd,
-            budget,
-            multishot: true,
-            poll_first,
-        } => {
-            let entry = opcode::RecvMulti::new(types::Fd(fd.0), GROUP).build();
-            with_receive_fields(entry, poll_first, budget.unwrap_or(0))
-        }
-        Op::Recv { fd, poll_first, .. } => {
-            let entry = opcode::Recv::new(types::Fd(fd.0), std::ptr::null_mut(), 0)
-                .buf_group(GROUP)
-                .build();
-            with_receive_fields(
-                entry.flags(io_uring::squeue::Flags::BUFFER_SELECT),
-                poll_first,
-                0,
-            )
-        }
-        Op::Send { fd, data, len } => opcode::Send::new(types::Fd(fd.0), data, len)
-            .flags(STREAM)
-            .build(),
-        Op::SendVectored { fd, message } => opcode::SendMsg::new(types::Fd(fd.0), message)
-            .flags(STREAM as u32)
-            .build(),
-        Op::WaitForRoom { fd } => {
-            opcode::PollAdd::new(types::Fd(fd.0), libc::POLLOUT as u32).build()
-        }
-        Op::WaitForData { fd } => {
-            opcode::PollAdd::new(types::Fd(fd.0), libc::POLLIN as u32).build()
-        }
-        Op::Connect { fd, address } => {
-            // SAFETY: the contract of `Driver::push`: the address lives until the last completion.
-            let address = unsafe { &*address };
-            opcode::Connect::new(types::Fd(fd.0), address.as_ptr().cast(), address.len()).build()
-        }
-        Op::ReadEvent { fd, counter } => {
-            opcode::Read::new(types::Fd(fd.0), counter.cast(), 8).build()
-        }
-        Op::Cancel { target } => {
-            opcode::AsyncCancel2::new(CancelBuilder::user_data(target.as_u64())).build()
-        }
-    }
-}
-
-const _: () = assert!(size_of::<Entry>() == size_of::<[u8; 64]>());
-
-/// The crate's multishot receive has no field for `ioprio` (POLL_FIRST) nor for the byte budget,
-/// which the kernel reads from `optlen`: both are set in the entry's bytes.
-fn with_receive_fields(entry: Entry, poll_first: bool, budget: u32) -> Entry {
-    const IOPRIO: usize = 2;
-    const OPTLEN: usize = 44;
-    const POLL_FIRST: u16 = 1;
-    // SAFETY: an Entry is the 64 bytes of io_uring_sqe (checked above), plain data in both views.
-    let mut bytes: [u8; 64] = unsafe { std::mem::transmute(entry) };
-    let ioprio = u16::from_ne_bytes([bytes[IOPRIO], bytes[IOPRIO + 1]])
-        | if poll_first { POLL_FIRST } else { 0 };
-    bytes[IOPRIO..IOPRIO + 2].copy_from_slice(&ioprio.to_ne_bytes());
-    bytes[OPTLEN..OPTLEN + 4].copy_from_slice(&budget.to_ne_bytes());
-    // SAFETY: as above, and every value of these two fields is one that the kernel checks.
-    unsafe { std::mem::transmute(bytes) }
-}
-
-/// Sets a ring up, with fewer flags each time the kernel says EINVAL and with a shorter completion
-/// queue each time it says ENOMEM. Tells whether DEFER_TASKRUN was obtained.
-fn build(setup: &Setup) -> io::Result<(IoUring, bool)> {
-    let without = setup.without;
-    let mut no_sqarray = !without.no_sqarray;
-    let mut cooperative = true;
-    let mut deferred = !without.defer_taskrun;
-    let mut completions = setup.completions;
-    loop {
-        let mut builder = IoUring::builder();
-        builder
-            .setup_submit_all()
-            .setup_clamp()
-            .setup_cqsize(completions);
-        if no_sqarray {
-            builder.setup_no_sqarray();
-        }
-        if cooperative {
-            builder.setup_coop_taskrun().setup_taskrun_flag();
-        }
-        if deferred {
-            builder.setup_single_issuer().setup_defer_taskrun();
-        }
-        let error = match builder.build(setup.submissions) {
-            Ok(ring) => return Ok((ring, deferred)),
-            Err(error) => error,
-        };
-        match error.raw_os_error() {
-            Some(libc::EINVAL) if no_sqarray => no_sqarray = false,
-            Some(libc::EINVAL) if cooperative => cooperative = false,
-            Some(libc::EINVAL) if deferred => deferred = false,
-            Some(libc::ENOMEM) if completions > LEAST_COMPLETIONS => completions /= 2,
-            _ => return Err(error),
-        }
-    }
-}
-
 /// The ring by which buffers are given to the kernel: entries in memory that both sides map, and a
 /// tail that the kernel reads.
 struct BufferRing {
@@ -569,5 +357,92 @@ impl BufferRing {
         // SAFETY: the tail is a u16 in the mapping, aligned, and both sides access it atomically.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use io_uring::{opcode, types};
+
+    use super::super::setup::Without;
+    use super::*;
+
+    fn uring(restrictions: bool) -> Uring {
+        let without = Without {
+            restrictions: !restrictions,
+            ..Without::default()
+        };
+        let setup = Setup {
+            buffers: 4,
+            without,
+            ..Setup::default()
+        };
+        Uring::new(&setup).expect("the tests need io_uring")
+    }
+
+    /// What the ring says of an op that needs no memory and ends at once.
+    fn answer(uring: &mut Uring, entry: Entry) -> i32 {
+        uring.enqueue(entry);
+        let mut completions = Vec::new();
+        while completions.is_empty() {
+            uring.turn(None, 1, &mut completions).expect("it turns");
+        }
+        completions[0].result
+    }
+
+    fn open_something() -> Entry {
+        let path = c"/dev/null".as_ptr();
+        opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path)
+            .flags(libc::O_CLOEXEC)
+            .build()
+    }
+
+    #[test]
+    fn an_operation_outside_of_the_list_is_refused() {
+        let mut ring = uring(true);
+        for entry in [opcode::Nop::new().build(), open_something()] {
+            assert_eq!(answer(&mut ring, entry), -libc::EACCES);
+        }
+        let linked = opcode::Read::new(types::Fd(-1), std::ptr::null_mut(), 0).build();
+        let linked = linked.flags(io_uring::squeue::Flags::ASYNC);
+        assert_eq!(answer(&mut ring, linked), -libc::EACCES);
+    }
+
+    #[test]
+    fn an_operation_of_the_list_is_not_refused() {
+        let (event, signal) = net::event().expect("an eventfd");
+        signal();
+        let mut counter = 0;
+        let read = Op::ReadEvent {
+            fd: event,
+            counter: &raw mut counter,
+        };
+        assert_eq!(answer(&mut uring(true), entry(read)), 8);
+        assert_eq!(counter, 1);
+        net::close(event);
+    }
+
+    #[test]
+    fn without_the_list_the_same_operations_work() {
+        let mut ring = uring(false);
+        assert_eq!(answer(&mut ring, opcode::Nop::new().build()), 0);
+        let fd = answer(&mut ring, open_something());
+        assert!(fd > 0, "{fd}");
+        net::close(Fd(fd));
+    }
+
+    #[test]
+    fn nothing_can_be_registered_once_the_list_is_in_force() {
+        let refused = |ring: &Uring| {
+            let files = ring.ring.submitter().register_files(&[-1]);
+            files.err().and_then(|error| error.raw_os_error())
+        };
+        assert_eq!(refused(&uring(true)), Some(libc::EACCES));
+        assert_eq!(refused(&uring(false)), None);
+    }
+
+    #[test]
+    fn the_list_costs_no_ability() {
+        assert_eq!(uring(true).capabilities(), uring(false).capabilities());
     }
 }

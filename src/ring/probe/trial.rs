@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use io_uring::{IoUring, Parameters, Probe, cqueue, opcode, squeue, types};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::super::setup;
+
 /// A setup flag, or a pair that is of no use apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Flag {
@@ -75,6 +77,16 @@ impl Trial {
         let mut submitter = self.ring.submitter();
         // The thread's table has few places: the trial gives its own back.
         submitter.register_ring_fd().is_ok() && submitter.unregister_ring_fd().is_ok()
+    }
+
+    /// Registers a worker's allow-list.
+    pub(super) fn takes_restrictions(&self) -> io::Result<bool> {
+        let mut builder = IoUring::<squeue::Entry, cqueue::Entry>::builder();
+        match builder.setup_r_disabled().build(ENTRIES) {
+            Ok(ring) => setup::restrict(&ring),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Nobody connects, so silence is consent and a refusal comes at once.
