@@ -4,7 +4,9 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point in time: nanoseconds since an arbitrary start, the same for all workers of a process.
+/// A point in time: nanoseconds since an arbitrary start, the same for all workers of a process. With the
+/// kernel's driver it lies near the machine's boot, maybe years ago, and is the same for all processes
+/// of the machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct Instant(u64);
 

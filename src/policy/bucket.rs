@@ -28,7 +28,9 @@ impl Bucket {
     ///
     /// The clocks of the callers may differ by up to 10 s. When a reload changes the rate, the bucket
     /// keeps the instant at which it is full. It is empty while that lies further ahead than the new
-    /// rate and burst can bring it, and has one token as soon as that is by more than 10 s.
+    /// rate and burst can bring it, and has one token as soon as that is by more than 10 s. Above
+    /// 100,000/s each rate has ticks of its own, counted since boot, so that the instant means another
+    /// one after the change: mostly the bucket is full then or has one token.
     pub fn take(&self, rate: Rate, now: Instant) -> bool {
         let meter = Meter::new(rate, now);
         // Relaxed: the changes of a single word have one order that all workers agree on, and no
@@ -181,6 +183,33 @@ mod tests {
         assert!(!bucket.take(rate, at(50_000_000)));
         assert_eq!(drain(&bucket, rate, at(150_000_000)), 2);
         assert_eq!(drain(&bucket, rate, at(NANOS * 3_600)), 40);
+    }
+
+    #[test]
+    fn years_of_uptime_change_nothing() {
+        const YEAR: u64 = 365 * 86_400 * NANOS;
+        for (per_second, uptime) in [(20, 500 * YEAR), (300_000, 250 * YEAR), (NANOS, 250 * YEAR)] {
+            let rate = rate(per_second, 40);
+            let bucket = Bucket::default();
+            // Above 100,000/s the last of a burst may come a tick later.
+            let burst = drain(&bucket, rate, at(uptime));
+            assert!((39..=40).contains(&burst), "{burst} at {per_second}/s");
+            let back = drain(&bucket, rate, at(uptime + NANOS));
+            assert_eq!(back, burst.min(per_second), "{per_second}/s");
+        }
+    }
+
+    #[test]
+    fn a_change_of_rate_after_years_neither_blocks_nor_opens_the_bucket() {
+        let now = 3 * 365 * 86_400 * NANOS;
+        for (before, after) in [(700_000, 20), (20, 700_000), (700_000, 600_000)] {
+            let bucket = Bucket::default();
+            drain(&bucket, rate(before, 40), at(now));
+            let after = rate(after, 40);
+            let taken = drain(&bucket, after, at(now + NANOS));
+            assert!((1..=40).contains(&taken), "{taken}");
+            assert!(drain(&bucket, after, at(now + NANOS)) == 0);
+        }
     }
 
     #[test]

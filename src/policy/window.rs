@@ -346,11 +346,12 @@ mod tests {
 
         #[test]
         fn the_sum_lies_between_that_of_the_window_and_that_of_a_tenth_more(
+            uptime in prop_oneof![Just(0), 0u64..40 * 365 * 86_400_000],
             steps in prop::collection::vec((0u64..3_000, any::<bool>()), 1..200),
         ) {
             let window = Window::default();
             let mut counted: Vec<(u64, u64)> = Vec::new();
-            let mut now = 0;
+            let mut now = uptime;
             for (step, part) in steps {
                 now += step;
                 let more = Counts { whole: 1, part: u64::from(part) };

@@ -5,7 +5,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -283,19 +282,19 @@ impl Driver for Uring {
     }
 }
 
-/// The monotonic clock, counted from the first time it was asked: the time of all workers that run on
-/// the kernel's ring, for those who leave them instants in shared state.
+/// CLOCK_MONOTONIC as it is: the time of all workers that run on the kernel's ring, for those who leave
+/// them instants in shared state, and of all processes of the machine (of a time namespace), for
+/// those who are handed the state of another.
 pub fn now() -> Instant {
-    static START: OnceLock<std::time::Instant> = OnceLock::new();
+    const SECOND: u64 = 1_000_000_000;
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the driver that reads the clock"
     )]
-    let now = std::time::Instant::now();
-    let nanos = now
-        .saturating_duration_since(*START.get_or_init(|| now))
-        .as_nanos();
-    Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Neither is ever below 0.
+    let (seconds, nanos) = (now.tv_sec as u64, now.tv_nsec as u64);
+    Instant::from_nanos(seconds.saturating_mul(SECOND).saturating_add(nanos))
 }
 
 fn completion(entry: &cqueue::Entry) -> Completion {
@@ -439,6 +438,20 @@ mod tests {
         };
         assert_eq!(refused(&uring(true)), Some(libc::EACCES));
         assert_eq!(refused(&uring(false)), None);
+    }
+
+    #[test]
+    fn the_clock_is_that_of_every_process_of_the_machine() {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it is what `now` is held against"
+        )]
+        let machines = || rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let nanos =
+            |time: rustix::time::Timespec| Duration::try_from(time).expect("above 0").as_nanos();
+        let before = machines();
+        let now = u128::from(now().as_nanos());
+        assert!(nanos(before) <= now && now <= nanos(machines()));
     }
 
     #[test]

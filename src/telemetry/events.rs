@@ -208,5 +208,8 @@ mod tests {
         assert!(throttle.admits(at(1_000)));
         assert!(!throttle.admits(at(1_500)));
         assert!(throttle.admits(at(9_000)));
+        let years = 100 * 365 * 86_400_000;
+        assert!(throttle.admits(at(years)));
+        assert!(!throttle.admits(at(years + 999)));
     }
 }

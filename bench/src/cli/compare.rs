@@ -130,6 +130,10 @@ fn show_configurations(peers: &[Peer]) -> Result<(), Error> {
 
 fn write_json(arguments: &Arguments, comparison: &Comparison) -> Result<PathBuf, Error> {
     let path = arguments.json.clone().unwrap_or_else(|| {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a file's name, by which nothing is measured"
+        )]
         let now = clock_gettime(ClockId::Realtime).tv_sec.unsigned_abs();
         let time = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(now));
         PathBuf::from(format!("target/bench/{time}.json"))

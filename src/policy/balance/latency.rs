@@ -213,6 +213,26 @@ mod tests {
         is_near(&latency, 0, 9_972.0);
     }
 
+    #[test]
+    fn it_is_the_same_when_ticks_go_round_and_at_any_uptime() {
+        let forgotten = |start: u64| {
+            let start = Instant::from_nanos(start);
+            let latency = Latency::default();
+            latency.observe(millis(80), start);
+            latency.observe(millis(20), start + millis(3_000));
+            latency.at(start + millis(6_000))
+        };
+        let round = 1u64 << (u32::BITS + TICK_BITS);
+        let expected = forgotten(0);
+        for start in [
+            round - (100 << TICK_BITS),
+            round,
+            9 * round - (1 << TICK_BITS),
+        ] {
+            assert_eq!(forgotten(start), expected, "{start}");
+        }
+    }
+
     proptest! {
         #[test]
         fn it_stays_between_the_samples_and_never_overflows(

@@ -131,6 +131,23 @@ mod tests {
     }
 
     #[test]
+    fn years_of_uptime_change_nothing() {
+        const YEAR: u64 = 365 * 86_400 * SECOND;
+        for (per_second, uptime) in [(20, 35 * YEAR), (600_000_000, 17 * YEAR)] {
+            let clients = clients(64);
+            let rate = rate(per_second, 5);
+            let drain = |now| {
+                (0..40)
+                    .filter(|_| clients.take(nth(1), 64, rate, at(now)))
+                    .count()
+            };
+            assert!((4..=5).contains(&drain(uptime)), "{per_second}/s");
+            assert_eq!(drain(uptime + SECOND), 5, "{per_second}/s");
+            assert_eq!(clients.evicted(), 0);
+        }
+    }
+
+    #[test]
     fn an_ipv4_address_is_a_client_under_either_name() {
         assert!(are_apart("10.0.0.1", "10.0.0.2", 1));
         assert!(!are_apart("10.0.0.1", "::ffff:10.0.0.1", 64));

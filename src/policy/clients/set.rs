@@ -218,8 +218,8 @@ impl Tenant {
     }
 }
 
-/// When a bucket is full again, in 60 bits (at a tick per nanosecond that is 36 years), and the last 4
-/// bits of its tenancy.
+/// When a bucket is full again, in 60 bits (36 years of uptime at a tick per nanosecond, 18 at two, which
+/// no rate exceeds), and the last 4 bits of its tenancy.
 #[derive(Clone, Copy, Debug)]
 struct Bucket(u64);
 
