@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `driver` | the seam: what a kernel must be able to do |
 //! | `uring`, `setup`, `entry`, `net` | the real kernel |
+//! | `listen` | listening sockets: made, changed, handed over, ended |
 //! | `sim` | a simulated kernel with its own clock and a seed |
 //! | `op` | what is asked and answered |
 //! | `slots`, `buffers`, `timers`, `executor` | one table each |
@@ -23,6 +24,7 @@ mod driver;
 mod entry;
 mod executor;
 pub mod limits;
+pub mod listen;
 mod mailbox;
 mod mapping;
 pub mod net;

@@ -1,141 +1,20 @@
 //! Socket calls that are better made directly than through the ring: they never block, and
 //! io_uring would send some of them to a kernel thread.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockRef, Socket, TcpKeepalive, Type};
 
+pub use super::listen::{ListenOptions, listen};
+
 use super::driver::{PipeEnds, Shutdown, SocketOptions};
 use super::op::Fd;
 use crate::address::Address;
-
-/// What a listening socket is set to. Accepted sockets inherit keepalive, congestion control and
-/// TCP_NODELAY, which is always on.
-#[derive(Clone, Copy, Debug)]
-pub struct ListenOptions<'a> {
-    /// Length of the accept queue.
-    pub backlog: u32,
-    /// Idle time before keepalive probes; `None` = off.
-    pub keepalive: Option<Duration>,
-    /// Congestion control algorithm; `None` = the system's.
-    pub congestion: Option<&'a str>,
-    /// `[::]` takes IPv6 only.
-    pub ipv6_only: bool,
-    /// Permission bits of a unix socket.
-    pub unix_mode: u32,
-}
-
-/// Listening sockets for `workers` workers on one address. IP: one SO_REUSEPORT socket each, after
-/// a bind without it has shown that the address is free (with it, a second instance would share
-/// the address in silence). Unix: one socket, duplicated; a stale path is replaced, a live one is
-/// refused.
-///
-/// Returns the sockets and the address they got (port 0 is replaced by the kernel's choice).
-///
-/// # Errors
-/// As bind(2), listen(2) and setsockopt(2); EADDRINUSE when somebody listens there.
-pub fn listen(
-    address: &Address,
-    workers: usize,
-    options: &ListenOptions<'_>,
-) -> io::Result<(Vec<OwnedFd>, Address)> {
-    match address {
-        Address::Ip(address) => listen_ip(*address, workers, options),
-        Address::Unix(path) => {
-            let socket = listen_unix(path, options)?;
-            let mut sockets = vec![];
-            for _ in 1..workers {
-                sockets.push(OwnedFd::from(socket.try_clone()?));
-            }
-            sockets.push(socket.into());
-            Ok((sockets, Address::Unix(path.clone())))
-        }
-    }
-}
-
-fn listen_ip(
-    address: SocketAddr,
-    workers: usize,
-    options: &ListenOptions<'_>,
-) -> io::Result<(Vec<OwnedFd>, Address)> {
-    let probe = bind_ip(address, false, options)?;
-    let bound = probe.local_addr()?.as_socket().unwrap_or(address);
-    // Listening is what conflicts with a socket that shares the port, so the probe listens too.
-    probe.listen(1)?;
-    drop(probe);
-    let mut sockets = Vec::with_capacity(workers);
-    for _ in 0..workers {
-        let socket = bind_ip(bound, true, options)?;
-        sockets.push(socket);
-    }
-    for socket in &sockets {
-        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
-    }
-    Ok((
-        sockets.into_iter().map(OwnedFd::from).collect(),
-        Address::Ip(bound),
-    ))
-}
-
-fn bind_ip(
-    address: SocketAddr,
-    reuse_port: bool,
-    options: &ListenOptions<'_>,
-) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(options.ipv6_only)?;
-    }
-    socket.set_reuse_port(reuse_port)?;
-    socket.set_tcp_nodelay(true)?;
-    set_keepalive(&SockRef::from(&socket), options.keepalive)?;
-    if let Some(congestion) = options.congestion {
-        socket.set_tcp_congestion(congestion.as_bytes())?;
-    }
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-fn listen_unix(path: &Path, options: &ListenOptions<'_>) -> io::Result<Socket> {
-    remove_stale(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(options.unix_mode))?;
-    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
-    Ok(socket)
-}
-
-/// Removes a socket file that nobody listens on; anything else in its place is an error.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    let Ok(found) = fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    if !found.file_type().is_socket() {
-        return Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "there is a file that is not a socket",
-        ));
-    }
-    let knock = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    match knock.connect(&SockAddr::unix(path)?) {
-        Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        // Connected, or a full queue (EAGAIN): somebody lives there.
-        _ => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
-    }
-}
 
 /// Hands a listening socket over to a ring.
 pub fn into_fd(socket: OwnedFd) -> Fd {
