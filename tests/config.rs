@@ -14,10 +14,11 @@ mod upstreams;
 mod wrong;
 
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use ringress::config::{LogFormat, LogLevel};
+use ringress::config::{ControlSocket, LogFormat, LogLevel};
 
 use support::{parse, with};
 
@@ -31,6 +32,9 @@ fn the_smallest_file_has_the_defaults_of_the_contract() {
         (None, None)
     );
     assert_eq!(runtime.drain_timeout, Duration::from_secs(60));
+    assert_eq!(runtime.drain_delay, Duration::ZERO);
+    assert_eq!((&runtime.user, &runtime.group), (&None, &None));
+    assert_eq!(runtime.control_socket, ControlSocket::Auto);
     assert_eq!(
         (config.log.level, config.log.format),
         (LogLevel::Info, LogFormat::Text)
@@ -72,7 +76,12 @@ fn every_key_is_read() {
     assert!(!config.runtime.pin_workers);
     assert_eq!(config.runtime.max_connections, NonZeroUsize::new(1000));
     assert_eq!(config.runtime.drain_timeout, Duration::ZERO);
+    assert_eq!(config.runtime.drain_delay, Duration::from_secs(15));
     assert_eq!(config.runtime.buffer_memory, NonZeroU64::new(65536));
+    assert_eq!(config.runtime.user.as_deref(), Some("www-data"));
+    assert_eq!(config.runtime.group.as_deref(), Some("_1.b"));
+    let path = Path::new("/run/a.sock").into();
+    assert_eq!(config.runtime.control_socket, ControlSocket::Path(path));
     assert_eq!(
         (config.log.level, config.log.format),
         (LogLevel::Trace, LogFormat::Json)
@@ -114,7 +123,11 @@ workers = 4
 pin_workers = false
 max_connections = 1_000
 drain_timeout = '0s'
+drain_delay = '15s'
 buffer_memory = '64KiB'
+user = 'www-data'
+group = '_1.b'
+control_socket = '/run/a.sock'
 [log]
 level = 'trace'
 format = 'json'

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Backend, Exchange, HealthCheck, Listener, Pool, Probe, Queue, RateLimit, Timeouts, Upstream,
+    Backend, ControlSocket, Exchange, HealthCheck, Listener, Pool, Probe, Queue, RateLimit,
+    Runtime, Timeouts, Upstream,
 };
 use crate::address::Address;
 use crate::policy::balance::Algorithm;
@@ -56,6 +57,23 @@ pub const POOL: Pool = Pool {
     idle_timeout: Duration::from_mins(1),
     max_lifetime: Duration::from_hours(1),
 };
+
+impl Default for Runtime {
+    /// `[runtime]` without a key, or left out.
+    fn default() -> Self {
+        Self {
+            workers: None,
+            pin_workers: true,
+            max_connections: None,
+            drain_timeout: Duration::from_mins(1),
+            drain_delay: Duration::ZERO,
+            buffer_memory: None,
+            user: None,
+            group: None,
+            control_socket: ControlSocket::default(),
+        }
+    }
+}
 
 impl Default for RateLimit {
     fn default() -> Self {

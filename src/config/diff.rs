@@ -2,9 +2,10 @@
 //! ignores a part of the file.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Config, Listener, Log, LogFormat, Runtime};
+use super::{Config, ControlSocket, Listener, Log, LogFormat, Runtime};
 use crate::address::Address;
 
 /// Whether a running process can go from `old` to `new`; if not, one sentence per key that needs a
@@ -58,7 +59,11 @@ impl Refused {
             pin_workers,
             max_connections,
             drain_timeout,
+            drain_delay,
             buffer_memory,
+            user,
+            group,
+            control_socket,
         } = old;
         self.compare("runtime.workers", workers, &new.workers, auto);
         self.compare("runtime.pin_workers", pin_workers, &new.pin_workers, plain);
@@ -79,6 +84,25 @@ impl Refused {
             buffer_memory,
             &new.buffer_memory,
             auto,
+        );
+        self.compare(
+            "runtime.drain_delay",
+            drain_delay,
+            &new.drain_delay,
+            duration,
+        );
+        let name = |name: &Option<Arc<str>>| name.as_deref().unwrap_or("none").to_owned();
+        self.compare("runtime.user", user, &new.user, name);
+        self.compare("runtime.group", group, &new.group, name);
+        self.compare(
+            "runtime.control_socket",
+            control_socket,
+            &new.control_socket,
+            |socket| match socket {
+                ControlSocket::Auto => "auto".to_owned(),
+                ControlSocket::Off => "off".to_owned(),
+                ControlSocket::Path(path) => path.display().to_string(),
+            },
         );
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::diagnostics::Fault;
 use super::value::Read;
@@ -24,7 +25,7 @@ pub(super) enum Target<'a> {
 /// A listener's address. Port 0 lets the kernel choose one.
 pub(super) fn bind(text: &str) -> Read<Address> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return unix(path);
+        return unix(path).map(Address::Unix);
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(address.into());
@@ -42,7 +43,7 @@ pub(super) const BIND_FORM: &str =
 /// A backend's address.
 pub(super) fn target(text: &str) -> Read<Target<'_>> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return unix(path).map(Target::Address);
+        return unix(path).map(|path| Target::Address(Address::Unix(path)));
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
         check_backend_ip(text, address)?;
@@ -91,8 +92,15 @@ fn port_zero(text: &str) -> Fault {
 /// `sockaddr_un` has 108 bytes for the path and the zero that ends it.
 const LONGEST_UNIX_PATH: usize = 107;
 
-fn unix(path: &str) -> Read<Address> {
-    let fault = |message: String| Err(Fault::new(message).expected(UNIX_FORM));
+fn unix(path: &str) -> Read<Arc<Path>> {
+    unix_path(path).map_err(|fault| fault.expected(UNIX_FORM))
+}
+
+const UNIX_FORM: &str = "\"unix:\" and the absolute path of a file, at most 107 bytes";
+
+/// The path of a unix socket. What is expected instead of a wrong one is for the caller to say.
+pub(super) fn unix_path(path: &str) -> Read<Arc<Path>> {
+    let fault = |message: String| Err(Fault::new(message));
     if path.is_empty() {
         return fault("the path of the unix socket is empty".to_owned());
     }
@@ -102,10 +110,8 @@ fn unix(path: &str) -> Read<Address> {
     if path.contains('\0') || !path.starts_with('/') || path.ends_with('/') {
         return fault(format!("{path:?} can't be the path of a unix socket"));
     }
-    Ok(Address::Unix(Path::new(path).into()))
+    Ok(Path::new(path).into())
 }
-
-const UNIX_FORM: &str = "\"unix:\" and the absolute path of a file, at most 107 bytes";
 
 /// Something goes by the client's address, and the listener binds a unix socket.
 pub(super) fn no_client_address(what: &str) -> Fault {

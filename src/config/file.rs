@@ -2,7 +2,6 @@
 
 use std::io::Read as _;
 use std::path::Path;
-use std::time::Duration;
 use std::{fs, io};
 
 use toml::de::DeTable;
@@ -10,9 +9,7 @@ use toml::de::DeTable;
 use super::diagnostics::{Diagnostics, Fault};
 use super::resolve::{Resolver, SystemResolver};
 use super::section::{Findings, Section};
-use super::{
-    Config, Log, LogFormat, LogLevel, Runtime, duration, keys, listeners, syntax, upstreams, value,
-};
+use super::{Config, Log, LogFormat, LogLevel, keys, listeners, runtime, syntax, upstreams, value};
 
 /// Reads and checks a file; host names are resolved by the system. Blocks.
 pub fn load(path: &Path) -> Result<Config, Diagnostics> {
@@ -50,40 +47,14 @@ fn config<'a>(
 ) -> Config {
     let root = Section::root(table, keys::ROOT, findings);
     let upstreams = upstreams::read(&root, resolver, findings);
+    let listeners = listeners::read(&root, &upstreams, findings);
     Config {
-        runtime: runtime(&root, findings),
+        runtime: runtime::read(&root, &listeners, findings),
         log: log(&root, findings),
-        listeners: listeners::read(&root, &upstreams, findings),
+        listeners,
         upstreams,
     }
 }
-
-fn runtime(root: &Section<'_>, findings: &mut Findings) -> Runtime {
-    let section = root.child("runtime", keys::RUNTIME, findings);
-    Runtime {
-        workers: section.read("workers", None, findings, |value| {
-            value::auto_or_count(value, MOST_WORKERS)
-        }),
-        pin_workers: section.read("pin_workers", true, findings, value::boolean),
-        max_connections: section.read("max_connections", None, findings, |value| {
-            value::auto_or_count(value, value::MOST_CONNECTIONS)
-        }),
-        drain_timeout: section.read(
-            "drain_timeout",
-            Duration::from_secs(60),
-            findings,
-            duration::duration,
-        ),
-        buffer_memory: section.read("buffer_memory", None, findings, |value| {
-            value::auto_or_size(value, LEAST_BUFFER_MEMORY)
-        }),
-    }
-}
-
-/// More than a machine has CPUs.
-const MOST_WORKERS: u64 = 1024;
-/// A worker needs a few buffers to do anything.
-const LEAST_BUFFER_MEMORY: u64 = 64 << 10;
 
 fn log(root: &Section<'_>, findings: &mut Findings) -> Log {
     use LogLevel::{Debug, Error, Info, Trace, Warn};

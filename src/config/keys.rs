@@ -61,9 +61,13 @@ pub(super) const RUNTIME: Table = Table {
         "pin_workers",
         "max_connections",
         "drain_timeout",
+        "drain_delay",
         "buffer_memory",
+        "user",
+        "group",
+        "control_socket",
     ],
-    not_yet: &["user", "group", "control_socket", "drain_delay"],
+    not_yet: &[],
 };
 
 pub(super) const LOG: Table = Table {

@@ -15,6 +15,7 @@ mod networks;
 mod policies;
 mod rate_limit;
 mod resolve;
+mod runtime;
 mod section;
 mod share;
 mod syntax;
@@ -24,6 +25,7 @@ mod value;
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,10 +63,31 @@ pub struct Runtime {
     pub pin_workers: bool,
     /// Cap of client connections of the process; `None` = derived from RLIMIT_NOFILE.
     pub max_connections: Option<NonZeroUsize>,
-    /// How long sessions may go on after SIGTERM.
+    /// How long sessions may go on after SIGTERM, from the end of `drain_delay` on.
     pub drain_timeout: Duration,
+    /// How long clients are still accepted after SIGTERM; zero = not at all.
+    pub drain_delay: Duration,
     /// Bytes of relay buffers per worker at most; `None` = derived from the machine's memory.
     pub buffer_memory: Option<NonZeroU64>,
+    /// Whom the process becomes once everything is bound; `None` = it stays who it is. Whether there
+    /// is such a user is not known here.
+    pub user: Option<Arc<str>>,
+    /// Its group; `None` = that of `user`. As above.
+    pub group: Option<Arc<str>>,
+    /// Where commands to the process are taken.
+    pub control_socket: ControlSocket,
+}
+
+/// `runtime.control_socket`
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum ControlSocket {
+    /// A path that follows from the configuration's.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Off,
+    /// Absolute, at most 107 bytes; no listener binds it.
+    Path(Arc<Path>),
 }
 
 /// `[log]`

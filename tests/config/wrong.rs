@@ -263,6 +263,41 @@ const PROCESS_LINES: &[Wrong] = &[
         "is too much",
     ),
     ("runtime.buffer_memory = -5", "-5", "out of range"),
+    ("runtime.drain_delay = 5", "5", "\"5s\" or \"5ms\""),
+    (
+        "runtime.user = 1000",
+        "1000",
+        "expected: the name of a user",
+    ),
+    ("runtime.user = '1000'", "'1000'", "not only digits"),
+    (
+        "runtime.user = '-rf'",
+        "'-rf'",
+        "can't be the name of a user",
+    ),
+    ("runtime.group = ''", "''", "can't be the name of a group"),
+    ("runtime.group = 'a b'", "'a b'", "1 to 32 characters"),
+    ("runtime.control_socket = true", "true", "\"auto\", \"off\""),
+    (
+        "runtime.control_socket = 'atuo'",
+        "'atuo'",
+        "did you mean \"auto\"?",
+    ),
+    (
+        "runtime.control_socket = 'a.sock'",
+        "'a.sock'",
+        "the absolute path of a file",
+    ),
+    (
+        "runtime.control_socket = 'unix:/run/a.sock'",
+        "'unix:/run/a.sock'",
+        "did you mean \"/run/a.sock\"?",
+    ),
+    (
+        "runtime.control_socket = '/run/'",
+        "'/run/'",
+        "at most 107 bytes",
+    ),
     (
         "log.level = 'warning'",
         "'warning'",
@@ -277,6 +312,25 @@ const PROCESS_LINES: &[Wrong] = &[
         "is a key of [runtime] and [listeners.NAME] and [upstreams.NAME.backends]",
     ),
 ];
+
+#[test]
+fn a_control_socket_is_not_where_a_listener_is() {
+    let binds = "bind = ['127.0.0.1:80', 'unix:/run/a.sock']";
+    let file = |line: &str| format!("{line}\n{}", with(binds, ""));
+    let bound = "runtime.control_socket = '/run//a.sock'";
+    let cases = &[(bound, "'/run//a.sock'", "bound by listener \"web\"")];
+    says_where_and_what(file, cases);
+    assert!(parse(&file("runtime.control_socket = '/run/b.sock'")).is_ok());
+    let long = format!("/{}", "a".repeat(106));
+    assert!(parse(&file(&format!("runtime.control_socket = '{long}'"))).is_ok());
+    assert!(parse(&file(&format!("runtime.control_socket = '{long}a'"))).is_err());
+    assert!(
+        parse(&file("runtime.group = 'adm'")).is_ok(),
+        "without a user"
+    );
+    let names = format!("runtime.user = '{}'", "a".repeat(33));
+    assert!(parse(&file(&names)).is_err());
+}
 
 #[test]
 fn a_file_without_a_listener_is_refused() {

@@ -214,8 +214,7 @@ impl Plan {
                 workers: NonZeroUsize::new(self.workers),
                 pin_workers: false,
                 max_connections: NonZeroUsize::new(self.max_connections),
-                drain_timeout: Duration::from_secs(60),
-                buffer_memory: None,
+                ..Runtime::default()
             },
             log: Log {
                 level: LogLevel::Debug,
