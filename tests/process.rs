@@ -319,10 +319,10 @@ fn a_reload_that_needs_a_restart_is_refused_key_by_key() {
     let backend = Backend::named("one");
     let proxy = Proxy::start(&plain(&[&backend.address]));
     let listener = "bind = [\"127.0.0.1:0\", \"[::1]:0\"]\n";
-    let tables = "[runtime]\nmax_connections = 5\n";
+    let tables = "[runtime]\nbuffer_memory = \"1MiB\"\n";
     let from = proxy.lines().len();
     proxy.reload(&config(&["127.0.0.1:1"], listener, "", tables));
-    for key in ["listeners.web.bind", "runtime.max_connections"] {
+    for key in ["listeners.web.bind", "runtime.buffer_memory"] {
         proxy.wait_message(from, &format!("reload refused: {key}"));
     }
     assert_eq!(read_to_end(&mut proxy.connect()), b"one");

@@ -130,6 +130,18 @@ pub(super) fn size(value: &DeValue<'_>) -> Read<u64> {
         .ok_or_else(|| Fault::new(format!("{text:?} is too much")).expected("less than 8 EiB"))
 }
 
+/// As it would be written, in the largest unit that it is a whole number of.
+pub(super) fn shown_size(bytes: NonZeroU64) -> String {
+    let bytes = bytes.get();
+    let whole = SIZE_UNITS
+        .iter()
+        .filter(|(_, factor)| bytes.is_multiple_of(*factor));
+    match whole.max_by_key(|(_, factor)| *factor) {
+        Some((unit, factor)) => format!("{}{unit}", bytes / factor),
+        None => bytes.to_string(),
+    }
+}
+
 /// "64k", "64kib" and "64KB" written for "64KiB".
 fn same_unit(name: &str, written: &str) -> bool {
     name.eq_ignore_ascii_case(written)
