@@ -71,6 +71,66 @@ fn a_missing_file_is_said_on_stderr_and_exits_with_1() {
     );
 }
 
+/// Writes two configurations, the second with `pin_workers = false` and another listener.
+fn two_files() -> (tempfile::TempDir, [String; 2]) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rest = "[listeners.web]\nbind = \"127.0.0.1:0\"\nupstream = \"app\"\n\
+                [upstreams.app]\nbackends = [\"127.0.0.1:1\"]\n";
+    let more =
+        "[runtime]\npin_workers = false\n[listeners.api]\nbind = \"[::1]:0\"\nupstream = \"app\"\n";
+    let paths = [("old.toml", ""), ("new.toml", more)].map(|(name, text)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("{text}{rest}")).expect("it can be written");
+        path.display().to_string()
+    });
+    (folder, paths)
+}
+
+#[test]
+fn plan_tells_what_another_file_changes_and_how() {
+    let (_folder, [old, new]) = two_files();
+    let plan = |arguments: &[&str]| {
+        let output = output(&[&["plan"], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).to_owned()
+    };
+    assert_eq!(
+        plan(&[&new, "--from", &old]),
+        "listeners.api: added (rebind)\nruntime.pin_workers: true → false (needs upgrade)\n"
+    );
+    assert_eq!(plan(&[&old, "--from", &old]), "nothing changes\n");
+    let json = plan(&[&old, "--from", &new, "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let expected = serde_json::json!({
+        "from": new,
+        "to": old,
+        "changes": [
+            { "key": "listeners.api", "from": "[[::1]:0]", "to": null, "how": "rebind" },
+            { "key": "runtime.pin_workers", "from": "false", "to": "true", "how": "needs upgrade" },
+        ],
+    });
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn plan_of_a_wrong_file_says_what_is_wrong_and_exits_with_1() {
+    let (folder, [old, new]) = two_files();
+    let wrong = folder.path().join("wrong.toml").display().to_string();
+    std::fs::write(&wrong, "[listners]").expect("it can be written");
+    for arguments in [[&wrong, "--from", &old], [&new, "--from", &wrong]] {
+        let output = output(&[&["plan"], &arguments[..]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty());
+        assert!(
+            text(&output.stderr).contains("did you mean"),
+            "{arguments:?}"
+        );
+    }
+    let alone = output(&["plan", &new]);
+    assert_eq!(alone.status.code(), Some(1));
+    assert!(text(&alone.stderr).contains("--from OLD.toml"));
+}
+
 #[test]
 fn a_reader_that_went_away_is_no_panic() {
     for arguments in [&["init"][..], &["doctor"], &["--help"]] {

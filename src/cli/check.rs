@@ -19,13 +19,13 @@ pub(super) struct Arguments {
     format: Format,
 }
 
-/// How the findings are printed.
+/// How something is printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
-enum Format {
-    /// For people: findings go to stderr.
+pub(super) enum Format {
+    /// For people.
     #[default]
     Text,
-    /// For editors and pipelines: one object on stdout, valid or not.
+    /// For editors and pipelines: one object on stdout.
     Json,
 }
 

@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod doctor;
 mod init;
+mod plan;
 mod run;
 mod tcp;
 
@@ -23,6 +24,7 @@ pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => return check::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         Command::Doctor => doctor::run(),
         Command::Init => init::run(),
         Command::Demo(arguments) => demo::run(&arguments),
@@ -60,6 +62,8 @@ enum Command {
     Run(run::Arguments),
     /// Check a configuration file and report everything that is wrong with it
     Check(check::Arguments),
+    /// Show what another configuration would change, and what it takes
+    Plan(plan::Arguments),
     /// Show what io_uring and the limits of this machine allow
     Doctor,
     /// Print a commented configuration to start from
@@ -75,6 +79,8 @@ enum Command {
 enum Error {
     /// The configuration is wrong.
     Configuration(Box<Diagnostics>),
+    /// `plan` was given one configuration only.
+    NothingToCompareWith,
     /// The proxy can't run.
     Control(control::Error),
     /// The demo can't have an address.
@@ -95,6 +101,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configuration(diagnostics) => diagnostics.fmt(f),
+            Self::NothingToCompareWith => f.write_str(
+                "nothing to compare with: give the present configuration, --from OLD.toml",
+            ),
             Self::Control(error) => error.fmt(f),
             Self::Address(address, error) if error.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
@@ -158,6 +167,8 @@ mod tests {
             "ringress run -c a.toml",
             "ringress doctor",
             "ringress init",
+            "ringress plan new.toml",
+            "ringress plan new.toml --from old.toml --format json",
             "ringress demo",
             "ringress demo --listen 127.0.0.1:0",
             "ringress tcp 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80",
@@ -167,6 +178,7 @@ mod tests {
         for line in [
             "ringress",
             "ringress run",
+            "ringress plan --from old.toml",
             "ringress demo --listen nonsense",
             "ringress tcp 127.0.0.1:8080",
             "ringress tcp",
