@@ -1,15 +1,16 @@
 //! Text → model. The file may hold anything; every finding is collected, so that one run shows them all.
 
-use std::io::Read as _;
+use std::io;
 use std::path::Path;
-use std::{fs, io};
 
 use toml::de::DeTable;
 
 use super::diagnostics::{Diagnostics, Fault};
 use super::resolve::{Resolver, SystemResolver};
 use super::section::{Findings, Section};
-use super::{Config, Log, LogFormat, LogLevel, keys, listeners, runtime, syntax, upstreams, value};
+use super::{
+    Config, Log, LogFormat, LogLevel, keys, listeners, runtime, settled, syntax, upstreams, value,
+};
 
 /// Reads and checks a file; host names are resolved by the system. Blocks.
 pub fn load(path: &Path) -> Result<Config, Diagnostics> {
@@ -70,14 +71,15 @@ fn log(root: &Section<'_>, findings: &mut Findings) -> Log {
 }
 
 fn read_text(path: &Path) -> Result<String, Fault> {
-    let file = fs::File::open(path).map_err(|error| unreadable(&error))?;
-    let mut bytes = Vec::new();
-    file.take(LONGEST_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| unreadable(&error))?;
-    if bytes.len() as u64 > LONGEST_FILE {
-        return Err(Fault::new("the file is too long").expected("a TOML file of at most 4 MiB"));
-    }
+    let bytes = settled::read(path, LONGEST_FILE).map_err(|error| match error {
+        settled::Error::Io(error) => unreadable(&error),
+        settled::Error::TooLong => {
+            Fault::new("the file is too long").expected("a TOML file of at most 4 MiB")
+        }
+        settled::Error::KeepsChanging => Fault::new("the file keeps changing")
+            .expected("a file that nobody is writing")
+            .hint("write a new file and rename it over this one"),
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..at].split(|byte| *byte == b'\n').count();

@@ -17,6 +17,7 @@ mod rate_limit;
 mod resolve;
 mod runtime;
 mod section;
+mod settled;
 mod share;
 mod syntax;
 mod upstreams;
