@@ -8,6 +8,11 @@ mod health;
 mod process;
 mod reload;
 mod signals;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, unused_imports, reason = "nobody upgrades yet")
+)]
+mod upgrade;
 mod workers;
 
 use std::collections::BTreeSet;
