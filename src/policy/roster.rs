@@ -1,5 +1,5 @@
 //! Who of an upstream may be chosen at an instant, and with which weight. It draws the conclusions from
-//! health, ejections and breakers; it holds none of that state, and doesn't choose.
+//! orders, health, ejections and breakers; it holds none of that state, and doesn't choose.
 
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ pub struct Standing {
     pub weight: u16,
     /// Used only when no other is ready.
     pub backup: bool,
+    /// The operator lets it have new sessions; if not, it is as good as one of weight 0.
+    pub enabled: bool,
     /// As active checks see it.
     pub healthy: bool,
     /// The end of its ejection.
@@ -81,13 +83,18 @@ impl Standing {
         self.healthy && is_over(self.ejected_until, now)
     }
 
+    /// It may get sessions, if all goes well.
+    fn takes_part(&self) -> bool {
+        self.weight > 0 && self.enabled
+    }
+
     fn is_ready(&self, failing_open: bool, now: Instant) -> bool {
-        self.weight > 0 && (failing_open || self.is_good(now)) && is_over(self.open_until, now)
+        self.takes_part() && (failing_open || self.is_good(now)) && is_over(self.open_until, now)
     }
 
     /// When time alone may make it good or ready.
     fn ends(&self, failing_open: bool, now: Instant) -> impl Iterator<Item = Instant> {
-        let takes_part = self.weight > 0;
+        let takes_part = self.takes_part();
         let ejected = self.ejected_until.filter(|_| takes_part && self.healthy);
         let open = self
             .open_until
@@ -127,7 +134,7 @@ fn is_over(end: Option<Instant>, now: Instant) -> bool {
 /// Too few of those that may get sessions at all are good; backups are among them. In whole numbers, so
 /// that a share of exactly `fail_open_below` is not a matter of rounding.
 fn fails_open(standings: &[Standing], rules: Rules, now: Instant) -> bool {
-    let all = standings.iter().filter(|standing| standing.weight > 0);
+    let all = standings.iter().filter(|standing| standing.takes_part());
     let good = all.clone().filter(|standing| standing.is_good(now));
     let (all, good) = (all.count() as u64, good.count() as u64);
     let threshold = u64::from(rules.fail_open_below.ppm());
@@ -155,6 +162,7 @@ mod tests {
     const GOOD: Standing = Standing {
         weight: 1,
         backup: false,
+        enabled: true,
         healthy: true,
         ejected_until: None,
         open_until: None,
@@ -166,6 +174,10 @@ mod tests {
     };
     const DOWN: Standing = Standing {
         healthy: false,
+        ..GOOD
+    };
+    const DRAINING: Standing = Standing {
+        enabled: false,
         ..GOOD
     };
     const RULES: Rules = Rules {
@@ -294,6 +306,53 @@ mod tests {
     }
 
     #[test]
+    fn who_drains_is_not_chosen_in_any_case() {
+        let all = fail_open_below(1_000_000);
+        let standings = [DRAINING, DOWN];
+        let failing_open = Roster::new(&standings, all, at(0));
+        assert_eq!(failing_open.weights, [0, 1]);
+        assert_eq!(roster(&standings, 0).weights, [0, 0]);
+        let alone = Roster::new(&[DRAINING], all, at(0));
+        assert!(!alone.failing_open, "there is nobody to be ignored");
+        assert_eq!(alone.weights, [0]);
+    }
+
+    #[test]
+    fn backups_come_in_when_all_others_drain_and_a_backup_that_drains_is_no_spare() {
+        let drains = Standing {
+            backup: true,
+            ..DRAINING
+        };
+        let without = roster(&[DRAINING, DRAINING, BACKUP, drains], 0);
+        assert_eq!(
+            (without.weights, without.spares),
+            (vec![0, 0, 1, 0], vec![])
+        );
+        let with = roster(&[DRAINING, GOOD, BACKUP, drains], 0);
+        assert_eq!((with.weights, with.spares), (vec![0, 1, 0, 0], vec![2]));
+    }
+
+    #[test]
+    fn who_drains_does_not_count_for_failing_open() {
+        let half = fail_open_below(500_000);
+        // One of two is good; with the one that drains it would be one of three, or two of three.
+        let standings = [GOOD, DOWN, DRAINING];
+        assert!(!Roster::new(&standings, half, at(0)).failing_open);
+        let most = fail_open_below(600_000);
+        assert!(Roster::new(&standings, most, at(0)).failing_open);
+    }
+
+    #[test]
+    fn what_makes_no_difference_to_one_that_drains_has_no_end() {
+        let drains = |standing| Standing {
+            enabled: false,
+            ..standing
+        };
+        let roster = Roster::new(&[GOOD, drains(ejected(5)), drains(open(5))], RULES, at(0));
+        assert_eq!(roster.until, None);
+    }
+
+    #[test]
     fn a_third_is_a_third() {
         let one_of_three = [GOOD, DOWN, DOWN];
         let fails_open = |ppm| Roster::new(&one_of_three, fail_open_below(ppm), at(0)).failing_open;
@@ -357,11 +416,13 @@ mod tests {
 
     fn standing() -> impl Strategy<Value = Standing> {
         let instant = || prop::option::weighted(0.3, (0..HORIZON).prop_map(Instant::from_nanos));
-        let fixed = (0u16..4, any::<bool>(), prop::bool::weighted(0.7));
+        let often = || prop::bool::weighted(0.7);
+        let fixed = (0u16..4, any::<bool>(), often(), often());
         (fixed, instant(), instant(), instant()).prop_map(
-            |((weight, backup, healthy), ejected_until, open_until, came_back)| Standing {
+            |((weight, backup, enabled, healthy), ejected_until, open_until, came_back)| Standing {
                 weight,
                 backup,
+                enabled,
                 healthy,
                 ejected_until,
                 open_until,

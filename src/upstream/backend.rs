@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::order::Order;
 use super::state::{BackendState, UpstreamState};
 use crate::address::Address;
 use crate::config;
@@ -87,6 +88,7 @@ impl Backend {
         Standing {
             weight: self.weight,
             backup: self.backup,
+            enabled: state.order() == Order::Enabled,
             healthy: state.health.is_healthy(),
             ejected_until: outlier.and_then(outlier::Outlier::ejected_until),
             open_until: self.breaker.and_then(|_| state.breaker.open_until()),

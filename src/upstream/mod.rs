@@ -5,6 +5,7 @@ mod backend;
 mod connect;
 mod lines;
 mod local;
+mod order;
 mod pool;
 mod queue;
 mod select;
@@ -22,6 +23,7 @@ use arc_swap::ArcSwap;
 pub use backend::{Backend, Lease};
 pub use connect::{Caller, Connection, Failure, connect, lacks_resources};
 pub use local::Local;
+pub use order::Order;
 pub use queue::{Bell, Bells};
 pub use state::{BackendState, Kept, States};
 
@@ -143,6 +145,18 @@ impl Upstream {
     pub fn changed(&self, now: Instant) {
         self.state.change();
         self.renew(now);
+    }
+
+    /// The operator orders something of the backend of this name in the configuration; `None` = there is
+    /// none. Sessions that begin from now on go by it, and workers look after those that wait and after
+    /// the connections they have open ahead.
+    pub fn order(&self, backend: &str, order: Order, now: Instant) -> Option<&Backend> {
+        let mut backends = self.backends.iter();
+        let found = backends.find(|found| *found.name == *backend)?;
+        found.state.set_order(order);
+        self.changed(now);
+        self.state.line.ring_all();
+        Some(found)
     }
 
     /// `after` takes the place of this one, or nothing does: the state of backends that are gone is

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::order::{self, Order};
 use super::queue::{Bells, Line};
 use crate::address::Address;
 use crate::config;
@@ -81,6 +82,8 @@ pub struct BackendState {
     pub(super) outlier: Outlier,
     /// Closed unless the upstream has breakers.
     pub(super) breaker: Breaker,
+    /// What the operator says.
+    order: order::Current,
     /// No upstream has it any more: late reports are of no interest.
     retired: AtomicBool,
 }
@@ -142,6 +145,17 @@ impl BackendState {
         self.retired.store(true, Ordering::Relaxed);
         self.health.adopt(None);
         self.outlier.forgive(ejected);
+        self.order.set(Order::Enabled);
+    }
+
+    /// What the operator has ordered. One relaxed load: sessions may ask whenever they are woken.
+    pub fn order(&self) -> Order {
+        self.order.now()
+    }
+
+    /// Who goes by rosters has to hear of it, too: [`super::Upstream::order`].
+    pub(super) fn set_order(&self, order: Order) {
+        self.order.set(order);
     }
 
     pub(super) fn is_retired(&self) -> bool {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::{Refusal, Slot};
-use super::{Lease, Surroundings, Upstream};
+use super::queue::Look;
+use super::{Lease, Order, Surroundings, Upstream};
 use crate::address::Address;
 use crate::config;
+use crate::policy::balance::{Passed, Request};
 use crate::policy::breaker;
 use crate::policy::share::Share;
 use crate::telemetry::Reason;
@@ -109,4 +111,71 @@ fn a_lease_that_is_let_go_of_gives_its_permit_back() {
     assert!(lease(&upstream, at(12)).is_none(), "one tries at a time");
     drop(trial);
     assert!(lease(&upstream, at(12)).is_some());
+}
+
+/// The backend that a session would get.
+fn pick(upstream: &Upstream, now: Instant) -> Option<u16> {
+    let draw = upstream.balancer.draw(Request {
+        client: None,
+        random: 0,
+        now,
+    });
+    let Look::Found(choice) = upstream.pick(&draw, &Passed::default(), None, now) else {
+        panic!("there is no cap");
+    };
+    let choice = choice?;
+    let address = upstream.backends[choice.index].address.as_ip();
+    address.map(|address| address.port())
+}
+
+/// Those that the next sessions get.
+fn picks<const N: usize>(upstream: &Upstream) -> [Option<u16>; N] {
+    std::array::from_fn(|_| pick(upstream, at(1)))
+}
+
+fn order(upstream: &Upstream, port: u16, order: Order) {
+    let name = format!("127.0.0.1:{port}");
+    let backend = upstream.order(&name, order, at(1));
+    assert_eq!(backend.map(|backend| &*backend.name), Some(&*name));
+}
+
+#[test]
+fn a_backend_that_is_ordered_out_is_not_picked_until_it_is_enabled() {
+    let upstream = Upstream::new(&model(&[1, 2]), None, &around());
+    order(&upstream, 1, Order::Draining);
+    assert_eq!(picks(&upstream), [Some(2); 4]);
+    order(&upstream, 2, Order::Aborting);
+    assert_eq!(picks(&upstream), [None]);
+    order(&upstream, 1, Order::Enabled);
+    assert_eq!(picks(&upstream), [Some(1); 4]);
+    assert!(
+        upstream
+            .order("127.0.0.1:3", Order::Draining, at(1))
+            .is_none()
+    );
+}
+
+#[test]
+fn an_order_outlives_reloads_and_is_forgotten_with_its_backend() {
+    let around = around();
+    let first = Upstream::new(&model(&[1, 2]), None, &around);
+    // Keeps the backend's state over the reloads.
+    let other = lease(&first, at(1)).expect("it is closed");
+    order(&first, 1, Order::Draining);
+    let second = reload(&first, &model(&[2, 1]), &around);
+    assert_eq!(picks(&second), [Some(2); 4]);
+    let third = reload(&second, &model(&[2]), &around);
+    let fourth = reload(&third, &model(&[1]), &around);
+    assert_eq!(picks(&fourth), [Some(1)]);
+    drop(other);
+}
+
+#[test]
+fn sessions_of_the_generation_before_go_by_an_order_too() {
+    let around = around();
+    let first = Upstream::new(&model(&[1, 2]), None, &around);
+    assert_eq!(picks::<2>(&first).iter().flatten().sum::<u16>(), 3);
+    let second = reload(&first, &model(&[1, 2]), &around);
+    order(&second, 1, Order::Draining);
+    assert_eq!(picks(&first), [Some(2); 4]);
 }

@@ -16,6 +16,7 @@ use ringress::policy::share::Share;
 use ringress::policy::{breaker, health, outlier, retry};
 use ringress::ring::Capabilities;
 use ringress::ring::sim::{BackendScript, ClientScript, Faults, Step};
+use ringress::upstream::Order;
 
 /// A run.
 #[derive(Clone, Debug)]
@@ -55,6 +56,8 @@ pub(crate) struct Plan {
 pub(crate) enum Turn {
     /// A prober says so.
     Healthy(bool),
+    /// The operator says so.
+    Ordered(Order),
     /// Its process is killed.
     Killed,
     /// From now on new connections meet this.
@@ -365,6 +368,8 @@ impl Dice {
                     Turn::Healthy(true),
                     Turn::Healthy(false),
                     Turn::Healthy(false),
+                    Turn::Ordered(Order::Enabled),
+                    Turn::Ordered(Order::Draining),
                     Turn::Killed,
                     Turn::Becomes(backends[backend].clone()),
                 ]);

@@ -31,7 +31,7 @@ fn rate(per_second: u64, burst: u64) -> Rate {
 }
 
 /// Sessions by backend, in the order of the configuration.
-fn served(outcome: &Outcome, backends: usize) -> Vec<usize> {
+pub(crate) fn served(outcome: &Outcome, backends: usize) -> Vec<usize> {
     let of = |index| {
         let name = format!("b{index}");
         let sessions = outcome.sessions.iter();
@@ -43,14 +43,14 @@ fn served(outcome: &Outcome, backends: usize) -> Vec<usize> {
 }
 
 /// Every client got so many bytes, and FIN.
-fn assert_all_heard(outcome: &Outcome, bytes: u64) {
+pub(crate) fn assert_all_heard(outcome: &Outcome, bytes: u64) {
     for client in &outcome.clients {
         assert_eq!((client.received, client.ending), (bytes, Ending::Fin));
     }
 }
 
 /// Talks for a while, so that sessions overlap.
-fn busy() -> ClientScript {
+pub(crate) fn busy() -> ClientScript {
     ClientScript::new(vec![
         Step::send(100),
         Step::Pause(10 * MILLI),

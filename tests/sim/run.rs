@@ -15,7 +15,7 @@ use ringress::ring::{BUFFER_BYTES, Mailbox, Ring, Usage};
 use ringress::telemetry::Reason;
 use ringress::telemetry::events::{Event, Events, SessionRecord};
 use ringress::time::Instant;
-use ringress::upstream::{Backend, Bell};
+use ringress::upstream::{Backend, Bell, Order};
 
 use crate::plan::{Plan, Turn};
 
@@ -60,6 +60,10 @@ struct Run {
     most_buffers: usize,
     most_sessions: usize,
     turns: usize,
+    /// By backend that gets no sessions by order: those it had, and its connections, when last seen.
+    ordered_out: Vec<Option<(usize, usize)>>,
+    /// One of them got more.
+    disobeyed: bool,
     /// Since when there has been a place that nobody took, while somebody waited.
     neglected: Option<Instant>,
     longest_neglect: Duration,
@@ -185,6 +189,8 @@ impl Run {
             most_buffers: 0,
             most_sessions: 0,
             turns: 0,
+            ordered_out: vec![None; plan.backends.len()],
+            disobeyed: false,
             neglected: None,
             longest_neglect: Duration::ZERO,
         }
@@ -194,6 +200,7 @@ impl Run {
         let address = Plan::backend_address(backend);
         match turn {
             Turn::Healthy(healthy) => self.judge(backend, *healthy),
+            Turn::Ordered(order) => self.order(backend, *order),
             Turn::Killed => self.world.kill_backend(&address),
             Turn::Becomes(script) => self.world.backend(&address, script.clone()),
         }
@@ -218,6 +225,13 @@ impl Run {
         self.shared.snapshot.load().listeners[0].clone()
     }
 
+    /// What the operator would say.
+    fn order(&self, backend: usize, order: Order) {
+        let snapshot = self.shared.snapshot.load();
+        let ordered = snapshot.upstreams[0].order(&format!("b{backend}"), order, self.world.now());
+        assert!(ordered.is_some(), "b{backend} is in the configuration");
+    }
+
     fn post(&self, message: impl Fn() -> Message) {
         for (mailbox, handle) in &self.mailboxes {
             mailbox.post(message());
@@ -240,6 +254,7 @@ impl Run {
             }
             self.most_sessions = self.most_sessions.max(self.shared.active.now());
             self.note_neglect();
+            self.note_obedience();
             if !self.world.progressed() && self.world.advance() == Advance::Quiet {
                 return;
             }
@@ -301,6 +316,23 @@ impl Run {
         }
     }
 
+    /// Where the operator wants no sessions, none begins and nothing is opened.
+    fn note_obedience(&mut self) {
+        let snapshot = self.shared.snapshot.load();
+        let backends = snapshot.upstreams[0].backends();
+        for (backend, before) in backends.iter().zip(&mut self.ordered_out) {
+            let state = &backend.state;
+            let ordered_out = state.order() != Order::Enabled;
+            let now = ordered_out.then(|| (state.load.active.now(), state.open.now()));
+            let more =
+                |before: (usize, usize), now: (usize, usize)| now.0 > before.0 || now.1 > before.1;
+            self.disobeyed |= before
+                .zip(now)
+                .is_some_and(|(before, now)| more(before, now));
+            *before = now;
+        }
+    }
+
     /// With everything shut down, nothing may be left.
     fn leaks(&self) -> Vec<String> {
         let mut broken = Vec::new();
@@ -326,6 +358,9 @@ impl Run {
     }
 
     fn finish(mut self, mut broken: Vec<String>) -> Outcome {
+        if self.disobeyed {
+            broken.push("a backend got sessions against orders".to_owned());
+        }
         for worker in &self.workers {
             if !worker.is_done() {
                 broken.push("a worker was told to drain and did not".to_owned());
