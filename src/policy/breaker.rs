@@ -2,12 +2,14 @@
 //! results, and lets a few sessions try before it allows all again. It owns that state, exact over all
 //! workers; what a failure is and whom to tell of a transition is its users' matter.
 
+mod image;
 mod stage;
 
 use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+pub use self::image::{Image, Kind};
 use self::stage::{PLACES_MOST, Stage, State};
 use super::atomic::AtomicU64;
 use super::share::Share;

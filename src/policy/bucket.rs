@@ -41,6 +41,17 @@ impl Bucket {
             })
             .is_ok()
     }
+
+    /// What another process needs to go on with it: when it is full, in ticks of its rate.
+    pub fn image(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Goes on where `image` stands. Any number will do: see [`Bucket::take`] for one that this rate
+    /// can't have come to.
+    pub fn restore(&self, image: u64) {
+        self.0.store(image, Ordering::Relaxed);
+    }
 }
 
 /// What a rate means at an instant, for words that say when a bucket is full again.
@@ -357,7 +368,36 @@ mod tests {
         prop::collection::vec((0u64..40, 0u64..40, 1usize..4), 1..60)
     }
 
+    #[test]
+    fn another_process_gives_what_is_left() {
+        for per_second in [20, 3_000_000] {
+            let rate = rate(per_second, 40);
+            let (bucket, other) = (Bucket::default(), Bucket::default());
+            assert!((0..15).all(|_| bucket.take(rate, at(NANOS))));
+            other.restore(bucket.image());
+            assert_eq!(other.image(), bucket.image());
+            assert_eq!(
+                drain(&other, rate, at(NANOS)),
+                drain(&bucket, rate, at(NANOS))
+            );
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_number_makes_a_bucket_that_recovers(
+            per_second in any_rate(),
+            image: u64,
+            start in 0..1u64 << 58,
+        ) {
+            let rate = rate(per_second, 3);
+            let bucket = Bucket::default();
+            bucket.restore(image);
+            prop_assert!(drain(&bucket, rate, at(start)) <= 3);
+            let longest = CLOCKS_APART + 5 * NANOS.div_ceil(per_second);
+            prop_assert!(drain(&bucket, rate, at(start + longest)) > 0);
+        }
+
         #[test]
         fn no_interval_gives_more_than_burst_and_rate_times_time(
             per_second in any_rate(),

@@ -46,6 +46,19 @@ pub struct Health {
     came_up: AtomicU64,
 }
 
+/// What is known of a backend's health, to be handed to another process.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Image {
+    /// Where it stands.
+    pub state: State,
+    /// What the last probe said.
+    pub success: bool,
+    /// How many in a row have said the same.
+    pub streak: u32,
+    /// [`Health::came_up`], in nanoseconds.
+    pub came_up_nanos: Option<u64>,
+}
+
 /// ```text
 ///              start = up
 ///   Unchecked ─────────────────────────────┐
@@ -62,9 +75,10 @@ pub struct Health {
 /// ```
 ///
 /// From everywhere back to `Unchecked` when checks are switched off.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum State {
     /// Healthy, as nobody asks.
+    #[default]
     Unchecked,
     /// Healthy.
     Up,
@@ -191,6 +205,39 @@ impl Health {
             Some(Start::Checked) => State::Undecided,
         };
         self.write(Known::new(state));
+    }
+
+    /// What is known of it.
+    pub fn image(&self) -> Image {
+        let Known {
+            state,
+            success,
+            streak,
+        } = self.known();
+        Image {
+            state,
+            success,
+            streak,
+            came_up_nanos: self.came_up().map(Instant::as_nanos),
+        }
+    }
+
+    /// Goes on where `image` stands, for a prober that has not begun. As a reload has it: checks that
+    /// are off here stay off, and where none were made there what `start` says holds. A time to come
+    /// is now.
+    pub fn restore(&self, image: Image, now: Instant) {
+        if let Some(nanos) = image.came_up_nanos {
+            let nanos = nanos.min(now.as_nanos()).saturating_add(1);
+            self.came_up.store(nanos, Ordering::Release);
+        }
+        let is_checked = self.known().state != State::Unchecked;
+        if is_checked && image.state != State::Unchecked {
+            self.write(Known {
+                state: image.state,
+                success: image.success,
+                streak: image.streak,
+            });
+        }
     }
 
     /// Acquire: see [`Health::write`].
@@ -325,6 +372,50 @@ mod tests {
         };
         assert_eq!(health.record(&strict, false, at(3)), DOWN);
         assert_eq!(health.streak(), 3);
+    }
+
+    /// After these results, and what another one that begins as `start` says makes of its image.
+    fn moved(results: &[bool], start: Option<Start>) -> (Health, Health) {
+        let health = Health::new(Start::Up);
+        after(&health, results);
+        let other = Health::default();
+        other.adopt(start);
+        other.restore(health.image(), at(100));
+        (health, other)
+    }
+
+    #[test]
+    fn another_process_goes_on_where_one_stands() {
+        let results = [false, false, false, true, true, false, false];
+        for count in 0..=results.len() {
+            let (health, other) = moved(&results[..count], Some(Start::Down));
+            assert_eq!(other.image(), health.image());
+            let rest = &results[count..];
+            assert_eq!(after(&other, rest), after(&health, rest));
+            assert_eq!(other.came_up(), health.came_up());
+        }
+    }
+
+    #[test]
+    fn checks_that_are_off_stay_off_and_new_ones_begin_as_they_are_told() {
+        let (_, unchecked) = moved(&[false; 3], None);
+        assert_eq!(unchecked.image(), Image::default());
+        let fresh = Health::new(Start::Down);
+        fresh.restore(Image::default(), at(1));
+        assert_eq!(fresh.image().state, State::NotYetUp);
+    }
+
+    #[test]
+    fn it_did_not_come_up_in_the_future() {
+        let health = Health::new(Start::Up);
+        let image = Image {
+            came_up_nanos: Some(u64::MAX),
+            ..health.image()
+        };
+        health.restore(image, at(5));
+        assert_eq!(health.came_up(), Some(at(5)));
+        health.restore(image, Instant::from_nanos(u64::MAX));
+        assert!(health.came_up().is_some());
     }
 
     #[test]

@@ -2,10 +2,13 @@
 //! and its ejection, exact over all workers; how many of an upstream are ejected is counted in an
 //! [`Occupancy`] that its backends share.
 
+mod image;
+
 use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+pub use self::image::Image;
 use super::admission::Occupancy;
 use super::atomic::AtomicU64;
 use super::share::Share;

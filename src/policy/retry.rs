@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::atomic::AtomicU64;
 use super::share::Share;
-use super::window::{Counts, Slice, Window};
+use super::window::{self, Counts, Slice, Window};
 use crate::time::Instant;
 
 /// `[upstreams.NAME.retry]`
@@ -55,6 +55,13 @@ pub struct Budget {
     charged: AtomicU64,
 }
 
+/// What a budget has counted, to be handed to another process.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Image {
+    /// The slices of the last 10 s, packed.
+    pub window: window::Image,
+}
+
 /// What the budget looks back on.
 const PERIOD: Duration = Duration::from_secs(10);
 /// Retries that are allowed however few requests there are.
@@ -91,6 +98,20 @@ impl Budget {
         if self.window.take_part(slice(begun)) {
             self.discharge(1);
         }
+    }
+
+    /// What was counted. A retry that is under way stands charged.
+    pub fn image(&self) -> Image {
+        Image {
+            window: self.window.image(),
+        }
+    }
+
+    /// Goes on with what `image` has counted, before anybody asks. What stands charged is what is in the
+    /// window, whatever that may be.
+    pub fn restore(&self, image: Image) {
+        let charged = self.window.restore(image.window);
+        self.charged.swap(charged, Ordering::AcqRel);
     }
 
     fn count(&self, now: Instant, more: Counts) {
@@ -253,7 +274,46 @@ mod tests {
         assert_eq!(budget.charged.load(Ordering::Relaxed), 3);
     }
 
+    #[test]
+    fn another_process_goes_on_with_the_same_budget() {
+        for millis in (0..14_000).step_by(500) {
+            let (budget, other) = (Budget::default(), Budget::default());
+            requests(&budget, 100, 0);
+            assert_eq!(retries(&budget, 0), 20);
+            requests(&budget, 50, 5_000);
+            assert_eq!(retries(&budget, 5_500), 10);
+            other.restore(budget.image());
+            assert_eq!(other.image(), budget.image());
+            assert_eq!(
+                retries(&other, millis),
+                retries(&budget, millis),
+                "{millis}"
+            );
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_words_make_a_budget_that_recovers(
+            words in prop::array::uniform11(prop_oneof![any::<u64>(), (0u64..1 << 42)]),
+            now in prop_oneof![0u64..60_000_000_000, 0u64..1 << 60],
+            refunds in 1usize..5,
+        ) {
+            let budget = Budget::default();
+            budget.restore(Image { window: words });
+            prop_assert_eq!(budget.image().window, words);
+            let now = Instant::from_nanos(now);
+            for _ in 0..refunds {
+                budget.request(now);
+                let _ = budget.begin(&SETTINGS, now);
+                budget.refund(now);
+            }
+            // A slot of the lap to come lasts as long as two windows.
+            let later = now + Duration::from_secs(30);
+            let granted = (0..5).filter(|_| budget.begin(&SETTINGS, later));
+            prop_assert_eq!(granted.count(), 3);
+        }
+
         #[test]
         fn whoever_cuts_in_exactly_what_there_is_is_granted(
             // Some are in the next slice already.

@@ -35,6 +35,10 @@ const ERA_BITS: u32 = u64::BITS - 2 * COUNT_BITS - LAP_BITS;
 #[derive(Debug, Default)]
 pub(super) struct Window([AtomicU64; SLOTS]);
 
+/// All slots as they stand, word by word. Any words will do: a slot whose name is of another time counts
+/// as empty. A version that packs them differently has to give the image another name.
+pub(super) type Image = [u64; SLOTS];
+
 /// So many, and how many of them were of the kind that matters.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Counts {
@@ -164,6 +168,22 @@ impl Window {
             })
         });
         swept.map(|old| old.counts.part).sum()
+    }
+
+    /// What it holds.
+    pub(super) fn image(&self) -> Image {
+        std::array::from_fn(|slot| self.0[slot].load(Ordering::SeqCst))
+    }
+
+    /// Holds what `image` does, before anybody counts. Says how many parts that are, old ones included.
+    pub(super) fn restore(&self, image: Image) -> u64 {
+        for (slot, word) in self.0.iter().zip(image) {
+            slot.swap(word, Ordering::SeqCst);
+        }
+        image
+            .map(|word| Word::unpack(word).counts.part)
+            .iter()
+            .sum()
     }
 
     /// The word that was replaced, if `change` had one to put in its place.
@@ -308,6 +328,21 @@ mod tests {
         };
         assert_eq!(lost, rest);
         assert_eq!(window.sum(slice), rest);
+    }
+
+    #[test]
+    fn an_image_holds_all_that_was_counted() {
+        let window = Window::default();
+        for millis in [0, 1_000, 1_500, 9_000] {
+            window.add(at_millis(millis), BOTH);
+        }
+        let other = Window::default();
+        assert_eq!(other.restore(window.image()), 4);
+        assert_eq!(other.image(), window.image());
+        for millis in [9_000, 12_000, 13_000, 25_000] {
+            assert_eq!(sum(&other, millis), sum(&window, millis));
+        }
+        assert_eq!(other.sweep(at_millis(99_000)), 4);
     }
 
     #[test]

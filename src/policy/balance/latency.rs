@@ -42,6 +42,39 @@ impl Latency {
         let nanos = u64::from(average.units) << UNIT_BITS;
         Some(Duration::from_nanos(decayed(nanos, average.age(tick(now)))))
     }
+
+    /// What is known.
+    pub fn image(&self) -> Image {
+        let average = Average::of(self.0.load(Ordering::Relaxed));
+        average.map_or(Image::default(), |average| Image {
+            average_nanos: u64::from(average.units) << UNIT_BITS,
+            tick: average.tick,
+        })
+    }
+
+    /// Goes on where `image` stands. An observation to come was made now: it would not be forgotten
+    /// until then.
+    pub fn restore(&self, image: Image, now: Instant) {
+        let units = image.average_nanos >> UNIT_BITS;
+        let average = Average {
+            units: u32::try_from(units).unwrap_or(u32::MAX),
+            tick: image.tick,
+        };
+        let tick = tick(now).wrapping_sub(average.age(tick(now)));
+        let average = Average { tick, ..average };
+        let known = average.units > 0;
+        self.0
+            .store(if known { average.word() } else { 0 }, Ordering::Relaxed);
+    }
+}
+
+/// An average, to be handed to another process.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Image {
+    /// In nanoseconds, a multiple of 128; 0 = none yet.
+    pub average_nanos: u64,
+    /// When the last observation was, in ticks of 2^25 ns that go round.
+    pub tick: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -195,6 +228,37 @@ mod tests {
         is_near(&latency, 0, 80.0);
         is_near(&latency, 60_000, 80.0);
         is_near(&latency, 70_000, 80.0 * (-1.0_f64).exp());
+    }
+
+    #[test]
+    fn another_process_goes_on_with_the_average() {
+        for samples in [&[][..], &[(20, 0)], &[(20, 0), (90, 1), (30, 4_000)]] {
+            let (latency, other) = (after(samples), Latency::default());
+            let now = START + millis(5_000);
+            other.restore(latency.image(), now);
+            assert_eq!(other.image(), latency.image());
+            assert_eq!(other.at(now), latency.at(now));
+        }
+    }
+
+    #[test]
+    fn an_observation_to_come_is_forgotten_like_any_other() {
+        let latency = Latency::default();
+        let image = Image {
+            average_nanos: 80_000_000,
+            tick: tick(START) + 1_000_000,
+        };
+        latency.restore(image, START);
+        is_near(&latency, 0, 80.0);
+        is_near(&latency, 10_000, 80.0 * (-1.0_f64).exp());
+        latency.restore(
+            Image {
+                average_nanos: u64::MAX,
+                ..image
+            },
+            START,
+        );
+        assert!(latency.at(START).is_some());
     }
 
     #[test]

@@ -28,7 +28,7 @@ use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use latency::Latency;
+pub use latency::{Image as LatencyImage, Latency};
 pub use load::{Load, identity};
 
 use crate::time::Instant;

@@ -41,6 +41,8 @@ pub(super) struct Stage {
 }
 
 const GENERATION_BITS: u32 = 22;
+/// Those that are told apart.
+pub(super) const GENERATIONS: u32 = 1 << GENERATION_BITS;
 /// Bits of `admitted` and of `succeeded`.
 const PLACE_BITS: u32 = 20;
 /// More `half_open_requests` than these count as these.
@@ -78,7 +80,7 @@ impl Stage {
 
     pub(super) fn next(self, state: State) -> Self {
         Self {
-            generation: (self.generation + 1) % (1 << GENERATION_BITS),
+            generation: (self.generation + 1) % GENERATIONS,
             state,
         }
     }
@@ -144,7 +146,7 @@ mod tests {
     #[test]
     fn a_generation_comes_round_without_a_panic() {
         let last = Stage {
-            generation: (1 << GENERATION_BITS) - 1,
+            generation: GENERATIONS - 1,
             state: State::half_open(PLACES_MOST, PLACES_MOST - 1),
         };
         assert_eq!(Stage::unpack(last.pack()), last);

@@ -15,7 +15,7 @@
 mod set;
 
 use std::hash::{DefaultHasher, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,6 +29,30 @@ pub struct Clients {
     sets: Box<[Set]>,
     seed: u64,
     evicted: AtomicU64,
+}
+
+/// The clients of a table whose buckets are not full, to be handed to another process.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Image {
+    /// [`Clients::capacity`] of the table. In one of another size clients have other places.
+    pub capacity: u64,
+    /// The same for the same seed.
+    pub seal: u64,
+    /// [`Clients::evicted`]
+    pub evicted: u64,
+    /// In the order of their places.
+    pub entries: Vec<Entry>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Entry {
+    /// Below the capacity.
+    pub place: u64,
+    /// What is kept of the hash of its address.
+    pub client: u64,
+    /// When its bucket is full, in ticks of its rate.
+    pub full_at: u64,
 }
 
 impl Clients {
@@ -57,6 +81,49 @@ impl Clients {
         let set = (u128::from(hash) * self.sets.len() as u128) >> u64::BITS;
         let meter = Meter::new(rate, now);
         self.sets[set as usize].take(hash, &meter, &self.evicted)
+    }
+
+    /// What there is at `now`, to be handed to another process: at most an entry per [`Clients::capacity`].
+    pub fn image(&self, rate: Rate, now: Instant) -> Image {
+        let meter = Meter::new(rate, now);
+        let sets = self.sets.iter().enumerate();
+        let entries = sets.flat_map(|(set, entries)| {
+            let taken = entries.taken(&meter);
+            taken.map(move |(place, client, full_at)| Entry {
+                place: (set * Set::ENTRIES + place) as u64,
+                client,
+                full_at,
+            })
+        });
+        Image {
+            capacity: self.capacity() as u64,
+            seal: self.seal(),
+            evicted: self.evicted(),
+            entries: entries.collect(),
+        }
+    }
+
+    /// Goes on with `image`, before anybody takes: the table is new. False when it is of another seed or
+    /// capacity, and so of no use here. Entries that can't be are left out.
+    pub fn restore(&self, image: &Image) -> bool {
+        if (image.capacity, image.seal) != (self.capacity() as u64, self.seal()) {
+            return false;
+        }
+        for entry in &image.entries {
+            let set = usize::try_from(entry.place / Set::ENTRIES as u64).ok();
+            let set = set.and_then(|set| self.sets.get(set));
+            let place = (entry.place % Set::ENTRIES as u64) as usize;
+            if let Some(set) = set {
+                set.put(place, entry.client, entry.full_at);
+            }
+        }
+        self.evicted.store(image.evicted, Ordering::Relaxed);
+        true
+    }
+
+    /// Tells seeds apart without giving them away.
+    fn seal(&self) -> u64 {
+        self.hash(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)
     }
 
     /// Clients that were forgotten before their bucket was full again.
@@ -207,6 +274,43 @@ mod tests {
     }
 
     #[test]
+    fn another_process_goes_on_with_the_buckets_that_are_not_full() {
+        let (table, rate) = (clients(300), rate(1, 3));
+        for number in 0..300u32 {
+            for _ in 0..number % 4 {
+                table.take(nth(number), 64, rate, at(0));
+            }
+        }
+        let now = at(2 * SECOND);
+        let (image, other) = (table.image(rate, now), clients(300));
+        assert!(
+            image.entries.len() <= 75,
+            "those of three tokens are not full"
+        );
+        assert!(other.restore(&image));
+        assert_eq!(other.image(rate, now), image);
+        for round in 0..4 {
+            for number in 0..300 {
+                let take = |table: &Clients| table.take(nth(number), 64, rate, now);
+                assert_eq!(take(&other), take(&table), "{number} in round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_of_another_seed_or_size_is_of_no_use() {
+        let (table, rate) = (clients(300), rate(1, 3));
+        table.take(nth(1), 64, rate, at(0));
+        let image = table.image(rate, at(0));
+        let seeded = |seed| Clients::new(NonZeroU32::new(300).expect("above zero"), seed);
+        for other in [clients(200), clients(400), seeded(8)] {
+            assert!(!other.restore(&image));
+            assert!(other.image(rate, at(0)).entries.is_empty());
+        }
+        assert!(seeded(7).restore(&image));
+    }
+
+    #[test]
     fn the_seed_chooses_the_set() {
         let set_of = |seed| {
             let clients = Clients::new(NonZeroU32::new(1_000_000).expect("above zero"), seed);
@@ -240,7 +344,46 @@ mod tests {
         }
     }
 
+    /// Some of them one table's, others anything.
+    fn entries() -> impl Strategy<Value = Vec<Entry>> {
+        let number = || prop_oneof![0u64..40, any::<u64>()];
+        let entry = (number(), number(), number()).prop_map(|(place, client, full_at)| Entry {
+            place,
+            client,
+            full_at,
+        });
+        prop::collection::vec(entry, 0..40)
+    }
+
     proptest! {
+        #[test]
+        fn any_entries_make_a_table_that_keeps_its_promises(
+            entries in entries(),
+            takes in prop::collection::vec((0u32..30, 0u64..SECOND), 0..100),
+        ) {
+            let (table, rate) = (clients(20), rate(1, 3));
+            let image = Image { entries, ..table.image(rate, at(0)) };
+            prop_assert!(table.restore(&image));
+            let again = clients(20);
+            prop_assert!(again.restore(&table.image(rate, at(0))));
+            prop_assert_eq!(again.image(rate, at(0)), table.image(rate, at(0)));
+            let mut now = 0;
+            for (number, later) in takes {
+                now += later;
+                table.take(nth(number), 64, rate, at(now));
+            }
+            let later = now + 30 * SECOND;
+            for number in 0..15 {
+                prop_assert!(table.take(nth(number), 64, rate, at(later)));
+            }
+            let image = table.image(rate, at(later));
+            let mut present: Vec<_> = image.entries.iter().map(|entry| entry.client).collect();
+            let count = present.len();
+            present.sort_unstable();
+            present.dedup();
+            prop_assert_eq!(present.len(), count);
+        }
+
         #[test]
         fn a_client_that_stays_has_a_bucket_like_any_other(
             per_second in 1u64..2_000_000,

@@ -71,6 +71,31 @@ impl Set {
         }
     }
 
+    /// The entries whose bucket is not full: place, client, and when it is full.
+    pub(super) fn taken(&self, meter: &Meter) -> impl Iterator<Item = (usize, u64, u64)> {
+        self.settle();
+        let entries = (0..Self::ENTRIES).map(|place| self.entry(place));
+        let taken = entries.filter(|(tenant, bucket)| {
+            let is_there = tenant.client() != 0 && bucket.is_of(*tenant);
+            is_there && !meter.is_full(bucket.full_at())
+        });
+        taken.map(|(tenant, bucket)| (tenant.place(), tenant.client(), bucket.full_at()))
+    }
+
+    /// Puts a client in before anybody takes, as a tenant of the first tenancy. Nothing happens when the
+    /// entry has one, the client has an entry, or there can't be such a client or bucket.
+    pub(super) fn put(&self, place: usize, client: u64, full_at: u64) {
+        let (tenant, _) = self.entry(place);
+        let bucket = Bucket::new(0, tenant.tenancy().into()).with(full_at);
+        let is_one = Tenant::client_of(client) == client && self.find(client).is_none();
+        if let Some(bucket) = bucket.filter(|_| is_one && tenant.client() == 0) {
+            self.buckets[place].store(bucket.0, Ordering::Relaxed);
+            // Release: see `settle`.
+            let tenant = Tenant::new(client, tenant.tenancy(), place);
+            self.tenants[place].store(tenant.0, Ordering::Release);
+        }
+    }
+
     /// Who came last, written to its entry.
     fn settle(&self) -> Tenant {
         // Acquire: whoever claimed had settled what came before and seen its entry vacant, so that we
