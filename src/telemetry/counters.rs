@@ -1,7 +1,10 @@
 //! Counters of one listener on one worker. Only that worker writes them; readers add the workers
-//! up. Nothing is contended.
+//! up. Nothing is contended. What they say can be carried on by another process, as totals.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Reason;
 
@@ -40,8 +43,10 @@ pub struct ListenerCounters {
     pub accept_pauses: Counter,
     /// Connections that `rate_limit` would have refused, had it not been a dry run.
     pub rate_limit_dry_run: Counter,
-    closed: [Counter; Reason::ALL.len()],
+    closed: [Counter; REASONS],
 }
+
+const REASONS: usize = Reason::ALL.len();
 
 impl ListenerCounters {
     /// A session ended.
@@ -52,5 +57,156 @@ impl ListenerCounters {
     /// Sessions that ended for `reason`.
     pub fn closed(&self, reason: Reason) -> u64 {
         self.closed[reason as usize].value()
+    }
+
+    /// All of them, each at its own moment.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            accepted: self.accepted.value(),
+            bytes_received: self.bytes_received.value(),
+            bytes_sent: self.bytes_sent.value(),
+            connect_failures: self.connect_failures.value(),
+            accept_pauses: self.accept_pauses.value(),
+            rate_limit_dry_run: self.rate_limit_dry_run.value(),
+            closed: self.closed.each_ref().map(Counter::value),
+        }
+    }
+
+    /// Adds what was counted elsewhere. Only the owner calls this.
+    pub fn add(&self, more: &Totals) {
+        self.accepted.add(more.accepted);
+        self.bytes_received.add(more.bytes_received);
+        self.bytes_sent.add(more.bytes_sent);
+        self.connect_failures.add(more.connect_failures);
+        self.accept_pauses.add(more.accept_pauses);
+        self.rate_limit_dry_run.add(more.rate_limit_dry_run);
+        for (counter, more) in self.closed.iter().zip(more.closed) {
+            counter.add(more);
+        }
+    }
+}
+
+/// What was counted on a listener, by any number of workers and processes: the numbers of
+/// [`ListenerCounters`] at one time. What another version counts and this one doesn't is left out.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// [`ListenerCounters::accepted`]
+    pub accepted: u64,
+    /// [`ListenerCounters::bytes_received`]
+    pub bytes_received: u64,
+    /// [`ListenerCounters::bytes_sent`]
+    pub bytes_sent: u64,
+    /// [`ListenerCounters::connect_failures`]
+    pub connect_failures: u64,
+    /// [`ListenerCounters::accept_pauses`]
+    pub accept_pauses: u64,
+    /// [`ListenerCounters::rate_limit_dry_run`]
+    pub rate_limit_dry_run: u64,
+    /// Sessions that ended, in the order of [`Reason::ALL`]; by name where they are written down.
+    #[serde(serialize_with = "write_by_name", deserialize_with = "read_by_name")]
+    pub closed: [u64; REASONS],
+}
+
+impl Totals {
+    /// Sessions that ended for `reason`.
+    pub fn closed(&self, reason: Reason) -> u64 {
+        self.closed[reason as usize]
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, more: &Self) {
+        *self = self.with(more, u64::saturating_add);
+    }
+
+    /// What was counted after `earlier`. Nothing, rather than less, of what was higher then.
+    pub fn since(&self, earlier: &Self) -> Self {
+        self.with(earlier, u64::saturating_sub)
+    }
+
+    fn with(&self, other: &Self, both: fn(u64, u64) -> u64) -> Self {
+        Self {
+            accepted: both(self.accepted, other.accepted),
+            bytes_received: both(self.bytes_received, other.bytes_received),
+            bytes_sent: both(self.bytes_sent, other.bytes_sent),
+            connect_failures: both(self.connect_failures, other.connect_failures),
+            accept_pauses: both(self.accept_pauses, other.accept_pauses),
+            rate_limit_dry_run: both(self.rate_limit_dry_run, other.rate_limit_dry_run),
+            closed: std::array::from_fn(|reason| both(self.closed[reason], other.closed[reason])),
+        }
+    }
+}
+
+fn write_by_name<S: Serializer>(closed: &[u64; REASONS], to: S) -> Result<S::Ok, S::Error> {
+    let named = Reason::ALL.iter().map(|reason| reason.as_str());
+    to.collect_map(named.zip(closed))
+}
+
+fn read_by_name<'de, D: Deserializer<'de>>(from: D) -> Result<[u64; REASONS], D::Error> {
+    let named = BTreeMap::<String, u64>::deserialize(from)?;
+    let of = |reason: Reason| named.get(reason.as_str()).copied();
+    Ok(Reason::ALL.map(|reason| of(reason).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every number of it another one.
+    fn counters() -> ListenerCounters {
+        let counters = ListenerCounters::default();
+        counters.accepted.add(1);
+        counters.bytes_received.add(2);
+        counters.bytes_sent.add(3);
+        counters.connect_failures.add(4);
+        counters.accept_pauses.add(5);
+        counters.rate_limit_dry_run.add(6);
+        for reason in Reason::ALL {
+            (0..7 + reason as u64).for_each(|_| counters.close(reason));
+        }
+        counters
+    }
+
+    #[test]
+    fn totals_hold_every_number_and_go_on_from_there() {
+        let before = counters().totals();
+        assert_eq!((before.accepted, before.rate_limit_dry_run), (1, 6));
+        assert_eq!(before.closed(Reason::Drained), 7 + Reason::Drained as u64);
+        let here = ListenerCounters::default();
+        here.add(&before);
+        assert_eq!(here.totals(), before);
+        here.add(&before);
+        assert_eq!(here.totals().since(&before), before);
+        let mut sum = before;
+        sum.add(&before);
+        assert_eq!(sum, here.totals());
+    }
+
+    #[test]
+    fn totals_never_go_backwards_nor_round() {
+        let before = counters().totals();
+        assert_eq!(Totals::default().since(&before), Totals::default());
+        let mut most = Totals {
+            accepted: u64::MAX,
+            ..before
+        };
+        most.add(&before);
+        assert_eq!((most.accepted, most.bytes_received), (u64::MAX, 4));
+    }
+
+    #[test]
+    fn totals_are_written_by_name_and_read_as_far_as_they_are_known() {
+        let totals = counters().totals();
+        let text = serde_json::to_string(&totals).expect("numbers");
+        assert!(text.contains(r#""closed":{"client-closed":7,"backend-closed":8,"#));
+        let read = |text: &str| serde_json::from_str::<Totals>(text).expect("it is understood");
+        assert_eq!(read(&text), totals);
+        let newer = r#"{"accepted": 3, "datagrams": 9, "closed": {"idle": 2, "bored": 5}}"#;
+        let mut expected = Totals {
+            accepted: 3,
+            ..Totals::default()
+        };
+        expected.closed[Reason::Idle as usize] = 2;
+        assert_eq!(read(newer), expected);
     }
 }
