@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::image::BackendImage;
 use super::order::Order;
 use super::state::{BackendState, UpstreamState};
 use crate::address::Address;
@@ -108,6 +109,36 @@ impl Backend {
     pub(super) fn release(&self, now: Instant) {
         if self.outlier.is_some() {
             self.state.outlier.release(&self.upstream.ejected, now);
+        }
+    }
+
+    /// What is known of it.
+    pub(super) fn image(&self) -> BackendImage {
+        let state = &*self.state;
+        BackendImage {
+            address: self.address.to_string(),
+            order: state.order(),
+            health: state.health.image(),
+            outlier: state.outlier.image(),
+            breaker: state.breaker.image(),
+            latency: state.load.latency.image(),
+        }
+    }
+
+    /// Goes on where `image` stands, as far as its upstream wants it.
+    pub(super) fn restore(&self, image: &BackendImage, now: Instant) {
+        let state = &*self.state;
+        state.set_order(image.order);
+        state.health.restore(image.health, now);
+        if let Some(settings) = &self.outlier {
+            let bound = (&self.upstream.ejected, self.most_ejected);
+            state.outlier.restore(image.outlier, settings, bound, now);
+        }
+        if let Some(settings) = &self.breaker {
+            state.breaker.restore(image.breaker, settings, now);
+        }
+        if self.measured {
+            state.load.latency.restore(image.latency, now);
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod backend;
 mod connect;
+mod image;
 mod lines;
 mod local;
 mod order;
@@ -22,6 +23,7 @@ use arc_swap::ArcSwap;
 
 pub use backend::{Backend, Lease};
 pub use connect::{Caller, Connection, Failure, connect, lacks_resources};
+pub use image::{BackendImage, UpstreamImage};
 pub use local::Local;
 pub use order::Order;
 pub use queue::{Bell, Bells};

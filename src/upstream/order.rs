@@ -20,6 +20,9 @@ pub enum Order {
 }
 
 impl Order {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Enabled, Self::Draining, Self::Aborting];
+
     /// As it stands in status and logs.
     pub const fn as_str(self) -> &'static str {
         match self {

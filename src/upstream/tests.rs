@@ -28,12 +28,12 @@ const TOUCHY: breaker::Settings = breaker::Settings {
     half_open_requests: NonZeroU32::MIN,
 };
 
-fn at(seconds: u64) -> Instant {
+pub(super) fn at(seconds: u64) -> Instant {
     Instant::default() + Duration::from_secs(seconds)
 }
 
 /// Backends on these ports.
-fn model(ports: &[u16]) -> config::Upstream {
+pub(super) fn model(ports: &[u16]) -> config::Upstream {
     let backends = ports.iter().map(|port| {
         let address = Address::from(SocketAddr::from(([127, 0, 0, 1], *port)));
         config::Backend::new(address.to_string().into(), address)
@@ -44,7 +44,7 @@ fn model(ports: &[u16]) -> config::Upstream {
     }
 }
 
-fn around() -> Surroundings {
+pub(super) fn around() -> Surroundings {
     Surroundings {
         workers: 1,
         bells: Arc::default(),
