@@ -13,6 +13,7 @@ mod signals;
     expect(dead_code, unused_imports, reason = "nobody upgrades yet")
 )]
 mod upgrade;
+pub mod socket;
 mod workers;
 
 use std::collections::BTreeSet;

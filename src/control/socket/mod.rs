@@ -1,0 +1,14 @@
+//! The control socket: how `ringress reload`, `status` and the like talk to a running process. It
+//! carries requests and answers; what a request does is decided by whoever takes them.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `protocol` | requests and replies, line by line |
+//! | `status` | what a process tells about itself |
+//! | `path` | where the socket is |
+//! | `client` | the command's side |
+
+pub mod client;
+pub mod path;
+pub mod protocol;
+pub mod status;

@@ -1,0 +1,201 @@
+//! What a process tells about itself. Every field has a default and every word an "unknown", so that the
+//! answer of an older or a newer process can be shown.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::protocol::{ChangeLine, Part};
+
+/// A process.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Its number.
+    pub pid: u32,
+    /// Of the binary that it runs.
+    pub version: String,
+    /// Milliseconds since it started.
+    pub uptime_ms: u64,
+    /// The file that it reads on a reload; `None` = it has none.
+    pub configuration: Option<String>,
+    /// What it does with new connections.
+    pub state: ProcessState,
+    /// Number of the configuration in effect: 1 at start, one more with each reload.
+    pub generation: u64,
+    /// The last attempt; `None` = there was none.
+    pub last_reload: Option<ReloadReport>,
+    /// How many there are.
+    pub workers: u64,
+    /// Sessions now.
+    pub sessions: u64,
+    /// Their cap.
+    pub max_connections: u64,
+    /// In the order of the file.
+    pub listeners: Vec<ListenerStatus>,
+    /// In the order of the file.
+    pub upstreams: Vec<UpstreamStatus>,
+    /// Parts that were ordered to drain, until they are resumed.
+    pub draining: Vec<DrainStatus>,
+    /// Processes before this one that still have sessions.
+    pub old_processes: u32,
+}
+
+/// What a process does with new connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProcessState {
+    /// It takes them.
+    Serving,
+    /// It takes them, and is not ready any more: `drain_delay`.
+    Delaying,
+    /// It takes none, and ends with its last session.
+    Draining,
+    /// A word that only another version knows.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// An attempt to reload.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadReport {
+    /// When it ended, in milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// It took effect.
+    pub ok: bool,
+    /// The generation after it.
+    pub generation: u64,
+    /// Why it did not take effect; may have several lines.
+    pub error: Option<String>,
+    /// What it changed.
+    pub changes: Vec<ChangeLine>,
+}
+
+/// A listener.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it takes new connections.
+    pub state: ListenerState,
+    /// Where, with the ports that the kernel chose.
+    pub addresses: Vec<String>,
+    /// Name of the upstream that sessions go to.
+    pub upstream: String,
+    /// Sessions now.
+    pub sessions: u64,
+    /// Connections taken in since the process started.
+    pub accepted: u64,
+    /// Sessions that ended since the process started, by reason.
+    pub closed: BTreeMap<String, u64>,
+}
+
+/// Whether a listener takes new connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ListenerState {
+    /// It does.
+    Accepting,
+    /// It was ordered not to.
+    Drained,
+    /// A word that only another version knows.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// An upstream.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpstreamStatus {
+    /// Its name.
+    pub name: String,
+    /// In the order of the file.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// A backend.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub address: String,
+    /// By its health checks.
+    pub healthy: bool,
+    /// By order of the operator.
+    pub enabled: bool,
+    /// Left out for what live traffic met.
+    pub ejected: bool,
+    /// Its breaker.
+    pub breaker: BreakerState,
+    /// As configured.
+    pub weight: u32,
+    /// Sessions now.
+    pub sessions: u64,
+    /// Connections now: sessions' and those kept ahead.
+    pub connections: u64,
+}
+
+/// A backend's breaker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerState {
+    /// Traffic passes.
+    Closed,
+    /// None passes.
+    Open,
+    /// A few sessions try.
+    HalfOpen,
+    /// A word that only another version knows.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// A part that was ordered to drain.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DrainStatus {
+    /// Which part.
+    pub part: Part,
+    /// Sessions that it still has.
+    pub sessions_left: u64,
+    /// Milliseconds until they are aborted; `None` = never.
+    #[serde(default)]
+    pub deadline_in_ms: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(state: impl Serialize) -> String {
+        serde_json::to_string(&state).unwrap()
+    }
+
+    #[test]
+    fn states_are_words_of_the_lexicon() {
+        assert_eq!(word(ProcessState::Serving), "\"serving\"");
+        assert_eq!(word(ListenerState::Drained), "\"drained\"");
+        assert_eq!(word(BreakerState::HalfOpen), "\"half-open\"");
+        let newer: BreakerState = serde_json::from_str("\"melted\"").unwrap();
+        assert_eq!(newer, BreakerState::Unknown);
+    }
+
+    #[test]
+    fn an_older_status_without_most_fields_is_read() {
+        let text = r#"{"listeners":[{"name":"web"}],"upstreams":[{"backends":[{"name":"b"}]}],
+            "last_reload":{"ok":true},"draining":[{"part":{"listener":"web"},"sessions_left":1}]}"#;
+        let status: Status = serde_json::from_str(text).unwrap();
+        assert_eq!(status.listeners[0].state, ListenerState::Unknown);
+        assert_eq!(
+            status.upstreams[0].backends[0].breaker,
+            BreakerState::Unknown
+        );
+        assert_eq!(status.draining[0].deadline_in_ms, None);
+    }
+}
