@@ -6,9 +6,13 @@
 //! | `protocol` | requests and replies, line by line |
 //! | `status` | what a process tells about itself |
 //! | `path` | where the socket is |
+//! | `listen` | the socket's file |
+//! | `server` | the process's side |
 //! | `client` | the command's side |
 
 pub mod client;
+mod listen;
 pub mod path;
 pub mod protocol;
+pub mod server;
 pub mod status;
