@@ -19,13 +19,13 @@ pub(super) struct Arguments {
     format: Format,
 }
 
-/// How something is printed.
+/// How a subcommand's outcome is printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub(super) enum Format {
-    /// For people.
+    /// For people: what is wrong goes to stderr.
     #[default]
     Text,
-    /// For editors and pipelines: one object on stdout.
+    /// For editors and pipelines: one object on stdout, whatever the outcome.
     Json,
 }
 

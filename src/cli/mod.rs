@@ -3,10 +3,16 @@
 mod check;
 mod demo;
 mod doctor;
+mod drain;
 mod init;
 mod plan;
+mod process;
+mod reload;
+mod resume;
 mod run;
+mod status;
 mod tcp;
+mod upgrade;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -17,6 +23,8 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config, Diagnostics};
 use crate::control;
+use crate::control::socket::client::ClientError;
+use crate::control::socket::protocol::Part;
 use crate::telemetry::log;
 
 /// Runs the subcommand that the process's arguments ask for.
@@ -24,23 +32,35 @@ pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => return check::run(&arguments),
-        Command::Plan(arguments) => plan::run(&arguments),
         Command::Doctor => doctor::run(),
         Command::Init => init::run(),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Tcp(arguments) => tcp::run(&arguments),
+        Command::Status(arguments) => return status::run(&arguments),
+        Command::Reload(arguments) => return reload::run(&arguments),
+        Command::Plan(arguments) => return plan::run(&arguments),
+        Command::Drain(arguments) => return drain::run(&arguments),
+        Command::Resume(arguments) => return resume::run(&arguments),
+        Command::Upgrade(arguments) => return upgrade::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // With stderr closed the exit code still tells.
-            let _ = match error {
-                Error::Configuration(diagnostics) => write!(io::stderr(), "{diagnostics}"),
-                error => writeln!(io::stderr(), "ringress: {error}"),
-            };
+            report(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says on stderr why a subcommand failed. What is wrong with a configuration stands by itself, whoever
+/// found it.
+fn report(error: &Error) {
+    // With stderr closed the exit code still tells.
+    let _ = match error {
+        Error::Configuration(diagnostics) => write!(io::stderr(), "{diagnostics}"),
+        Error::Process(ClientError::Refused(why)) => writeln!(io::stderr(), "{}", why.trim_end()),
+        error => writeln!(io::stderr(), "ringress: {error}"),
+    };
 }
 
 /// A TCP load balancer on io_uring, one worker per core
@@ -62,7 +82,7 @@ enum Command {
     Run(run::Arguments),
     /// Check a configuration file and report everything that is wrong with it
     Check(check::Arguments),
-    /// Show what another configuration would change, and what it takes
+    /// Show what a reload with another configuration would change, and what it takes
     Plan(plan::Arguments),
     /// Show what io_uring and the limits of this machine allow
     Doctor,
@@ -72,6 +92,16 @@ enum Command {
     Demo(demo::Arguments),
     /// Balance TCP without a file: an address to listen on, then the backends
     Tcp(tcp::Arguments),
+    /// Show what a running process does
+    Status(status::Arguments),
+    /// Have a running process read its configuration again
+    Reload(reload::Arguments),
+    /// Give a listener or a backend of a running process no new sessions
+    Drain(drain::Arguments),
+    /// Undo drain
+    Resume(resume::Arguments),
+    /// Have a running process hand over to a new one of the binary that is installed now
+    Upgrade(upgrade::Arguments),
 }
 
 /// Why a subcommand failed. `Display` is what the user reads.
@@ -79,8 +109,6 @@ enum Command {
 enum Error {
     /// The configuration is wrong.
     Configuration(Box<Diagnostics>),
-    /// `plan` was given one configuration only.
-    NothingToCompareWith,
     /// The proxy can't run.
     Control(control::Error),
     /// The demo can't have an address.
@@ -89,6 +117,14 @@ enum Error {
     CannotRun,
     /// stdout can't be written to.
     Output(io::Error),
+    /// A file can't be read, or has no place.
+    File(PathBuf, io::Error),
+    /// A process did not do what it was asked.
+    Process(ClientError),
+    /// This file asks for no control socket, and no process answers where one would be.
+    NoSocket(PathBuf),
+    /// What was waited for does not drain any more.
+    Resumed(Part),
 }
 
 impl From<control::Error> for Error {
@@ -101,9 +137,6 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configuration(diagnostics) => diagnostics.fmt(f),
-            Self::NothingToCompareWith => f.write_str(
-                "nothing to compare with: give the present configuration, --from OLD.toml",
-            ),
             Self::Control(error) => error.fmt(f),
             Self::Address(address, error) if error.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
@@ -113,6 +146,18 @@ impl fmt::Display for Error {
             Self::Address(address, error) => write!(f, "can't listen on {address}: {error}"),
             Self::CannotRun => f.write_str("this machine lacks something required, see above"),
             Self::Output(error) => write!(f, "can't write to stdout: {error}"),
+            Self::File(path, error) => write!(f, "can't read {}: {error}", path.display()),
+            Self::Process(error) => error.fmt(f),
+            Self::NoSocket(file) => write!(
+                f,
+                "no process answers, and {} says runtime.control_socket = \"off\": without it there are \
+                 only signals (SIGHUP, SIGTERM)",
+                file.display()
+            ),
+            Self::Resumed(part) => write!(
+                f,
+                "{part} is not draining any more: it was resumed, or a reload took it away"
+            ),
         }
     }
 }
@@ -167,11 +212,20 @@ mod tests {
             "ringress run -c a.toml",
             "ringress doctor",
             "ringress init",
-            "ringress plan new.toml",
             "ringress plan new.toml --from old.toml --format json",
             "ringress demo",
             "ringress demo --listen 127.0.0.1:0",
             "ringress tcp 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80",
+            "ringress status -c a.toml",
+            "ringress status --socket a.sock --format json",
+            "ringress reload --config a.toml",
+            "ringress upgrade -c a.toml",
+            "ringress plan new.toml",
+            "ringress plan new.toml -c a.toml --format json",
+            "ringress plan new.toml --socket a.sock",
+            "ringress drain -c a.toml --listener web --deadline 30s --wait",
+            "ringress drain --socket a.sock --backend app/b1",
+            "ringress resume -c a.toml --listener web",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -183,6 +237,18 @@ mod tests {
             "ringress tcp 127.0.0.1:8080",
             "ringress tcp",
             "ringress doctor x",
+            "ringress status",
+            "ringress reload -c a.toml --socket a.sock",
+            "ringress plan",
+            "ringress plan -c a.toml",
+            "ringress plan new.toml -c a.toml --from old.toml",
+            "ringress drain -c a.toml",
+            "ringress drain --listener web",
+            "ringress drain -c a.toml --listener web --backend app/b1",
+            "ringress drain -c a.toml --backend app",
+            "ringress drain -c a.toml --listener web --deadline 30",
+            "ringress resume -c a.toml",
+            "ringress resume -c a.toml --listener web --wait",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

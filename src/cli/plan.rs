@@ -1,48 +1,75 @@
-//! `ringress plan`: what would another configuration change, and how? Changes nothing itself.
+//! `ringress plan NEW.toml`: what a reload with this file would change, of the running process or of
+//! another file. Changes nothing itself.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-
-use serde_json::json;
+use std::process::ExitCode;
 
 use super::check::Format;
-use super::{Error, load_file, print};
-use crate::config::diff::{self, Change};
+use super::process::{Found, RESOLVING, changes, conclude};
+use super::{Error, load_file};
+use crate::config::diff;
+use crate::control::socket::protocol::{Command, Outcome, Planned, REQUEST_BYTES_MAX};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
-    /// The configuration that would be loaded
+    /// The configuration to be
     #[arg(value_name = "NEW")]
     new: PathBuf,
-    /// The configuration that it would take the place of
-    #[arg(long, value_name = "OLD")]
+    /// The configuration of the running process, by the path that it was started with, if it is another file
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The control socket itself, where the configuration doesn't lead to it
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    /// Compare with this file instead of asking a process
+    #[arg(long, value_name = "OLD", conflicts_with_all = ["config", "socket"])]
     from: Option<PathBuf>,
     /// How to print the changes
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-/// Prints what is different in the new file. Fails if one of the files is wrong.
-pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let Arguments { new, from, format } = arguments;
-    let old = from.as_ref().ok_or(Error::NothingToCompareWith)?;
-    let changes = diff::between(&load_file(old)?, &load_file(new)?);
-    print(&match format {
-        Format::Text => lines(&changes),
-        Format::Json => format!("{}\n", object(old, new, &changes)),
-    })
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    conclude(arguments.format, plan(arguments), text)
 }
 
-fn lines(changes: &[Change]) -> String {
-    match changes {
-        [] => "nothing changes\n".to_owned(),
-        changes => changes.iter().map(|it| format!("{it}\n")).collect(),
+fn plan(arguments: &Arguments) -> Result<Planned, Error> {
+    let Arguments {
+        new,
+        config,
+        socket,
+        from,
+        ..
+    } = arguments;
+    if let Some(old) = from {
+        let changes = diff::between(&load_file(old)?, &load_file(new)?);
+        return Ok(Planned { changes });
     }
+    let command = Command::Plan {
+        file: new.display().to_string(),
+        text: read(new).map_err(|error| Error::File(new.clone(), error))?,
+    };
+    let found = Found::new(socket.as_deref(), Some(config.as_ref().unwrap_or(new)))?;
+    found.ask(&command, RESOLVING, |outcome| match outcome {
+        Outcome::Planned(planned) => Some(planned),
+        _ => None,
+    })
 }
 
-fn object(from: &Path, to: &Path, changes: &[Change]) -> serde_json::Value {
-    json!({
-        "from": from.display().to_string(),
-        "to": to.display().to_string(),
-        "changes": changes,
-    })
+/// More than a request may have is as bad as far more.
+fn read(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(file)?
+        .take(REQUEST_BYTES_MAX as u64)
+        .read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn text(planned: &Planned) -> String {
+    match &planned.changes[..] {
+        [] => "a reload would change nothing\n".to_owned(),
+        list => changes("a reload would change", list),
+    }
 }

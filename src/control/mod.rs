@@ -8,12 +8,12 @@ mod health;
 mod process;
 mod reload;
 mod signals;
+pub mod socket;
 #[cfg_attr(
     not(test),
     expect(dead_code, unused_imports, reason = "nobody upgrades yet")
 )]
 mod upgrade;
-pub mod socket;
 mod workers;
 
 use std::collections::BTreeSet;

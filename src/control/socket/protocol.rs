@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use super::status::Status;
+use crate::config::diff::Change;
 
 /// Bytes of a request with its newline at most: it may carry a whole configuration.
 pub const REQUEST_BYTES_MAX: usize = 8 << 20;
@@ -168,9 +169,6 @@ pub enum Outcome {
     Resumed(Resumed),
 }
 
-/// One line of what a reload changes: the key, from what to what, and how.
-pub type ChangeLine = String;
-
 /// Another generation is in effect.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Reloaded {
@@ -178,7 +176,7 @@ pub struct Reloaded {
     pub generation: u64,
     /// What it changed; empty if nothing.
     #[serde(default)]
-    pub changes: Vec<ChangeLine>,
+    pub changes: Vec<Change>,
 }
 
 /// A new process has taken over.
@@ -193,7 +191,7 @@ pub struct Upgraded {
 pub struct Planned {
     /// Empty if nothing.
     #[serde(default)]
-    pub changes: Vec<ChangeLine>,
+    pub changes: Vec<Change>,
 }
 
 /// A part gets no new sessions any more.

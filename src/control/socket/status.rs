@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{ChangeLine, Part};
+use super::protocol::Part;
+use crate::config::diff::Change;
 
 /// A process.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -70,7 +71,7 @@ pub struct ReloadReport {
     /// Why it did not take effect; may have several lines.
     pub error: Option<String>,
     /// What it changed.
-    pub changes: Vec<ChangeLine>,
+    pub changes: Vec<Change>,
 }
 
 /// A listener.

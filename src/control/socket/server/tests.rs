@@ -8,6 +8,7 @@ use tokio::task::{spawn_blocking, spawn_local, yield_now};
 use super::super::client::{self, ClientError};
 use super::super::protocol::{Outcome, Reloaded, Upgraded};
 use super::*;
+use crate::config::diff::{Change, How};
 
 /// On the runtime of the control plane.
 fn run(test: impl AsyncFnOnce()) {
@@ -59,7 +60,12 @@ async fn ask(path: &Path, command: Command) -> Result<Outcome, ClientError> {
 }
 
 fn reloaded(generation: u64) -> Outcome {
-    let changes = vec!["log.level: info → debug".to_owned()];
+    let changes = vec![Change {
+        key: "log.level".to_owned(),
+        from: Some("info".to_owned()),
+        to: Some("debug".to_owned()),
+        how: How::Live,
+    }];
     Outcome::Reloaded(Reloaded {
         generation,
         changes,

@@ -1,0 +1,354 @@
+//! `ringress status`: what a running process says about itself, as tables or as JSON.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use super::Error;
+use super::process::{AT_ONCE, Process, conclude};
+use crate::control::socket::protocol::{Command, Outcome};
+use crate::control::socket::status::{
+    BackendStatus, BreakerState, DrainStatus, ListenerState, ListenerStatus, ProcessState,
+    ReloadReport, Status, UpstreamStatus,
+};
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    process: Process,
+}
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let process = &arguments.process;
+    conclude(process.format, ask(process), text)
+}
+
+/// Asks a process how it is.
+pub(super) fn ask(process: &Process) -> Result<Status, Error> {
+    process.ask(&Command::Status, AT_ONCE, |outcome| match outcome {
+        Outcome::Status(status) => Some(*status),
+        _ => None,
+    })
+}
+
+fn text(status: &Status) -> String {
+    let mut out = String::new();
+    write_process(&mut out, status);
+    let tables = [
+        listeners(&status.listeners),
+        upstreams(&status.upstreams),
+        draining(&status.draining),
+    ];
+    for rows in tables.iter().filter(|rows| rows.len() > 1) {
+        out.push('\n');
+        write_table(&mut out, rows);
+    }
+    out
+}
+
+fn write_process(out: &mut String, status: &Status) {
+    let state = match status.state {
+        ProcessState::Serving => "serving",
+        ProcessState::Delaying => "serving until drain_delay is over",
+        ProcessState::Draining => "draining",
+        ProcessState::Unknown => "in an unknown state",
+    };
+    let mut line = |name: &str, value: &str| {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{name:<14} {value}");
+    };
+    let (version, pid) = (&status.version, status.pid);
+    line("process", &format!("{pid}, ringress {version}, {state}"));
+    line("up for", &time(status.uptime_ms));
+    let none = "none".to_owned();
+    line(
+        "configuration",
+        status.configuration.as_ref().unwrap_or(&none),
+    );
+    line("generation", &status.generation.to_string());
+    if let Some(reload) = &status.last_reload {
+        line("last reload", &last_reload(reload));
+    }
+    line("workers", &status.workers.to_string());
+    let (now, most) = (status.sessions, status.max_connections);
+    line("sessions", &format!("{now} of {most} at most"));
+    if status.old_processes > 0 {
+        line("old processes", &status.old_processes.to_string());
+    }
+}
+
+fn last_reload(reload: &ReloadReport) -> String {
+    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(reload.at_unix_ms));
+    // Beyond the year 9999 there is no such form.
+    let at = at.filter(|_| reload.at_unix_ms < YEAR_10000_MS);
+    let at = at.map_or_else(
+        || "at an unknown time".to_owned(),
+        |at| humantime::format_rfc3339_seconds(at).to_string(),
+    );
+    let count = reload.changes.len();
+    let plural = if count == 1 { "" } else { "s" };
+    match &reload.error {
+        None if reload.ok => format!("{at}, {count} change{plural}"),
+        None => format!("{at}, failed"),
+        Some(error) => format!(
+            "{at}, failed:\n  {}",
+            error.trim_end().replace('\n', "\n  ")
+        ),
+    }
+}
+
+const YEAR_10000_MS: u64 = 253_402_300_800_000;
+
+/// Whole seconds; milliseconds below one.
+fn time(millis: u64) -> String {
+    let shown = match millis {
+        0..1000 => Duration::from_millis(millis),
+        _ => Duration::from_secs(millis / 1000),
+    };
+    humantime::format_duration(shown).to_string()
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+fn listeners(listeners: &[ListenerStatus]) -> Vec<Vec<String>> {
+    let head = row([
+        "LISTENER",
+        "STATE",
+        "SESSIONS",
+        "ACCEPTED",
+        "UPSTREAM",
+        "ADDRESSES",
+    ]);
+    let rows = listeners.iter().map(|listener| {
+        let state = match listener.state {
+            ListenerState::Accepting => "accepting",
+            ListenerState::Drained => "drained",
+            ListenerState::Unknown => "unknown",
+        };
+        row([
+            &listener.name,
+            state,
+            &listener.sessions.to_string(),
+            &listener.accepted.to_string(),
+            &listener.upstream,
+            &listener.addresses.join(", "),
+        ])
+    });
+    std::iter::once(head).chain(rows).collect()
+}
+
+fn upstreams(upstreams: &[UpstreamStatus]) -> Vec<Vec<String>> {
+    let head = row([
+        "UPSTREAM",
+        "BACKEND",
+        "STATE",
+        "WEIGHT",
+        "SESSIONS",
+        "CONNECTIONS",
+        "ADDRESS",
+    ]);
+    let pairs = upstreams
+        .iter()
+        .flat_map(|upstream| upstream.backends.iter().map(move |it| (upstream, it)));
+    let rows = pairs.map(|(upstream, backend)| {
+        row([
+            &upstream.name,
+            &backend.name,
+            &backend_state(backend),
+            &backend.weight.to_string(),
+            &backend.sessions.to_string(),
+            &backend.connections.to_string(),
+            &backend.address,
+        ])
+    });
+    std::iter::once(head).chain(rows).collect()
+}
+
+/// Everything that keeps it from being chosen, or `ready`.
+fn backend_state(backend: &BackendStatus) -> String {
+    let breaker = match backend.breaker {
+        BreakerState::Closed | BreakerState::Unknown => None,
+        BreakerState::Open => Some("breaker open"),
+        BreakerState::HalfOpen => Some("breaker half-open"),
+    };
+    let reasons = [
+        (!backend.enabled).then_some("drained"),
+        (!backend.healthy).then_some("unhealthy"),
+        backend.ejected.then_some("ejected"),
+        breaker,
+    ];
+    let reasons: Vec<_> = reasons.into_iter().flatten().collect();
+    if reasons.is_empty() {
+        "ready".to_owned()
+    } else {
+        reasons.join(", ")
+    }
+}
+
+fn draining(draining: &[DrainStatus]) -> Vec<Vec<String>> {
+    let head = row(["DRAINING", "SESSIONS LEFT", "ABORTED IN"]);
+    let rows = draining.iter().map(|draining| {
+        row([
+            &draining.part.to_string(),
+            &draining.sessions_left.to_string(),
+            &draining.deadline_in_ms.map_or_else(|| "-".to_owned(), time),
+        ])
+    });
+    std::iter::once(head).chain(rows).collect()
+}
+
+/// Columns as wide as their widest cell, two spaces between them, and none at the end of a line.
+fn write_table(out: &mut String, rows: &[Vec<String>]) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    for row in rows {
+        let cells = row.iter().zip(&widths);
+        let line: String = cells
+            .map(|(cell, width)| format!("{cell:<width$}  "))
+            .collect();
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::diff::{Change, How};
+    use crate::control::socket::protocol::Part;
+
+    fn status() -> Status {
+        let healthy = BackendStatus {
+            name: "b1".to_owned(),
+            address: "10.0.0.1:80".to_owned(),
+            healthy: true,
+            enabled: true,
+            breaker: BreakerState::Closed,
+            weight: 10,
+            sessions: 3,
+            connections: 5,
+            ..BackendStatus::default()
+        };
+        let dead = BackendStatus {
+            name: "b2".to_owned(),
+            address: "10.0.0.2:80".to_owned(),
+            enabled: true,
+            ejected: true,
+            breaker: BreakerState::HalfOpen,
+            weight: 1,
+            ..BackendStatus::default()
+        };
+        Status {
+            pid: 4711,
+            version: "0.1.0".to_owned(),
+            uptime_ms: 3_725_999,
+            configuration: Some("/etc/a.toml".to_owned()),
+            state: ProcessState::Serving,
+            generation: 4,
+            workers: 2,
+            sessions: 3,
+            max_connections: 1000,
+            listeners: vec![ListenerStatus {
+                name: "web".to_owned(),
+                state: ListenerState::Accepting,
+                addresses: vec!["0.0.0.0:80".to_owned(), "[::]:80".to_owned()],
+                upstream: "app".to_owned(),
+                sessions: 3,
+                accepted: 12_345_678,
+                ..ListenerStatus::default()
+            }],
+            upstreams: vec![UpstreamStatus {
+                name: "app".to_owned(),
+                backends: vec![healthy, dead],
+            }],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn a_status_reads_as_tables() {
+        let expected = "\
+process        4711, ringress 0.1.0, serving
+up for         1h 2m 5s
+configuration  /etc/a.toml
+generation     4
+workers        2
+sessions       3 of 1000 at most
+
+LISTENER  STATE      SESSIONS  ACCEPTED  UPSTREAM  ADDRESSES
+web       accepting  3         12345678  app       0.0.0.0:80, [::]:80
+
+UPSTREAM  BACKEND  STATE                                  WEIGHT  SESSIONS  CONNECTIONS  ADDRESS
+app       b1       ready                                  10      3         5            10.0.0.1:80
+app       b2       unhealthy, ejected, breaker half-open  1       0         0            10.0.0.2:80
+";
+        assert_eq!(text(&status()), expected);
+    }
+
+    #[test]
+    fn a_reload_that_failed_is_told_with_every_line_of_its_error() {
+        let error = "a.toml:3:5: error: x\n  | y\n".to_owned();
+        let mut status = status();
+        status.last_reload = Some(ReloadReport {
+            at_unix_ms: 1_700_000_000_999,
+            error: Some(error),
+            ..ReloadReport::default()
+        });
+        let text = text(&status);
+        let expected =
+            "last reload    2023-11-14T22:13:20Z, failed:\n  a.toml:3:5: error: x\n    | y\n";
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn the_last_reload_that_took_effect_is_told_with_its_time() {
+        let mut reload = ReloadReport {
+            at_unix_ms: 1_700_000_000_999,
+            ok: true,
+            changes: vec![Change {
+                key: "x".to_owned(),
+                from: None,
+                to: None,
+                how: How::Live,
+            }],
+            ..ReloadReport::default()
+        };
+        assert_eq!(last_reload(&reload), "2023-11-14T22:13:20Z, 1 change");
+        reload.at_unix_ms = u64::MAX;
+        assert_eq!(last_reload(&reload), "at an unknown time, 1 change");
+        reload.at_unix_ms = YEAR_10000_MS - 1;
+        assert_eq!(last_reload(&reload), "9999-12-31T23:59:59Z, 1 change");
+    }
+
+    #[test]
+    fn what_is_draining_and_who_is_left_over_is_told() {
+        let mut status = status();
+        let listener = "web".to_owned();
+        status.draining.push(DrainStatus {
+            part: Part::Listener { listener },
+            sessions_left: 7,
+            deadline_in_ms: Some(25_300),
+        });
+        status.state = ProcessState::Draining;
+        status.old_processes = 1;
+        let text = text(&status);
+        for expected in [
+            "0.1.0, draining\n",
+            "old processes  1\n",
+            "DRAINING        SESSIONS LEFT  ABORTED IN\nlistener \"web\"  7              25s\n",
+        ] {
+            assert!(text.contains(expected), "{expected} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_status_of_another_version_can_be_shown() {
+        assert!(text(&Status::default()).contains("in an unknown state"));
+    }
+}
