@@ -5,6 +5,7 @@ mod bindings;
 pub mod capacity;
 mod events;
 mod health;
+pub mod notify;
 mod process;
 mod reload;
 mod signals;
