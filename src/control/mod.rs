@@ -1,6 +1,7 @@
 //! The control plane: one thread that starts the workers, hears signals, reloads, drains and ends.
 //! It never touches a client's bytes.
 
+pub mod activation;
 mod bindings;
 pub mod capacity;
 mod events;
