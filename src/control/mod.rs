@@ -7,6 +7,7 @@ pub mod capacity;
 mod events;
 mod health;
 pub mod notify;
+pub mod privileges;
 mod process;
 mod reload;
 mod signals;
