@@ -5,6 +5,7 @@
 
 mod admission;
 mod bulk;
+mod image;
 mod listener;
 mod pacing;
 mod relay;
@@ -13,6 +14,7 @@ mod state;
 mod tcp;
 mod worker;
 
+pub use image::{Image, Totals};
 pub use snapshot::{ListenerPolicy, Shared, Snapshot};
 pub use state::ListenerState;
 pub use worker::{BindingId, Closed, ListenerSocket, Message, Worker};

@@ -2,7 +2,7 @@
 //! that are promised to be exact.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -163,6 +163,11 @@ impl Shared {
         self.around.workers
     }
 
+    /// Sessions at once at most.
+    pub fn most_connections(&self) -> usize {
+        self.max_connections.load(Ordering::Relaxed)
+    }
+
     /// Another generation takes effect for new sessions. What is known of upstreams and listeners of
     /// the same name is kept. The workers are to be told of it, too:
     /// [`Message::Reloaded`](super::Message::Reloaded).
@@ -175,7 +180,15 @@ impl Shared {
             .map(|listener| self.policy(listener, &upstreams))
             .collect();
         // Everything has been made: from here on it is only put in place.
-        let listeners = policies.into_iter().map(|policy| self.listener(policy));
+        let listeners = policies.into_iter().map(|policy| {
+            let is_new = before.listener(&policy.name).is_none();
+            let state = self.listener(policy);
+            if is_new {
+                // An order for the one that had this name before is not for this one.
+                state.abort(false);
+            }
+            state
+        });
         let snapshot = Arc::new(Snapshot {
             generation: before.generation + 1,
             listeners: listeners.collect(),

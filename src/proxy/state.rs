@@ -9,7 +9,7 @@ use super::snapshot::ListenerPolicy;
 use crate::policy::admission::Occupancy;
 use crate::policy::bucket::Bucket;
 use crate::telemetry::Reason;
-use crate::telemetry::counters::{Counter, ListenerCounters};
+use crate::telemetry::counters::{ListenerCounters, Totals};
 
 /// What all workers know of a listener.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct ListenerState {
     pub bucket: Bucket,
     /// One per worker.
     pub counters: Vec<ListenerCounters>,
+    /// What processes before this one have counted; the control thread's.
+    pub(super) elsewhere: ListenerCounters,
     /// The operator has set its sessions a deadline, and it is over.
     aborting: AtomicBool,
 }
@@ -36,6 +38,7 @@ impl ListenerState {
             active: Occupancy::default(),
             bucket: Bucket::default(),
             counters: (0..workers).map(|_| ListenerCounters::default()).collect(),
+            elsewhere: ListenerCounters::default(),
             aborting: AtomicBool::new(false),
         }
     }
@@ -51,19 +54,22 @@ impl ListenerState {
         self.aborting.load(Ordering::Relaxed)
     }
 
-    /// Connections that were accepted, over all workers.
+    /// What was counted so far, by all workers and by the processes before this one.
+    pub fn totals(&self) -> Totals {
+        let mut sum = self.elsewhere.totals();
+        for counters in &self.counters {
+            sum.add(&counters.totals());
+        }
+        sum
+    }
+
+    /// Connections that were accepted.
     pub fn accepted(&self) -> u64 {
-        self.sum(|counters| &counters.accepted)
+        self.totals().accepted
     }
 
-    /// Sessions that ended for `reason`, over all workers.
+    /// Sessions that ended for `reason`.
     pub fn closed(&self, reason: Reason) -> u64 {
-        let counters = self.counters.iter();
-        counters.map(|counters| counters.closed(reason)).sum()
-    }
-
-    fn sum(&self, of: impl Fn(&ListenerCounters) -> &Counter) -> u64 {
-        let counters = self.counters.iter();
-        counters.map(|counters| of(counters).value()).sum()
+        self.totals().closed(reason)
     }
 }

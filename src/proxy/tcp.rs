@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use super::admission::{Admission, Policy};
 use super::listener::{self, LocalListener};
 use super::relay::{Ending, Outcome, Relay};
+use super::worker::Aborting;
 use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
 use crate::telemetry::events::{Event, SessionRecord};
@@ -136,7 +137,7 @@ impl Future for Relaying {
         let Some(live) = &mut this.live else {
             return Poll::Ready(());
         };
-        let ending = match live.admission.listener.is_aborting() {
+        let ending = match live.is_aborting() {
             true => Poll::Ready(Ending::DRAINED),
             false => live.relay.poll(),
         };
@@ -153,6 +154,16 @@ impl Future for Relaying {
 }
 
 impl Live {
+    /// The session is to end now.
+    fn is_aborting(&self) -> bool {
+        let listener = &self.admission.listener;
+        match listener.worker.aborting.get() {
+            Aborting::Nothing => false,
+            Aborting::Parts => listener.state.is_aborting() || self.lease.is_aborting(),
+            Aborting::Everything => true,
+        }
+    }
+
     fn end(self, record: Option<Box<Record>>, ending: Ending) {
         let ring = self.relay.ring().clone();
         if ending == Ending::STALE {

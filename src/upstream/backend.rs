@@ -50,6 +50,11 @@ pub(super) enum Refusal {
 }
 
 impl Backend {
+    /// As configured, 0..=256.
+    pub fn weight(&self) -> u16 {
+        self.weight
+    }
+
     pub(super) fn new(
         model: &config::Backend,
         state: Arc<BackendState>,
@@ -285,6 +290,11 @@ impl Lease {
     /// The backend.
     pub fn backend(&self) -> &Backend {
         &self.slot.0
+    }
+
+    /// The operator wants the backend's sessions to end.
+    pub fn is_aborting(&self) -> bool {
+        self.backend().state.order() == Order::Aborting
     }
 
     /// It was connected to.
