@@ -29,7 +29,14 @@ use crate::telemetry::log;
 
 /// Runs the subcommand that the process's arguments ask for.
 pub fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    if let Command::Run(_) | Command::Demo(_) | Command::Tcp(_) = command
+        && let Err(error) = control::no_new_privileges()
+    {
+        report(&error.into());
+        return ExitCode::FAILURE;
+    }
+    let outcome = match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => return check::run(&arguments),
         Command::Doctor => doctor::run(),

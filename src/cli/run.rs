@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Error, load_file, serve};
+use crate::control;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
@@ -12,6 +13,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let config = load_file(&arguments.config)?;
+    let config = load_file(&arguments.config)
+        .inspect_err(|error| control::refuse_upgrade(&error.to_string()))?;
     serve(config, Some(arguments.config.clone()))
 }

@@ -9,23 +9,34 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::Error;
+use super::sockets::{Inherited, Sockets};
+use super::upgrade::OfferedBinding;
 use super::workers::Workers;
 use crate::address::Address;
 use crate::config::{Config, Listener};
 use crate::proxy::{BindingId, Closed, ListenerSocket, Message, Snapshot};
-use crate::ring::net::{ListenOptions, into_fd, listen};
+use crate::ring::listen::{self, AdjustError, ListenOptions};
+use crate::ring::net::into_fd;
+
+/// How long a socket that is to be closed goes on accepting while it takes no SYN any more: handshakes that
+/// have begun take a round trip to end, and a connection that is established must not be reset.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// The bindings of a process.
 pub(super) struct Bindings {
     workers: usize,
+    /// Who unix sockets and groups of sockets belong to, where the process becomes another user.
+    owner: Option<(u32, u32)>,
     list: Vec<Binding>,
+    /// Sockets that were there before the process.
+    inherited: Vec<Inherited>,
     /// Those whose sockets the workers have not closed yet.
     closing: Vec<oneshot::Receiver<()>>,
     next_id: u64,
@@ -37,30 +48,61 @@ struct Binding {
     listener: Arc<str>,
     /// As the configuration has it.
     wanted: Address,
-    /// With the port that the kernel chose.
-    bound: Address,
-    /// One per worker; of a unix socket just one. The workers have descriptors of their own.
-    sockets: Vec<OwnedFd>,
+    /// What the sockets are set to, but for keys that other sockets of the process may differ in.
+    options: Options,
+    sockets: Sockets,
     closed: Closed,
     is_closed: oneshot::Receiver<()>,
 }
 
-/// What is to become of the bindings; dropped, it was nothing.
-pub(super) struct Prepared {
-    new: Vec<(Binding, Outgoing)>,
-    /// What stays, by its number in the list, and whose it is from now on.
-    kept: Vec<(usize, Arc<str>)>,
+/// The keys of a listener that its sockets are made with.
+#[derive(Clone, PartialEq, Eq)]
+struct Options {
+    backlog: u32,
+    keepalive: Option<Duration>,
+    congestion: Option<Arc<str>>,
+    ipv6_only: bool,
+    unix_mode: u32,
 }
 
-/// What workers get, by worker.
-type Outgoing = Vec<(usize, OwnedFd)>;
+/// What is to become of the bindings; dropped, it was nothing.
+pub(super) struct Prepared {
+    new: Vec<New>,
+    /// What stays, by its number in the list, and whose it is from now on.
+    kept: Vec<(usize, Arc<str>)>,
+    /// What was set otherwise for it, to be set back.
+    adjusted: Vec<Adjusted>,
+    /// Numbers of what was inherited and is used.
+    pub(super) inherited: Vec<usize>,
+}
+
+struct New {
+    binding: Binding,
+    /// What workers get, by worker.
+    outgoing: Vec<(usize, OwnedFd)>,
+}
+
+/// A socket and what it was set to.
+struct Adjusted {
+    place: usize,
+    socket: OwnedFd,
+    before: Options,
+    after: Options,
+    done: bool,
+}
 
 impl Bindings {
-    /// None yet.
-    pub(super) fn new(workers: usize) -> Self {
+    /// None yet. `inherited` are listening sockets that are used where the configuration wants them.
+    pub(super) fn new(
+        workers: usize,
+        owner: Option<(u32, u32)>,
+        inherited: Vec<Inherited>,
+    ) -> Self {
         Self {
             workers,
+            owner,
             list: Vec::new(),
+            inherited,
             closing: Vec::new(),
             next_id: 0,
         }
@@ -76,100 +118,177 @@ impl Bindings {
         let mut prepared = Prepared {
             new: Vec::new(),
             kept: Vec::new(),
+            adjusted: Vec::new(),
+            inherited: Vec::new(),
         };
-        let mut listeners = config.listeners.iter();
-        while let Some(listener) = listeners.find(|listener| !drained.contains(&listener.name)) {
+        let listeners = config.listeners.iter();
+        for listener in listeners.filter(|listener| !drained.contains(&listener.name)) {
             for address in &listener.bind {
-                match self.find(&prepared, listener, address) {
-                    Some(place) => prepared.kept.push((place, listener.name.clone())),
-                    None => prepared.new.push(self.bind(listener, address)?),
-                }
+                self.provide(&mut prepared, listener, address)
+                    .map_err(|error| Error::Bind {
+                        listener: listener.name.clone(),
+                        address: address.clone(),
+                        error,
+                    })?;
             }
         }
         Ok(prepared)
     }
 
-    /// The binding that serves this address, unless it is taken already (each port 0 is another).
-    fn find(&self, prepared: &Prepared, listener: &Listener, address: &Address) -> Option<usize> {
+    /// Sees to it that `listener` can listen on `address`.
+    fn provide(
+        &mut self,
+        prepared: &mut Prepared,
+        listener: &Listener,
+        address: &Address,
+    ) -> io::Result<()> {
+        let options = Options::of(listener);
         let free = |place: usize| !prepared.kept.iter().any(|(kept, _)| *kept == place);
-        self.list
-            .iter()
-            .enumerate()
-            .position(|(place, binding)| binding.serves(listener, address) && free(place))
+        let mut places = self.list.iter().enumerate();
+        let serving = places.find(|(place, it)| it.serves(listener, address) && free(*place));
+        let Some((place, binding)) = serving else {
+            let sockets = self.sockets(prepared, listener, address)?;
+            prepared.new.push(self.bind(listener, address, sockets)?);
+            return Ok(());
+        };
+        if binding.options.ipv6_only != options.ipv6_only && binding.sockets.is_ipv6() {
+            // It stays until the new one is there, and is stopped as one that nobody wants.
+            let sockets = binding.sockets.beside(self.workers, &options.as_listen())?;
+            prepared.new.push(self.bind(listener, address, sockets)?);
+            return Ok(());
+        }
+        prepared.kept.push((place, listener.name.clone()));
+        if binding.options != options {
+            prepared.adjust(place, binding, &options)?;
+        }
+        Ok(())
+    }
+
+    /// Sockets for an address that this process does not listen on yet.
+    fn sockets(
+        &mut self,
+        prepared: &mut Prepared,
+        listener: &Listener,
+        address: &Address,
+    ) -> io::Result<Sockets> {
+        let options = Options::of(listener);
+        let options = options.as_listen();
+        let mut inherited = self.inherited.iter();
+        let sockets = match inherited.position(|it| it.serves(listener, address)) {
+            Some(place) => {
+                let inherited = self.inherited.remove(place);
+                prepared.inherited.extend(inherited.number);
+                inherited.into_sockets(self.workers, &options)?
+            }
+            None => Sockets::bind(address, self.workers, &options)?,
+        };
+        if let Some(owner) = self.owner {
+            sockets.give_to(owner)?;
+        }
+        Ok(sockets)
     }
 
     fn bind(
         &mut self,
         listener: &Listener,
         address: &Address,
-    ) -> Result<(Binding, Outgoing), Error> {
-        let failed = |error| Error::Bind {
-            listener: listener.name.clone(),
-            address: address.clone(),
-            error,
-        };
-        let (mut sockets, bound) =
-            listen(address, self.workers, &options(listener)).map_err(failed)?;
-        if bound.as_ip().is_none() {
-            sockets.truncate(1);
-        }
-        let outgoing = outgoing(&sockets, self.workers).map_err(failed)?;
+        sockets: Sockets,
+    ) -> io::Result<New> {
+        let outgoing = sockets.for_workers(self.workers)?;
         let (closed, is_closed) = oneshot::channel::<()>();
-        let id = BindingId(self.next_id);
         self.next_id += 1;
         let binding = Binding {
-            id,
+            id: BindingId(self.next_id),
             listener: listener.name.clone(),
             wanted: address.clone(),
-            bound,
+            options: Options::of(listener),
             sockets,
             closed: Arc::new(closed),
             is_closed,
         };
-        Ok((binding, outgoing))
+        Ok(New { binding, outgoing })
     }
 
     /// Accepts on what is new, and stops accepting on what is not in the configuration any more. The
     /// listeners of `snapshot` are those that `prepared` was made for.
-    pub(super) fn commit(&mut self, prepared: Prepared, snapshot: &Snapshot, workers: &Workers) {
-        let Prepared { new, kept } = prepared;
-        for (place, binding) in std::mem::take(&mut self.list).into_iter().enumerate() {
-            match kept.iter().find(|(kept, _)| *kept == place) {
-                Some((_, listener)) => self.keep(binding, listener, snapshot, workers),
+    pub(super) fn commit(
+        &mut self,
+        mut prepared: Prepared,
+        snapshot: &Snapshot,
+        workers: &Workers,
+    ) {
+        let new = std::mem::take(&mut prepared.new);
+        let mut kept = std::mem::take(&mut prepared.kept);
+        for (place, mut binding) in std::mem::take(&mut self.list).into_iter().enumerate() {
+            if let Some(options) = prepared.settle(place) {
+                binding.options = options;
+            }
+            match kept.iter().position(|(kept, _)| *kept == place) {
+                Some(index) => {
+                    let (_, listener) = kept.swap_remove(index);
+                    self.keep(binding, listener, snapshot, workers);
+                }
                 None => self.stop(binding, workers),
             }
         }
-        for (binding, outgoing) in new {
+        for New {
+            mut binding,
+            outgoing,
+        } in new
+        {
+            let options = binding.options.as_listen();
+            binding.sockets.settle(self.workers, &options);
             binding.open(outgoing, snapshot, workers);
             self.list.push(binding);
         }
+        // What nobody wanted at the start is not kept for later.
+        self.inherited.clear();
     }
 
     fn keep(
         &mut self,
         mut binding: Binding,
-        listener: &Arc<str>,
+        listener: Arc<str>,
         snapshot: &Snapshot,
         workers: &Workers,
     ) {
-        if binding.listener != *listener {
-            binding.listener = listener.clone();
-            let state = snapshot.listener(listener).expect("it was prepared for");
+        if binding.listener != listener {
+            let state = snapshot.listener(&listener).expect("it was prepared for");
             workers.post(|| Message::Assign(binding.id, state.clone()));
+            binding.listener = listener;
         }
         self.list.push(binding);
     }
 
     fn stop(&mut self, binding: Binding, workers: &Workers) {
-        tracing::info!(listener = %binding.listener, address = %binding.bound, "stops listening");
-        workers.post(|| Message::Stop(binding.id, Duration::ZERO));
+        let (listener, address) = (&binding.listener, &binding.sockets.address);
+        tracing::info!(%listener, %address, "stops listening");
+        let grace = binding.refuse_new();
+        workers.post(|| Message::Stop(binding.id, grace));
         self.closing.push(binding.is_closed);
     }
 
     /// Stops accepting on all bindings; the workers end with their last session.
     pub(super) fn drain(&mut self, workers: &Workers) {
+        let graces = self.list.iter().map(Binding::refuse_new);
+        let grace = graces.max().unwrap_or_default();
         self.list.clear();
-        workers.post(|| Message::Drain(Duration::ZERO));
+        workers.post(|| Message::Drain(grace));
+    }
+
+    /// The same, while another process goes on with the bindings `kept`, by their number.
+    pub(super) fn hand_over(&mut self, kept: &[usize], workers: &Workers) {
+        for (number, binding) in self.list.iter_mut().enumerate() {
+            if kept.contains(&number) {
+                binding.sockets.leave_path();
+            }
+        }
+        let list = self.list.iter().enumerate();
+        let given_up = list.filter(|(number, _)| !kept.contains(number));
+        let graces = given_up.map(|(_, binding)| binding.refuse_new());
+        let grace = graces.max().unwrap_or_default();
+        self.list.clear();
+        workers.post(|| Message::Drain(grace));
     }
 
     /// Waits until sockets that were stopped are closed, so that their addresses can be bound again; but
@@ -185,6 +304,32 @@ impl Bindings {
         })
         .await;
     }
+
+    /// Every address that is listened on, with its listener.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (&Arc<str>, &Address)> {
+        let list = self.list.iter();
+        list.map(|binding| (&binding.listener, &binding.sockets.address))
+    }
+
+    /// What a new process is offered, in the order of the bindings' numbers, and their sockets.
+    pub(super) fn offer(&self) -> io::Result<(Vec<OfferedBinding>, Vec<OwnedFd>)> {
+        let mut sockets = Vec::new();
+        let mut offered = Vec::new();
+        for binding in &self.list {
+            let identity = binding.sockets.identity();
+            offered.push(OfferedBinding {
+                listener: binding.listener.to_string(),
+                configured: binding.wanted.to_string(),
+                address: binding.sockets.address.to_string(),
+                sockets: binding.sockets.count(),
+                unix: identity.map(|identity| (identity.device, identity.inode)),
+            });
+            for socket in binding.sockets.handles() {
+                sockets.push(socket.try_clone()?);
+            }
+        }
+        Ok((offered, sockets))
+    }
 }
 
 impl Binding {
@@ -193,17 +338,16 @@ impl Binding {
         match address.as_ip() {
             // Every listener has ports of its own that the kernel chose.
             Some(ip) if ip.port() == 0 => self.wanted == *address && self.listener == listener.name,
-            _ => self.bound == *address,
+            _ => self.sockets.address == *address,
         }
     }
 
     /// Hands the workers their descriptors.
-    fn open(&self, outgoing: Outgoing, snapshot: &Snapshot, workers: &Workers) {
-        tracing::info!(listener = %self.listener, address = %self.bound, "listening");
-        let state = snapshot
-            .listener(&self.listener)
-            .expect("it was prepared for");
-        let shared = self.sockets.len() < outgoing.len();
+    fn open(&self, outgoing: Vec<(usize, OwnedFd)>, snapshot: &Snapshot, workers: &Workers) {
+        let (listener, address) = (&self.listener, &self.sockets.address);
+        tracing::info!(%listener, %address, "listening");
+        let state = snapshot.listener(listener).expect("it was prepared for");
+        let shared = self.sockets.count() < outgoing.len();
         for (worker, socket) in outgoing {
             workers.post_to(
                 worker,
@@ -217,22 +361,81 @@ impl Binding {
             );
         }
     }
+
+    /// Takes no connection that is begun from now on. Returns how long handshakes may still take.
+    fn refuse_new(&self) -> Duration {
+        match self.sockets.refuse_new() {
+            true => GRACE,
+            false => Duration::ZERO,
+        }
+    }
 }
 
-/// Each socket for one worker; a unix socket for all of them.
-fn outgoing(sockets: &[OwnedFd], workers: usize) -> io::Result<Outgoing> {
-    let count = sockets.len().max(workers);
-    let all = sockets.iter().cycle().take(count).enumerate();
-    all.map(|(number, socket)| Ok((number % workers, socket.try_clone()?)))
-        .collect()
+impl Options {
+    fn of(listener: &Listener) -> Self {
+        Self {
+            backlog: listener.backlog.get(),
+            keepalive: listener.tcp_keepalive,
+            congestion: listener.congestion.clone(),
+            ipv6_only: listener.ipv6_only,
+            unix_mode: listener.unix_mode,
+        }
+    }
+
+    fn as_listen(&self) -> ListenOptions<'_> {
+        ListenOptions {
+            backlog: self.backlog,
+            keepalive: self.keepalive,
+            congestion: self.congestion.as_deref(),
+            ipv6_only: self.ipv6_only,
+            unix_mode: self.unix_mode,
+        }
+    }
 }
 
-fn options(listener: &Listener) -> ListenOptions<'_> {
-    ListenOptions {
-        backlog: listener.backlog.get(),
-        keepalive: listener.tcp_keepalive,
-        congestion: listener.congestion.as_deref(),
-        ipv6_only: listener.ipv6_only,
-        unix_mode: listener.unix_mode,
+impl Prepared {
+    /// Sets the sockets of a binding that stays otherwise.
+    fn adjust(&mut self, place: usize, binding: &Binding, options: &Options) -> io::Result<()> {
+        for socket in binding.sockets.handles() {
+            let socket = socket.try_clone()?;
+            let mut adjusted = Adjusted {
+                place,
+                socket,
+                before: binding.options.clone(),
+                after: options.clone(),
+                done: false,
+            };
+            // A part of it may have been set: it is set back with the rest.
+            let set = adjusted.set(options);
+            adjusted.done = false;
+            self.adjusted.push(adjusted);
+            set.map_err(|error| io::Error::other(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// What was set for this binding stays so.
+    fn settle(&mut self, place: usize) -> Option<Options> {
+        let mut options = None;
+        for adjusted in self.adjusted.iter_mut().filter(|it| it.place == place) {
+            adjusted.done = true;
+            options = Some(adjusted.after.clone());
+        }
+        options
+    }
+}
+
+impl Adjusted {
+    fn set(&self, options: &Options) -> Result<(), AdjustError> {
+        listen::adjust(self.socket.as_fd(), &options.as_listen())
+    }
+}
+
+impl Drop for Adjusted {
+    fn drop(&mut self) {
+        if !self.done {
+            // It was so before, and can be so again.
+            let _ = self.set(&self.before);
+        }
     }
 }

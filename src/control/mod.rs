@@ -2,41 +2,37 @@
 //! It never touches a client's bytes.
 
 pub mod activation;
+mod apply;
 mod bindings;
 pub mod capacity;
 mod events;
 mod health;
 pub mod notify;
+mod orders;
+mod parts;
 pub mod privileges;
 mod process;
 mod reload;
 mod signals;
 pub mod socket;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "nobody upgrades yet")
-)]
+mod sockets;
+mod start;
+mod status;
+mod succession;
 mod upgrade;
 mod workers;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::bindings::Bindings;
-use self::health::Probers;
-use self::process::Process;
-use self::reload::Reload;
-use self::signals::Signals;
-use self::workers::{Plan, Workers};
+use self::start::Start;
+use self::workers::Plan;
 use crate::address::Address;
 use crate::config::Config;
-use crate::proxy::Shared;
-use crate::ring::probe::{self, SetupError};
+use crate::ring::probe::SetupError;
 use crate::ring::{Without, limits};
-use crate::telemetry::events::Events;
 
 /// Environment variable that names kernel features to do without, comma-separated; for tests and
 /// for trying out what an older kernel would give.
@@ -49,56 +45,37 @@ const WITHOUT: &str = "RINGRESS_WITHOUT";
 /// It can't start, or a worker failed. Nothing is half-started: every address is bound and every
 /// ring set up before the first connection is accepted.
 pub fn run(config: Config, source: Option<PathBuf>) -> Result<(), Error> {
-    // The control plane's runtime panics where io_uring can't be had; ask first.
-    probe::probe().map_err(Error::Ring)?;
-    tokio_uring::start(serve(config, source))
+    let (mut start, predecessor) = match upgrade::predecessor().map_err(Error::upgrade)? {
+        None => (Start::afresh(), None),
+        Some(inheritance) => Start::after(inheritance)?,
+    };
+    start.source = source;
+    match start.prepare(config) {
+        Ok(prepared) => tokio_uring::start(prepared.serve(predecessor)),
+        Err(error) => {
+            if let Some(predecessor) = predecessor {
+                predecessor.refuse(&error.to_string());
+            }
+            Err(error)
+        }
+    }
 }
 
-async fn serve(config: Config, source: Option<PathBuf>) -> Result<(), Error> {
-    let signals = Signals::new().map_err(Error::Resources)?;
-    let workers = config
-        .runtime
-        .workers
-        .map_or_else(limits::worker_count, usize::from);
-    let max_connections = max_connections(&config, workers)?;
-    let plan = plan(&config, workers, max_connections)?;
-    let mut bindings = Bindings::new(plan.workers);
-    let prepared = bindings.prepare(&config, &BTreeSet::new())?;
-    let (events, receiver) = Events::new();
-    let shared = Shared::new(&config, plan.workers, max_connections, events, seed());
-    let reporter = events::report(receiver, &shared.around.events, config.log.level)
-        .map_err(Error::Resources)?;
-    let mut workers = Workers::start(plan, &shared)?;
-    workers.go();
-    bindings.commit(prepared, &shared.snapshot.load(), &workers);
-    tracing::info!(
-        workers = plan.workers,
-        max_connections,
-        buffer_memory_per_worker = plan.buffer_memory,
-        "started"
-    );
-    let mut probers = Probers::default();
-    probers.reconcile(health::targets(&config, &shared));
-    let mut process = Process {
-        config,
-        source,
-        shared,
-        workers,
-        bindings,
-        probers,
-        signals,
-        drained: BTreeSet::new(),
-        reload: Reload::default(),
-    };
-    let end = process.serve().await?;
-    let outcome = process.drain(end).await;
-    // Whoever may tell something lets go of the queue, the probers when they are next looked at.
-    drop(process);
-    tokio::task::yield_now().await;
-    reporter.finish();
-    outcome?;
-    tracing::info!("ended");
-    Ok(())
+/// Gives up, for this process and all that it executes, ever to become more than it is. To be called before
+/// there is a second thread.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn no_new_privileges() -> Result<(), Error> {
+    privileges::no_new_privileges().map_err(Error::Privileges)
+}
+
+/// Tells the process that this one was to take over from, if there is one, that it can't: its
+/// configuration is wrong.
+pub fn refuse_upgrade(error: &str) {
+    if let Ok(Some(inheritance)) = upgrade::predecessor() {
+        inheritance.predecessor.refuse(error);
+    }
 }
 
 /// A number that nobody outside can know.
@@ -171,6 +148,20 @@ pub enum Error {
     Feature(String),
     /// A worker failed while running.
     Worker(String),
+    /// What another process hands over can't be taken.
+    Upgrade(String),
+    /// The service manager's sockets can't be used.
+    Activation(activation::Error),
+    /// The process can't become who it should be, or lacks a right then.
+    Privileges(privileges::Error),
+    /// The control socket can't be had.
+    ControlSocket(socket::server::ListenError),
+}
+
+impl Error {
+    fn upgrade(error: impl fmt::Display) -> Self {
+        Self::Upgrade(error.to_string())
+    }
 }
 
 impl std::error::Error for Error {}
@@ -202,6 +193,10 @@ impl fmt::Display for Error {
             Self::Resources(error) => write!(f, "can't start: {error}"),
             Self::Feature(name) => write!(f, "{WITHOUT} names \"{name}\", which is no feature"),
             Self::Worker(what) => write!(f, "can't go on: {what}"),
+            Self::Upgrade(error) => write!(f, "can't take over: {error}"),
+            Self::Activation(error) => error.fmt(f),
+            Self::Privileges(error) => error.fmt(f),
+            Self::ControlSocket(error) => error.fmt(f),
         }
     }
 }

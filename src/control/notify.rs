@@ -11,7 +11,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use crate::ring;
 
 /// Variables that speak to one process only: whoever starts another one, as an upgrade does, takes them
 /// out of its environment. NOTIFY_SOCKET and WATCHDOG_USEC stay; the new process needs them.
@@ -61,8 +61,7 @@ impl Notifier {
     /// A reload begins. It ends with [`Notifier::ready`].
     pub fn reloading(&self) {
         // The manager compares it with the moment at which it asked.
-        let now = clock_gettime(ClockId::Monotonic);
-        let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
+        let micros = ring::now().as_nanos() / 1_000;
         self.send(format_args!("RELOADING=1\nMONOTONIC_USEC={micros}\n"));
     }
 

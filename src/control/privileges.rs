@@ -69,6 +69,11 @@ impl Identity {
         }
     }
 
+    /// Numbers of the user and of its group.
+    pub fn ids(&self) -> (u32, u32) {
+        (self.uid.as_raw(), self.gid.as_raw())
+    }
+
     fn look_up(user: &str, group: Option<&str>) -> Result<Self, Error> {
         let number = number(user).map(Uid::from_raw);
         let found = match number {

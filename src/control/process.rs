@@ -1,21 +1,32 @@
-//! The running process as its control thread has it: what it does when it is asked to, and in which
-//! order, so that a change takes effect as a whole or not at all.
+//! The running process as its control thread has it, and its life: it serves until it is told to end or
+//! has handed over, then drains.
+//!
+//! ```text
+//!   serving ──SIGTERM──▶ delaying ──drain_delay──▶ draining ──no session left──▶ ended
+//!      │                    └──second signal──┐       ├──drain_timeout, second signal──▶ aborting ──▶ ended
+//!      └──a new process serves────────────────┴──▶────┘
+//! ```
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde_json::Value;
+use tokio::time::Interval;
+
+use super::Error;
 use super::bindings::Bindings;
-use super::health::{self, Probers};
+use super::health::Probers;
+use super::notify::Notifier;
+use super::parts::Parts;
 use super::reload::Reload;
 use super::signals::{Asked, Signals};
+use super::socket::{Command, ProcessState, ReloadReport, Reply, Request, Server};
+use super::succession::{Ancestors, Heir, Outcome, Succession};
 use super::workers::Workers;
-use super::{Error, events, max_connections};
-use crate::config::{Config, Diagnostics, diff};
+use crate::config::Config;
 use crate::proxy::{Message, Shared};
-use crate::telemetry::log;
+use crate::time::Instant;
 
 /// Everything that the control thread owns.
 pub(super) struct Process {
@@ -27,151 +38,287 @@ pub(super) struct Process {
     pub(super) bindings: Bindings,
     pub(super) probers: Probers,
     pub(super) signals: Signals,
-    /// Listeners that the operator has drained.
-    pub(super) drained: BTreeSet<Arc<str>>,
+    pub(super) socket: Option<Server>,
+    pub(super) notifier: Notifier,
+    /// When the service manager wants to hear that the process lives.
+    pub(super) watchdog: Option<Interval>,
     pub(super) reload: Reload,
+    pub(super) last_reload: Option<ReloadReport>,
+    pub(super) parts: Parts,
+    pub(super) succession: Succession,
+    pub(super) ancestors: Ancestors,
+    pub(super) state: ProcessState,
+    pub(super) started: Instant,
+}
+
+/// Something that the control thread has to see to.
+enum Event {
+    Asked(Asked),
+    Requested(Request),
+    /// The configuration was read, and addresses that were given up are closed.
+    Loaded,
+    /// The deadline of a part that drains is over.
+    PartDue,
+    /// An upgrade has come to its end.
+    Succeeded(Outcome),
+    /// An older process has told what it has counted.
+    Counted(usize, Option<Value>),
+    /// The service manager wants to hear that the process lives.
+    Watched,
+    /// A worker has ended; `None` = the last one had before.
+    Ended(Option<Result<(), Error>>),
+}
+
+/// Why the process stops serving.
+enum End {
+    Signal(&'static str),
+    Succeeded(Box<Heir>),
 }
 
 impl Process {
-    /// Serves until it is told to end. Returns the signal's name.
-    pub(super) async fn serve(&mut self) -> Result<&'static str, Error> {
+    /// Lives. Returns when no session is left.
+    pub(super) async fn run(&mut self) -> Result<(), Error> {
+        let ended = match self.serve().await? {
+            End::Signal(name) => {
+                self.notify_stopping();
+                let hurried = self.delay(name).await?;
+                self.bindings.drain(&self.workers);
+                self.drain(hurried).await
+            }
+            End::Succeeded(heir) => self.retire(*heir).await,
+        };
+        if let Some(socket) = self.socket.take() {
+            socket.finish().await;
+        }
+        ended
+    }
+
+    /// The next thing to see to. Whatever is dropped here goes on the next time.
+    async fn next(&mut self) -> Event {
+        let requested = async {
+            match &mut self.socket {
+                Some(socket) => socket.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        // An address that is being closed may be wanted again.
+        let loaded = async {
+            self.reload.loaded().await;
+            self.bindings.closed().await;
+        };
+        let watched = async {
+            match &mut self.watchdog {
+                Some(interval) => drop(interval.tick().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            asked = self.signals.next() => Event::Asked(asked),
+            request = requested => Event::Requested(request),
+            () = loaded => Event::Loaded,
+            () = self.parts.due() => Event::PartDue,
+            outcome = self.succession.outcome() => Event::Succeeded(outcome),
+            (ancestor, totals) = self.ancestors.next() => Event::Counted(ancestor, totals),
+            () = watched => Event::Watched,
+            ended = self.workers.next_end() => Event::Ended(ended),
+        }
+    }
+
+    /// Until it is told to end, or has handed over.
+    async fn serve(&mut self) -> Result<End, Error> {
         loop {
-            tokio::select! {
-                asked = self.signals.next() => match asked {
-                    Asked::End(name) => return Ok(name),
-                    Asked::Reload => self.request_reload(),
-                    Asked::Upgrade => {}
-                },
-                // An address that is being closed may be wanted again.
-                () = async { self.reload.loaded().await; self.bindings.closed().await } => {
-                    self.finish_reload();
+            match self.next().await {
+                Event::Asked(Asked::End(name)) => {
+                    self.succession.give_up();
+                    return Ok(End::Signal(name));
                 }
-                ended = self.workers.next_end() => {
+                Event::Asked(Asked::Reload) => self.request_reload(None),
+                Event::Asked(Asked::Upgrade) => self.begin_upgrade(None),
+                Event::Requested(Request { command, answer }) => match command {
+                    Command::Reload => self.request_reload(Some(answer)),
+                    Command::Upgrade => self.begin_upgrade(Some(answer)),
+                    Command::Resume { part } => {
+                        // Its addresses may not be closed yet.
+                        self.bindings.closed().await;
+                        let _ = answer.send(self.resume_part(part));
+                    }
+                    command => {
+                        // Whoever asked may have gone.
+                        let _ = answer.send(self.answer(command));
+                    }
+                },
+                Event::Loaded => self.finish_reload(),
+                Event::Succeeded(outcome) => {
+                    if let Some(heir) = self.end_upgrade(outcome) {
+                        return Ok(End::Succeeded(Box::new(heir)));
+                    }
+                }
+                Event::Ended(ended) => {
                     let unasked = Error::Worker("a worker ended by itself".to_owned());
                     return ended.unwrap_or(Ok(())).and(Err(unasked));
                 }
+                event => self.see_to(event),
             }
         }
     }
 
-    fn request_reload(&mut self) {
-        match &self.source {
-            Some(source) => self.reload.request(source),
-            None => tracing::warn!(
-                "reload refused: this process was started without a configuration file"
-            ),
+    /// What is the same in all states.
+    fn see_to(&mut self, event: Event) {
+        match event {
+            Event::PartDue => self.abort_due_parts(),
+            Event::Counted(ancestor, totals) => {
+                self.ancestors.counted(ancestor, totals, &self.shared);
+            }
+            Event::Watched => self.notifier.alive(),
+            Event::Asked(Asked::Reload) => tracing::warn!("reload refused: {ENDING}"),
+            Event::Asked(Asked::Upgrade) => tracing::warn!("upgrade refused: {ENDING}"),
+            Event::Requested(Request { command, answer }) => {
+                let reply = match command {
+                    Command::Status => self.answer(command),
+                    _ => Reply::failed(ENDING),
+                };
+                let _ = answer.send(reply);
+            }
+            Event::Asked(Asked::End(_)) | Event::Loaded | Event::Succeeded(_) | Event::Ended(_) => {
+            }
         }
     }
 
-    /// Applies what was read, or says why not.
-    fn finish_reload(&mut self) {
-        let Some(source) = &self.source else {
-            return;
-        };
-        match self.reload.take(source) {
-            Some(Ok(new)) => match self.apply(new) {
-                Ok(()) => {}
-                Err(refusals) => {
-                    for refusal in refusals {
-                        tracing::error!("reload refused: {refusal}");
-                    }
+    /// Accepts for a while still, so that a balancer in front sees that the process is not ready. True if a
+    /// second signal has ended that.
+    async fn delay(&mut self, name: &str) -> Result<bool, Error> {
+        let delay = self.config.runtime.drain_delay;
+        if delay.is_zero() {
+            return Ok(false);
+        }
+        tracing::info!(signal = name, ?delay, "not ready any more, still accepting");
+        self.state = ProcessState::Delaying;
+        let mut over = std::pin::pin!(tokio::time::sleep(delay));
+        loop {
+            let event = tokio::select! {
+                () = &mut over => return Ok(false),
+                event = self.next() => event,
+            };
+            match event {
+                Event::Asked(Asked::End(_)) => return Ok(true),
+                Event::Ended(ended) => {
+                    let unasked = Error::Worker("a worker ended by itself".to_owned());
+                    return ended.unwrap_or(Ok(())).and(Err(unasked));
                 }
-            },
-            Some(Err(diagnostics)) => log_diagnostics(&diagnostics),
-            None => tracing::error!("reload refused: reading the file failed"),
+                event => self.see_to(event),
+            }
         }
     }
 
-    /// Goes on with another configuration. Whatever can fail comes first, and leaves nothing behind.
-    fn apply(&mut self, new: Config) -> Result<(), Vec<String>> {
-        diff::reload(&self.config, &new)?;
-        let refused = |error: Error| vec![error.to_string()];
-        let most = max_connections(&new, self.shared.workers()).map_err(refused)?;
-        let prepared = self
-            .bindings
-            .prepare(&new, &self.drained)
-            .map_err(refused)?;
-        let snapshot = self.shared.reload(&new);
-        self.shared.max_connections.store(most, Ordering::Relaxed);
-        self.bindings.commit(prepared, &snapshot, &self.workers);
-        self.workers.post(|| Message::Reloaded);
-        self.probers.reconcile(health::targets(&new, &self.shared));
-        log::change(new.log);
-        events::set_level(&self.shared.around.events, new.log.level);
-        self.config = new;
-        tracing::info!(
-            generation = snapshot.generation,
-            upstreams = snapshot.upstreams.len(),
-            max_connections = most,
-            "reloaded"
-        );
+    /// Waits for the sessions, until `drain_timeout` or a second signal; with `hurried` it was there.
+    async fn drain(&mut self, hurried: bool) -> Result<(), Error> {
+        let mut patience = self.begin_to_drain(hurried);
+        let mut deadline = std::pin::pin!(tokio::time::sleep(patience));
+        let mut aborted = hurried;
+        loop {
+            let event = tokio::select! {
+                () = &mut deadline => None,
+                event = self.next() => Some(event),
+            };
+            let why = match event {
+                Some(Event::Ended(None)) => break,
+                Some(Event::Ended(Some(outcome))) => {
+                    outcome?;
+                    continue;
+                }
+                Some(Event::Asked(Asked::End(name))) => name,
+                Some(event) => {
+                    self.see_to(event);
+                    continue;
+                }
+                None if aborted => return Err(Error::Worker("sessions did not end".to_owned())),
+                None => "drain_timeout is over",
+            };
+            if !aborted {
+                aborted = true;
+                self.abort(why);
+                patience = ABORT_TIMEOUT;
+                deadline
+                    .as_mut()
+                    .reset(tokio::time::Instant::now() + patience);
+            }
+        }
+        while !aborted && self.ancestors.count() > 0 {
+            // A service manager takes its main process's end for the service's, and kills the others.
+            tokio::select! {
+                () = &mut deadline => break,
+                Asked::End(_) = self.signals.next() => break,
+                (ancestor, totals) = self.ancestors.next() => {
+                    self.ancestors.counted(ancestor, totals, &self.shared);
+                }
+            }
+        }
         Ok(())
     }
 
-    /// Stops accepting and waits for the sessions, until `drain_timeout` or a second signal.
-    pub(super) async fn drain(&mut self, why: &str) -> Result<(), Error> {
+    /// Returns how long sessions may go on.
+    fn begin_to_drain(&mut self, hurried: bool) -> Duration {
         let timeout = self.config.runtime.drain_timeout;
-        tracing::info!(
-            signal = why,
-            sessions = self.shared.active.now(),
-            ?timeout,
-            "draining"
-        );
-        self.bindings.drain(&self.workers);
-        let mut deadline = std::pin::pin!(tokio::time::sleep(timeout));
-        let mut aborted = false;
-        loop {
-            tokio::select! {
-                ended = self.workers.next_end() => match ended {
-                    Some(outcome) => outcome?,
-                    None => return Ok(()),
-                },
-                () = &mut deadline => {
-                    if aborted {
-                        return Err(Error::Worker("sessions did not end".to_owned()));
-                    }
-                    aborted = true;
-                    self.abort("drain_timeout is over");
-                    deadline.as_mut().reset(tokio::time::Instant::now() + ABORT_TIMEOUT);
-                }
-                asked = self.signals.next() => match asked {
-                    Asked::End(name) if !aborted => {
-                        aborted = true;
-                        self.abort(name);
-                        deadline.as_mut().reset(tokio::time::Instant::now() + ABORT_TIMEOUT);
-                    }
-                    Asked::End(_) => {}
-                    Asked::Reload => tracing::warn!("reload refused: the process is draining"),
-                    Asked::Upgrade => tracing::warn!("upgrade refused: the process is draining"),
-                },
-            }
+        let sessions = self.shared.active.now();
+        self.state = ProcessState::Draining;
+        tracing::info!(sessions, ?timeout, "draining");
+        if hurried {
+            self.abort("a second signal");
+            return ABORT_TIMEOUT;
         }
+        timeout
+    }
+
+    fn notify_stopping(&self) {
+        let runtime = &self.config.runtime;
+        let within = runtime.drain_delay + runtime.drain_timeout + ABORT_TIMEOUT * 2;
+        self.notifier.stopping(within, "draining");
     }
 
     fn abort(&self, why: &str) {
-        tracing::warn!(
-            sessions = self.shared.active.now(),
-            why,
-            "aborting what is left"
-        );
+        let sessions = self.shared.active.now();
+        tracing::warn!(sessions, why, "aborting what is left");
         self.workers.post(|| Message::Abort);
     }
-}
 
-/// How long workers may take to abort their sessions: they need a turn or two.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
-
-fn log_diagnostics(diagnostics: &Diagnostics) {
-    for finding in diagnostics.list() {
-        let (line, column) = finding
-            .place
-            .map_or((0, 0), |place| (place.line, place.column));
-        tracing::error!(
-            file = diagnostics.file(),
-            line,
-            column,
-            "reload refused: {}",
-            finding.message
-        );
+    /// A new process serves: this one drains, and tells it what it counts.
+    async fn retire(&mut self, heir: Heir) -> Result<(), Error> {
+        let Heir {
+            mut successor,
+            base,
+        } = heir;
+        // Its path is the new process's.
+        drop(self.socket.take());
+        let told = |shared: &Shared| {
+            let since = shared.totals().since(&base);
+            serde_json::to_value(since).unwrap_or_default()
+        };
+        let shared = self.shared.clone();
+        let ended = {
+            let mut tick = tokio::time::interval(COUNTING_INTERVAL);
+            let mut draining = std::pin::pin!(self.drain(false));
+            loop {
+                tokio::select! {
+                    ended = &mut draining => break ended,
+                    _ = tick.tick() => {
+                        // The new process may have ended, which is no reason to end sessions.
+                        let _ = successor.counted(told(&shared));
+                    }
+                }
+            }
+        };
+        if let Err(error) = successor.finish(told(&shared), FAREWELL).await {
+            tracing::warn!(%error, "the last counts did not reach the new process");
+        }
+        ended
     }
 }
+
+/// Why nothing but ending is to be had.
+const ENDING: &str = "the process is draining";
+/// How long workers may take to abort their sessions: they need a turn or two.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a new process hears what its predecessor counts.
+const COUNTING_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the last counts may take to reach it.
+const FAREWELL: Duration = Duration::from_secs(1);

@@ -11,14 +11,17 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
+use super::socket::Reply;
 use crate::config::{self, Config, Diagnostics};
 
 /// Where the reading stands.
 #[derive(Default)]
 pub(super) struct Reload {
     stage: Stage,
-    /// It was asked for again while the file was being read.
-    again: bool,
+    /// Who waits for the outcome.
+    asking: Vec<Answer>,
+    /// It was asked for again while the file was being read, by signal or by these.
+    again: Option<Vec<Answer>>,
 }
 
 #[derive(Default)]
@@ -32,14 +35,18 @@ enum Stage {
 /// What the file holds; `None` if the thread that read it failed.
 pub(super) type Loaded = Option<Result<Config, Box<Diagnostics>>>;
 
+/// How somebody is told the outcome.
+pub(super) type Answer = oneshot::Sender<Reply>;
+
 impl Reload {
-    /// Begins to read `source`, or to read it again after the present reading. A storm of requests is
-    /// two readings.
-    pub(super) fn request(&mut self, source: &Path) {
-        if !matches!(self.stage, Stage::Idle) {
-            self.again = true;
+    /// Begins to read `source`, or to read it again after the present reading, which may have begun
+    /// before the file was changed. A storm of requests is two readings.
+    pub(super) fn request(&mut self, source: &Path, answer: Option<Answer>) {
+        if self.is_under_way() {
+            self.again.get_or_insert_default().extend(answer);
             return;
         }
+        self.asking.extend(answer);
         let path = source.to_owned();
         let (sender, receiver) = oneshot::channel();
         // The receiver is gone when the process ends meanwhile.
@@ -54,6 +61,11 @@ impl Reload {
         };
     }
 
+    /// Something is being read, or was and is not taken yet.
+    pub(super) fn is_under_way(&self) -> bool {
+        !matches!(self.stage, Stage::Idle)
+    }
+
     /// Waits until the file has been read; for ever when nothing was asked for. It is then to be taken.
     pub(super) async fn loaded(&mut self) {
         match &mut self.stage {
@@ -66,14 +78,18 @@ impl Reload {
         }
     }
 
-    /// What was read, and begins to read again if that was asked for meanwhile.
-    pub(super) fn take(&mut self, source: &Path) -> Loaded {
-        let Stage::Loaded(loaded) = std::mem::take(&mut self.stage) else {
-            return None;
+    /// What was read, and who waits for what becomes of it. Begins to read again if that was asked for
+    /// meanwhile.
+    pub(super) fn take(&mut self, source: &Path) -> (Loaded, Vec<Answer>) {
+        let loaded = match std::mem::take(&mut self.stage) {
+            Stage::Loaded(loaded) => loaded,
+            Stage::Idle | Stage::Loading(_) => None,
         };
-        if std::mem::take(&mut self.again) {
-            self.request(source);
+        let asking = std::mem::take(&mut self.asking);
+        if let Some(again) = self.again.take() {
+            self.request(source, None);
+            self.asking.extend(again);
         }
-        loaded
+        (loaded, asking)
     }
 }

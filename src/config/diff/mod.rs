@@ -106,24 +106,3 @@ pub fn between(old: &Config, new: &Config) -> Vec<Change> {
 pub fn needs_upgrade(changes: &[Change]) -> impl Iterator<Item = &Change> {
     changes.iter().filter(|it| it.how == How::NeedsUpgrade)
 }
-
-/// Whether a running process can go from `old` to `new`; if not, one sentence per key that needs a
-/// restart.
-pub fn reload(old: &Config, new: &Config) -> Result<(), Vec<String>> {
-    let refused: Vec<_> = between(old, new)
-        .iter()
-        .filter(|it| it.how >= How::Rebind || is_set_at_start(&it.key))
-        .map(|it| format!("{it}; this needs a restart"))
-        .collect();
-    match refused.is_empty() {
-        true => Ok(()),
-        false => Err(refused),
-    }
-}
-
-/// Keys of listening sockets and of the log that are applied at the start only so far.
-fn is_set_at_start(key: &str) -> bool {
-    let of_a_socket = [".backlog", ".unix_mode", ".tcp_keepalive", ".congestion"];
-    key == "log.format"
-        || key.starts_with("listeners.") && of_a_socket.iter().any(|it| key.ends_with(it))
-}

@@ -456,21 +456,3 @@ fn every_key_that_is_read_has_its_entry() {
         }
     }
 }
-
-#[test]
-fn today_listening_sockets_are_not_reloaded() {
-    let reloaded = |from: &str, to: &str| {
-        assert!(OLD.contains(from));
-        reload(&read(OLD), &read(&OLD.replacen(from, to, 1)))
-    };
-    let bind = "bind = '127.0.0.1:80'";
-    for line in ["backlog = 1", "unix_mode = '0600'", "ipv6_only = false"] {
-        let refused = reloaded(bind, &format!("{bind}\n{line}")).unwrap_err();
-        assert!(refused[0].ends_with("; this needs a restart"));
-    }
-    assert!(reloaded("'info'", "'info'\nformat = 'json'").is_err());
-    assert!(reloaded("[listeners.web]", "[listeners.api]").is_err());
-    assert!(reloaded("workers = 2", "workers = 1").is_err());
-    assert_eq!(reloaded("'info'", "'debug'"), Ok(()));
-    assert_eq!(reloaded("[upstreams.other]", "[upstreams.o]"), Ok(()));
-}

@@ -65,6 +65,14 @@ pub(super) fn listen_in(
     listen(&candidate.path, options)
 }
 
+/// Makes the folder of the first candidate for a process that is about to become `owner` and can't then.
+/// If that fails, the process finds it out when it listens.
+pub(in crate::control) fn make_folder(candidate: &Candidate, owner: (u32, u32)) {
+    if let Some(folder) = candidate.path.parent() {
+        let _ = make(folder, candidate.folder_mode, Some(owner));
+    }
+}
+
 /// Makes a folder if it isn't there. Its parent has to be: /run and the user's folder are the system's.
 fn make(folder: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(folder) {

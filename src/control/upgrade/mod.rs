@@ -63,14 +63,12 @@ const VARIABLE: &str = "RINGRESS_UPGRADE";
 /// What the old process is and listens on. The sockets come along, in the order of `bindings`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Offer {
-    /// The generation of the configuration that it serves.
-    pub(super) generation: u64,
     /// The seed of its hashes, so that clients keep their backends.
     pub(super) seed: u64,
     /// The addresses it listens on.
     pub(super) bindings: Vec<OfferedBinding>,
-    /// The path of its control socket, when it has one.
-    pub(super) control_socket: Option<String>,
+    /// Listeners that the operator has drained.
+    pub(super) drained: Vec<String>,
 }
 
 /// An address that the old process listens on.

@@ -53,7 +53,7 @@ impl Notes {
 
     fn offer(&self) -> Offer {
         Offer {
-            control_socket: Some(self.0.path().to_str().unwrap().to_owned()),
+            drained: vec![self.0.path().to_str().unwrap().to_owned()],
             ..offer(&[2])
         }
     }
@@ -85,7 +85,7 @@ impl Notes {
 
 /// Appears whole or not at all.
 fn note(offer: &Offer, name: &str, text: &str) {
-    let folder = PathBuf::from(offer.control_socket.as_ref().unwrap());
+    let folder = PathBuf::from(&offer.drained[0]);
     fs::write(folder.join("draft"), text).unwrap();
     fs::rename(folder.join("draft"), folder.join(name)).unwrap();
 }
@@ -134,7 +134,7 @@ fn newcomer_that_refuses() {
 #[test]
 fn newcomer_that_hangs() {
     if let Some(_inheritance) = inherited() {
-        wait_for_ever();
+        hang();
     }
 }
 
@@ -142,7 +142,7 @@ fn newcomer_that_hangs() {
 fn newcomer_that_hangs_after_ready() {
     if let Some(inheritance) = inherited() {
         let _committed = committed(inheritance.predecessor);
-        wait_for_ever();
+        hang();
     }
 }
 
@@ -165,10 +165,10 @@ fn committed(predecessor: Predecessor) -> Committed {
     predecessor.ready(Vec::new()).unwrap().1
 }
 
-fn wait_for_ever() -> ! {
-    loop {
-        std::thread::park();
-    }
+/// Longer than anybody waits; a failed test shall not leave it behind for ever.
+fn hang() -> ! {
+    std::thread::park_timeout(2 * PLENTY);
+    process::exit(9)
 }
 
 /// The state of a child is left as it is: a zombie stays one.

@@ -28,7 +28,6 @@ const SHORT: Duration = Duration::from_millis(80);
 fn offer(sockets: &[usize]) -> Offer {
     let bindings = sockets.iter().enumerate();
     Offer {
-        generation: 7,
         seed: u64::MAX,
         bindings: bindings
             .map(|(index, sockets)| OfferedBinding {
@@ -39,7 +38,7 @@ fn offer(sockets: &[usize]) -> Offer {
                 unix: Some((u64::MAX, 1)),
             })
             .collect(),
-        control_socket: None,
+        drained: Vec::new(),
     }
 }
 

@@ -156,7 +156,7 @@ async fn another_version_is_refused_though_the_offer_does_not_fit_the_socket() {
         Inheritance::receive(link, OsStr::new("2")).map(drop)
     });
     let mut long = offer(&[]);
-    long.control_socket = Some("x".repeat(4 << 20));
+    long.drained = vec!["x".repeat(4 << 20)];
     let gift = Gift::new::<OwnedFd>(long, &[], &[]);
     let failure = negotiate(&mut link, &gift, no_state).await.unwrap_err();
     let text = "the new process refused: the old process upgrades by version 2 of the protocol and the \
@@ -171,10 +171,10 @@ async fn a_long_offer_arrives_whole() {
     let new = newcomer(theirs, |inheritance| {
         let inheritance = inheritance.unwrap();
         inheritance.predecessor.refuse("enough");
-        inheritance.offer.control_socket.unwrap().len()
+        inheritance.offer.drained[0].len()
     });
     let mut long = offer(&[]);
-    long.control_socket = Some("x".repeat(4 << 20));
+    long.drained = vec!["x".repeat(4 << 20)];
     let gift = Gift::new::<OwnedFd>(long, &[], &[]);
     let failure = negotiate(&mut link, &gift, no_state).await.unwrap_err();
     assert_eq!(failure.to_string(), "the new process refused: enough");

@@ -1,0 +1,165 @@
+//! What a process makes of a configuration that was read again: all of it takes effect, or none.
+
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::process::Process;
+use super::reload::Answer;
+use super::socket::{Outcome, Planned, ReloadReport, Reloaded, Reply};
+use super::{Error, events, health, max_connections};
+use crate::config::diff::{self, Change};
+use crate::config::{self, Config, Diagnostics, SystemResolver};
+use crate::proxy::Message;
+use crate::telemetry::log;
+
+/// Why a reload is refused: what is logged, line by line, and what whoever asked is told.
+struct Refusal(Vec<String>);
+
+impl Process {
+    /// Reads the configuration again.
+    pub(super) fn request_reload(&mut self, answer: Option<Answer>) {
+        let refused = match &self.source {
+            None => "this process was started without a configuration file",
+            Some(_) if self.succession.is_under_way() => "an upgrade is under way",
+            Some(source) => {
+                self.notifier.reloading();
+                return self.reload.request(source, answer);
+            }
+        };
+        tracing::warn!("reload refused: {refused}");
+        if let Some(answer) = answer {
+            let _ = answer.send(Reply::failed(refused));
+        }
+    }
+
+    /// Applies what was read, or says why not.
+    pub(super) fn finish_reload(&mut self) {
+        let Some(source) = &self.source else {
+            return;
+        };
+        let (loaded, asking) = self.reload.take(source);
+        let outcome = match loaded {
+            Some(Ok(new)) => self.apply(new),
+            Some(Err(diagnostics)) => {
+                log_findings(&diagnostics);
+                Err(Refusal(vec![diagnostics.to_string()]))
+            }
+            None => Err(Refusal::told("reading the file failed")),
+        };
+        let reply = self.note_reload(outcome);
+        for answer in asking {
+            let _ = answer.send(reply.clone());
+        }
+        self.notifier.ready(&self.summary());
+    }
+
+    /// Keeps the outcome for those who ask later.
+    fn note_reload(&mut self, outcome: Result<Vec<Change>, Refusal>) -> Reply {
+        let generation = self.shared.snapshot.load().generation;
+        let mut report = ReloadReport {
+            at_unix_ms: unix_ms(),
+            ok: outcome.is_ok(),
+            generation,
+            ..ReloadReport::default()
+        };
+        let reply = match outcome {
+            Ok(changes) => {
+                report.changes.clone_from(&changes);
+                Reply::Done(Outcome::Reloaded(Reloaded {
+                    generation,
+                    changes,
+                }))
+            }
+            Err(Refusal(lines)) => {
+                let error = lines.join("\n");
+                report.error = Some(error.clone());
+                Reply::Failed { error }
+            }
+        };
+        self.last_reload = Some(report);
+        reply
+    }
+
+    /// Goes on with another configuration. Whatever can fail comes first, and leaves nothing behind.
+    fn apply(&mut self, new: Config) -> Result<Vec<Change>, Refusal> {
+        let changes = diff::between(&self.config, &new);
+        let refused: Vec<_> = diff::needs_upgrade(&changes)
+            .map(|change| format!("{change}: `ringress upgrade` can do it"))
+            .collect();
+        if !refused.is_empty() {
+            return Err(Refusal::logged(refused));
+        }
+        let refused = |error: Error| Refusal::told(&error.to_string());
+        let most = max_connections(&new, self.shared.workers()).map_err(refused)?;
+        let drained = self.parts.listeners();
+        let prepared = self.bindings.prepare(&new, &drained).map_err(refused)?;
+        for change in &changes {
+            tracing::info!("change: {change}");
+        }
+        let snapshot = self.shared.reload(&new);
+        self.shared.max_connections.store(most, Ordering::Relaxed);
+        self.bindings.commit(prepared, &snapshot, &self.workers);
+        self.workers.post(|| Message::Reloaded);
+        self.probers.reconcile(health::targets(&new, &self.shared));
+        log::change(new.log);
+        events::set_level(&self.shared.around.events, new.log.level);
+        self.config = new;
+        self.forget_unknown_parts();
+        tracing::info!(
+            generation = snapshot.generation,
+            upstreams = snapshot.upstreams.len(),
+            max_connections = most,
+            "reloaded"
+        );
+        Ok(changes)
+    }
+
+    /// What a reload with this text would change.
+    pub(super) fn plan(&self, file: &str, text: &str) -> Reply {
+        match config::parse(text, file, &mut SystemResolver) {
+            Ok(new) => {
+                let changes = diff::between(&self.config, &new);
+                Reply::Done(Outcome::Planned(Planned { changes }))
+            }
+            Err(diagnostics) => Reply::failed(diagnostics),
+        }
+    }
+}
+
+impl Refusal {
+    fn told(what: &str) -> Self {
+        Self::logged(vec![what.to_owned()])
+    }
+
+    fn logged(lines: Vec<String>) -> Self {
+        for line in &lines {
+            tracing::error!("reload refused: {line}");
+        }
+        Self(lines)
+    }
+}
+
+/// Milliseconds since 1970, by the machine's calendar.
+fn unix_ms() -> u64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "people are told when it was, and nothing is decided by it"
+    )]
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn log_findings(diagnostics: &Diagnostics) {
+    for finding in diagnostics.list() {
+        let (line, column) = finding
+            .place
+            .map_or((0, 0), |place| (place.line, place.column));
+        tracing::error!(
+            file = diagnostics.file(),
+            line,
+            column,
+            "reload refused: {}",
+            finding.message
+        );
+    }
+}

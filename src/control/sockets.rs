@@ -1,0 +1,296 @@
+//! The listening sockets of one address as the control thread holds them: bound here or inherited, handed
+//! to the workers and to a new process. They are duplicates of what the workers accept from.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::activation::{self, Activated};
+use super::upgrade::OfferedBinding;
+use crate::address::Address;
+use crate::config::Listener;
+use crate::ring::listen::{self, Identity, ListenOptions};
+
+/// One per worker where workers can have one each, which unix sockets can't; dropping the last handle of
+/// a unix socket removes its path if that is still its own.
+pub(super) struct Sockets {
+    /// With the port that the kernel chose.
+    pub(super) address: Address,
+    /// Before the sockets: another file may have its number once they are closed.
+    path: Option<OwnPath>,
+    handles: Vec<OwnedFd>,
+    /// They are somebody else's, too, until this process serves.
+    foreign: bool,
+}
+
+/// The path of a unix socket.
+struct OwnPath {
+    path: PathBuf,
+    identity: Identity,
+    /// Somebody else goes on with it.
+    left: bool,
+}
+
+impl Drop for OwnPath {
+    fn drop(&mut self) {
+        if self.left {
+            return;
+        }
+        if let Err(error) = listen::remove_path(&self.path, self.identity) {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "the file of a unix socket can't be removed");
+        }
+    }
+}
+
+impl Sockets {
+    /// Binds an address that nobody else may have.
+    pub(super) fn bind(
+        address: &Address,
+        workers: usize,
+        options: &ListenOptions<'_>,
+    ) -> io::Result<Self> {
+        if let Address::Unix(path) = address {
+            let (handles, identity) = listen::listen_unix(path, 1, options)?;
+            return Ok(Self::unix(path.to_path_buf(), handles, identity));
+        }
+        let (handles, address) = listen::listen(address, workers, options)?;
+        Ok(Self {
+            address,
+            handles,
+            path: None,
+            foreign: false,
+        })
+    }
+
+    fn unix(path: PathBuf, handles: Vec<OwnedFd>, identity: Identity) -> Self {
+        Self {
+            address: Address::Unix(path.clone().into()),
+            handles,
+            path: Some(OwnPath {
+                path,
+                identity,
+                left: false,
+            }),
+            foreign: false,
+        }
+    }
+
+    /// Others for the same address, with the other `ipv6_only`.
+    pub(super) fn beside(&self, workers: usize, options: &ListenOptions<'_>) -> io::Result<Self> {
+        let Some(address) = self.address.as_ip() else {
+            return Err(io::Error::other("a unix socket has no address family"));
+        };
+        Ok(Self {
+            address: self.address.clone(),
+            handles: listen::listen_beside(address, workers, options)?,
+            path: None,
+            foreign: false,
+        })
+    }
+
+    /// Makes them what `workers` workers need, once this process serves; before, they were not touched, so
+    /// that whoever handed them over could go on as if nothing had happened. With fewer workers than
+    /// sockets, new connections go to as many sockets as there are workers, and none of the others is
+    /// closed: somebody may be in its queue.
+    pub(super) fn settle(&mut self, workers: usize, options: &ListenOptions<'_>) {
+        if !std::mem::take(&mut self.foreign) {
+            return;
+        }
+        for socket in &self.handles {
+            if let Err(error) = listen::adjust(socket.as_fd(), options) {
+                tracing::warn!(address = %self.address, %error, "a socket that was handed over");
+            }
+        }
+        let fewer = u32::try_from(workers)
+            .ok()
+            .filter(|_| self.count() > workers);
+        let first = self.handles[0].as_fd();
+        // It fails where nothing was steered, or can be.
+        let _ = fewer.map_or_else(
+            || listen::unsteer(first),
+            |count| listen::steer(first, count),
+        );
+    }
+
+    /// A descriptor for each worker at least, and one of each socket; by worker.
+    pub(super) fn for_workers(&self, workers: usize) -> io::Result<Vec<(usize, OwnedFd)>> {
+        let count = self.handles.len().max(workers);
+        let sockets = self.handles.iter().cycle().take(count).enumerate();
+        sockets
+            .map(|(number, socket)| Ok((number % workers, socket.try_clone()?)))
+            .collect()
+    }
+
+    /// Lets another user add sockets to the group, and have the path.
+    pub(super) fn give_to(&self, (uid, gid): (u32, u32)) -> io::Result<()> {
+        for socket in &self.handles {
+            listen::give_to(socket.as_fd(), uid, gid)?;
+        }
+        match &self.path {
+            Some(own) => listen::own_path(&own.path, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes no connection that is begun from now on; false where that can't be had.
+    pub(super) fn refuse_new(&self) -> bool {
+        let mut handles = self.handles.iter();
+        self.path.is_none() && handles.all(|socket| listen::refuse_new(socket.as_fd()).is_ok())
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.handles.len()
+    }
+
+    pub(super) fn handles(&self) -> &[OwnedFd] {
+        &self.handles
+    }
+
+    pub(super) fn is_ipv6(&self) -> bool {
+        self.address
+            .as_ip()
+            .is_some_and(|address| address.is_ipv6())
+    }
+
+    /// Which file its path is, if it has one.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.path.as_ref().map(|own| own.identity)
+    }
+
+    /// Another process goes on with the path.
+    pub(super) fn leave_path(&mut self) {
+        if let Some(own) = &mut self.path {
+            own.left = true;
+        }
+    }
+}
+
+/// Listening sockets that were there before the process.
+pub(super) struct Inherited {
+    /// In the order of whoever handed them over, if that was a process before this one.
+    pub(super) number: Option<usize>,
+    /// Whose they were, or are to be.
+    pub(super) listener: Option<Arc<str>>,
+    /// What the configuration had for them.
+    pub(super) wanted: Address,
+    pub(super) address: Address,
+    pub(super) sockets: Vec<OwnedFd>,
+    /// Of a unix socket's path, where that is known to be ours.
+    pub(super) identity: Option<Identity>,
+}
+
+impl Inherited {
+    /// What another process offers with these sockets.
+    pub(super) fn offered(
+        number: usize,
+        offered: &OfferedBinding,
+        sockets: Vec<OwnedFd>,
+    ) -> io::Result<Self> {
+        let unix = offered.unix;
+        Ok(Self {
+            number: Some(number),
+            listener: Some(Arc::from(offered.listener.as_str())),
+            wanted: address(&offered.configured)?,
+            address: address(&offered.address)?,
+            sockets,
+            identity: unix.map(|(device, inode)| Identity { device, inode }),
+        })
+    }
+
+    /// The service manager's, for the listeners that they are meant for.
+    pub(super) fn activated(
+        activated: Vec<Activated>,
+        listeners: &[Listener],
+    ) -> Result<Vec<Self>, activation::Error> {
+        let mut all: Vec<Self> = Vec::new();
+        for socket in activated {
+            let place = socket.place(listeners)?;
+            let address = socket.address()?;
+            let listener = &listeners[place.listener];
+            match all.iter_mut().find(|known| known.address == address) {
+                Some(known) => known.sockets.push(socket.fd),
+                None => all.push(Self {
+                    number: None,
+                    listener: Some(listener.name.clone()),
+                    wanted: listener.bind[place.bind].clone(),
+                    address,
+                    sockets: vec![socket.fd],
+                    identity: None,
+                }),
+            }
+        }
+        Ok(all)
+    }
+
+    /// It is what the configuration means with this address of `listener`.
+    pub(super) fn serves(&self, listener: &Listener, address: &Address) -> bool {
+        match address.as_ip() {
+            Some(ip) if ip.port() == 0 => {
+                self.wanted == *address && self.listener.as_ref() == Some(&listener.name)
+            }
+            Some(ip) if ip.is_ipv6() => self.address == *address && self.fits(listener.ipv6_only),
+            _ => self.address == *address,
+        }
+    }
+
+    /// The sockets take IPv6 only, or not, as they should.
+    fn fits(&self, ipv6_only: bool) -> bool {
+        let mut sockets = self.sockets.iter();
+        sockets.all(|it| listen::describe(it.as_fd()).is_ok_and(|it| it.ipv6_only == ipv6_only))
+    }
+
+    /// Takes them over for so many workers. They are as they were before [`Sockets::settle`].
+    pub(super) fn into_sockets(
+        self,
+        workers: usize,
+        options: &ListenOptions<'_>,
+    ) -> io::Result<Sockets> {
+        // A socket of our own shows whether the options can be had.
+        listen::bind_more((Ipv4Addr::LOCALHOST, 0).into(), 1, options)?;
+        let mut sockets = match &self.address {
+            Address::Unix(path) => {
+                let path = path.to_path_buf();
+                let identity = self.identity.map_or_else(|| Identity::of(&path), Ok)?;
+                let mut sockets = Sockets::unix(path, self.sockets, identity);
+                if self.identity.is_none() {
+                    // Whoever made it removes it.
+                    sockets.leave_path();
+                }
+                sockets
+            }
+            Address::Ip(address) => {
+                let mut handles = self.sockets;
+                if listen::describe(handles[0].as_fd())?.reuse_port {
+                    let missing = workers.saturating_sub(handles.len());
+                    match listen::bind_more(*address, missing, options) {
+                        Ok(more) => handles.extend(more),
+                        // The service manager's are another user's. Workers can share them.
+                        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Sockets {
+                    address: self.address,
+                    handles,
+                    path: None,
+                    foreign: false,
+                }
+            }
+        };
+        sockets.foreign = true;
+        Ok(sockets)
+    }
+}
+
+/// An address as `Address` writes it.
+fn address(written: &str) -> io::Result<Address> {
+    if let Some(path) = written.strip_prefix("unix:") {
+        return Ok(Address::Unix(Path::new(path).into()));
+    }
+    let parsed = written.parse::<SocketAddr>();
+    parsed.map(Address::Ip).map_err(io::Error::other)
+}

@@ -1,0 +1,333 @@
+//! From nothing, or from what another process hands over, to a process that serves. Everything that can
+//! fail comes before the first connection is accepted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::activation;
+use super::bindings::{Bindings, Prepared};
+use super::health::{self, Probers};
+use super::notify::Notifier;
+use super::parts::Parts;
+use super::privileges::{self, Identity};
+use super::process::Process;
+use super::reload::Reload;
+use super::signals::Signals;
+use super::socket::path::{Folders, Place};
+use super::socket::server::{Options, Server};
+use super::socket::{ProcessState, make_folder};
+use super::sockets::Inherited;
+use super::succession::{Ancestors, State, Succession};
+use super::upgrade::{Committed, Inheritance, Launch, Predecessor};
+use super::workers::{Plan, Workers};
+use super::{Error, events, max_connections, plan, seed};
+use crate::config::{Config, ControlSocket};
+use crate::proxy::Shared;
+use crate::ring::probe;
+use crate::ring::{self, limits};
+use crate::telemetry::events::Events;
+
+/// What a process begins with.
+pub(super) struct Start {
+    pub(super) source: Option<PathBuf>,
+    seed: u64,
+    inherited: Vec<Inherited>,
+    drained: Vec<Arc<str>>,
+}
+
+/// A process that has what it needs, and does nothing yet.
+pub(super) struct Ready {
+    config: Config,
+    source: Option<PathBuf>,
+    seed: u64,
+    plan: Plan,
+    max_connections: usize,
+    bindings: Bindings,
+    prepared: Prepared,
+}
+
+impl Start {
+    /// With nothing.
+    pub(super) fn afresh() -> Self {
+        Self {
+            source: None,
+            seed: seed(),
+            inherited: Vec::new(),
+            drained: Vec::new(),
+        }
+    }
+
+    /// With what another process hands over.
+    pub(super) fn after(inheritance: Inheritance) -> Result<(Self, Option<Predecessor>), Error> {
+        let Inheritance {
+            offer,
+            sockets,
+            predecessor,
+        } = inheritance;
+        let bindings = offer.bindings.iter().zip(sockets).enumerate();
+        let inherited = bindings
+            .map(|(number, (offered, sockets))| Inherited::offered(number, offered, sockets))
+            .collect::<Result<_, _>>();
+        let drained = offer.drained.iter().map(|name| Arc::from(name.as_str()));
+        match inherited {
+            Ok(inherited) => {
+                let start = Self {
+                    source: None,
+                    seed: offer.seed,
+                    inherited,
+                    drained: drained.collect(),
+                };
+                Ok((start, Some(predecessor)))
+            }
+            Err(error) => {
+                predecessor.refuse(&error.to_string());
+                Err(Error::Resources(error))
+            }
+        }
+    }
+
+    /// Binds every address.
+    pub(super) fn prepare(self, config: Config) -> Result<Ready, Error> {
+        let workers = config
+            .runtime
+            .workers
+            .map_or_else(limits::worker_count, usize::from);
+        let max_connections = max_connections(&config, workers)?;
+        let plan = plan(&config, workers, max_connections)?;
+        let mut inherited = self.inherited;
+        let activated = activation::from_environment().map_err(Error::Activation)?;
+        let activated = Inherited::activated(activated, &config.listeners);
+        inherited.extend(activated.map_err(Error::Activation)?);
+        let identity = identity(&config)?;
+        let owner = identity.as_ref().map(Identity::ids);
+        let mut bindings = Bindings::new(plan.workers, owner, inherited);
+        let drained = self.drained.into_iter().collect();
+        let prepared = bindings.prepare(&config, &drained)?;
+        if let Some(identity) = &identity {
+            become_user(identity, &config, self.source.as_deref())?;
+        }
+        // As the user that it is now, whom io_uring may be forbidden; the control plane's runtime would
+        // panic.
+        probe::probe().map_err(Error::Ring)?;
+        privileges::can_read(&self.source).map_err(Error::Privileges)?;
+        Ok(Ready {
+            config,
+            source: self.source,
+            seed: self.seed,
+            plan,
+            max_connections,
+            bindings,
+            prepared,
+        })
+    }
+}
+
+fn identity(config: &Config) -> Result<Option<Identity>, Error> {
+    let runtime = &config.runtime;
+    let (user, group) = (runtime.user.as_deref(), runtime.group.as_deref());
+    Identity::resolve(user, group).map_err(Error::Privileges)
+}
+
+/// Stops being root, once everything is there that only root can have.
+fn become_user(identity: &Identity, config: &Config, source: Option<&Path>) -> Result<(), Error> {
+    if let Some(source) = source
+        && config.runtime.control_socket == ControlSocket::Auto
+        && let Ok(candidates) = Folders::of_this_process().candidates(source)
+        && let Some(first) = candidates.first()
+    {
+        make_folder(first, identity.ids());
+    }
+    let binds = config.listeners.iter().flat_map(|listener| &listener.bind);
+    let ports = binds.filter_map(|address| Some(address.as_ip()?.port()));
+    let keep_bind = privileges::needs_bind_capability(ports.filter(|port| *port > 0));
+    privileges::drop_to(identity, keep_bind).map_err(Error::Privileges)?;
+    tracing::info!(user = %identity, keep_bind, "not root any more");
+    Ok(())
+}
+
+impl Ready {
+    /// Starts the workers, takes over from `predecessor`, and serves until it is told to end.
+    pub(super) async fn serve(self, predecessor: Option<Predecessor>) -> Result<(), Error> {
+        let kept = self.prepared.inherited.clone();
+        let (events, receiver) = Events::new();
+        let level = self.config.log.level;
+        let told = events::report(receiver, &events, level).map_err(Error::Resources);
+        let reporter = match told {
+            Ok(reporter) => reporter,
+            Err(error) => return Err(refused(predecessor, error)),
+        };
+        let started = Shared::new(
+            &self.config,
+            self.plan.workers,
+            self.max_connections,
+            events,
+            self.seed,
+        );
+        let outcome = match self.start(started) {
+            Ok(process) => match take_over(predecessor, kept) {
+                Ok(taken) => process.live(taken).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(refused(predecessor, error)),
+        };
+        // Whoever may tell something has let go of the queue, the probers when they are next looked at.
+        tokio::task::yield_now().await;
+        reporter.finish();
+        outcome?;
+        tracing::info!("ended");
+        Ok(())
+    }
+
+    fn start(self, shared: Arc<Shared>) -> Result<Started, Error> {
+        let signals = Signals::new().map_err(Error::Resources)?;
+        let workers = Workers::start(self.plan, &shared)?;
+        let launch = self.source.as_ref().map(|_| Launch::of_this_process());
+        let launch = launch.transpose().map_err(Error::Resources)?;
+        let notifier = Notifier::from_environment();
+        let watchdog = notifier.interval().map(tokio::time::interval);
+        let max_connections = self.max_connections;
+        let process = Process {
+            config: self.config,
+            source: self.source,
+            shared,
+            workers,
+            bindings: self.bindings,
+            probers: Probers::default(),
+            signals,
+            socket: None,
+            notifier,
+            watchdog,
+            reload: Reload::default(),
+            last_reload: None,
+            parts: Parts::default(),
+            succession: Succession::new(launch),
+            ancestors: Ancestors::default(),
+            state: ProcessState::Serving,
+            started: ring::now(),
+        };
+        Ok(Started {
+            process,
+            prepared: self.prepared,
+            plan: self.plan,
+            max_connections,
+        })
+    }
+}
+
+/// A process with workers that wait for the word to go.
+struct Started {
+    process: Process,
+    prepared: Prepared,
+    plan: Plan,
+    max_connections: usize,
+}
+
+impl Started {
+    /// Serves, with what was taken over.
+    async fn live(self, taken: Option<(State, Committed)>) -> Result<(), Error> {
+        let Self {
+            mut process,
+            prepared,
+            plan,
+            max_connections,
+        } = self;
+        let takes_over = taken.is_some();
+        let socket = process.control_socket(takes_over);
+        let (state, committed) = taken.unzip();
+        process.socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                if let Some(committed) = committed {
+                    committed.refuse(&error.to_string());
+                }
+                return Err(error);
+            }
+        };
+        let known = state.map(|state| process.restore(state));
+        process.workers.go();
+        let snapshot = process.shared.snapshot.load_full();
+        process
+            .bindings
+            .commit(prepared, &snapshot, &process.workers);
+        if let Some(committed) = committed {
+            process.ancestors = serving(committed, known.unwrap_or_default());
+        }
+        let targets = health::targets(&process.config, &process.shared);
+        process.probers.reconcile(targets);
+        tracing::info!(
+            workers = plan.workers,
+            max_connections,
+            buffer_memory_per_worker = plan.buffer_memory,
+            "started"
+        );
+        process.notifier.ready(&process.summary());
+        process.run().await
+    }
+}
+
+impl Process {
+    /// Listens for commands.
+    fn control_socket(&self, take_over: bool) -> Result<Option<Server>, Error> {
+        let place = match (&self.config.runtime.control_socket, &self.source) {
+            (ControlSocket::Path(path), _) => Place::At(path.to_path_buf()),
+            (ControlSocket::Auto, Some(source)) => Place::Auto(source.clone()),
+            (ControlSocket::Auto, None) | (ControlSocket::Off, _) => Place::Off,
+        };
+        let options = Options {
+            take_over,
+            ..Options::default()
+        };
+        let folders = Folders::of_this_process();
+        Server::bind(&place, &folders, options).map_err(Error::ControlSocket)
+    }
+
+    /// Goes on where another process stands. Returns what is known of those before it.
+    fn restore(&mut self, state: State) -> Vec<crate::proxy::Totals> {
+        self.shared.restore(&state.shared, ring::now());
+        self.parts.restore(state.parts);
+        self.forget_unknown_parts();
+        state.ancestors
+    }
+}
+
+/// Tells the old process that this one is ready, and hears what it knows.
+fn take_over(
+    predecessor: Option<Predecessor>,
+    kept: Vec<usize>,
+) -> Result<Option<(State, Committed)>, Error> {
+    let Some(predecessor) = predecessor else {
+        return Ok(None);
+    };
+    let (state, committed) = predecessor.ready(kept).map_err(Error::upgrade)?;
+    let state = state.map(understood).unwrap_or_default();
+    Ok(Some((state, committed)))
+}
+
+/// What can't be read is not known: health is found out again.
+fn understood(state: Value) -> State {
+    serde_json::from_value(state).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the state of the old process can't be read, and is not taken over");
+        State::default()
+    })
+}
+
+/// Tells the old process that this one accepts.
+fn serving(committed: Committed, known: Vec<crate::proxy::Totals>) -> Ancestors {
+    match committed.serving() {
+        Ok(links) => Ancestors::new(links, known),
+        Err(error) => {
+            tracing::warn!(%error, "the old process can't be heard");
+            Ancestors::default()
+        }
+    }
+}
+
+/// Tells the old process, if there is one, why this one can't serve.
+fn refused(predecessor: Option<Predecessor>, error: Error) -> Error {
+    if let Some(predecessor) = predecessor {
+        predecessor.refuse(&error.to_string());
+    }
+    error
+}

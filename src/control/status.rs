@@ -1,0 +1,117 @@
+//! What the process tells about itself.
+
+use std::process;
+
+use super::process::Process;
+use super::socket::{
+    BackendStatus, BreakerState, DrainStatus, ListenerState, ListenerStatus, Status, UpstreamStatus,
+};
+use crate::policy::breaker;
+use crate::proxy;
+use crate::ring;
+use crate::telemetry::Reason;
+use crate::upstream::{Backend, BackendImage, Order, Upstream};
+
+impl Process {
+    /// Everything, as of now.
+    pub(super) fn status(&self) -> Status {
+        let snapshot = self.shared.snapshot.load();
+        let source = self.source.as_ref();
+        Status {
+            pid: process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: millis(ring::now() - self.started),
+            configuration: source.map(|source| source.display().to_string()),
+            state: self.state,
+            generation: snapshot.generation,
+            last_reload: self.last_reload.clone(),
+            workers: self.shared.workers() as u64,
+            sessions: self.shared.active.now() as u64,
+            max_connections: self.shared.most_connections() as u64,
+            listeners: snapshot
+                .listeners
+                .iter()
+                .map(|listener| self.listener_status(listener))
+                .collect(),
+            upstreams: snapshot.upstreams.iter().map(|it| upstream(it)).collect(),
+            draining: self.drain_status(),
+            old_processes: self.ancestors.count() as u32,
+        }
+    }
+
+    /// One line for the service manager.
+    pub(super) fn summary(&self) -> String {
+        let generation = self.shared.snapshot.load().generation;
+        match &self.last_reload {
+            Some(report) if !report.ok => {
+                format!("generation {generation}; the last reload was refused")
+            }
+            _ => format!("generation {generation}"),
+        }
+    }
+
+    fn listener_status(&self, listener: &proxy::ListenerState) -> ListenerStatus {
+        let addresses = self.bindings.addresses();
+        let own = addresses.filter(|(name, _)| **name == listener.name);
+        let addresses: Vec<_> = own.map(|(_, address)| address.to_string()).collect();
+        let closed = Reason::ALL
+            .iter()
+            .map(|reason| (reason.as_str().to_owned(), listener.closed(*reason)))
+            .filter(|(_, count)| *count > 0);
+        ListenerStatus {
+            name: listener.name.to_string(),
+            state: match addresses.is_empty() {
+                true => ListenerState::Drained,
+                false => ListenerState::Accepting,
+            },
+            addresses,
+            upstream: listener.policy.load().upstream.name().to_string(),
+            sessions: listener.active.now() as u64,
+            accepted: listener.accepted(),
+            closed: closed.collect(),
+        }
+    }
+
+    fn drain_status(&self) -> Vec<DrainStatus> {
+        let drains = self.parts.list().iter();
+        drains
+            .map(|drain| DrainStatus {
+                part: drain.part.clone(),
+                sessions_left: self.sessions_of(&drain.part),
+                deadline_in_ms: drain.left().map(millis),
+            })
+            .collect()
+    }
+}
+
+fn upstream(upstream: &Upstream) -> UpstreamStatus {
+    let known = upstream.image();
+    let backends = upstream.backends().iter().zip(&known.backends);
+    UpstreamStatus {
+        name: upstream.name().to_string(),
+        backends: backends.map(|(it, known)| backend(it, known)).collect(),
+    }
+}
+
+fn backend(backend: &Backend, known: &BackendImage) -> BackendStatus {
+    let (state, now) = (&backend.state, ring::now().as_nanos());
+    BackendStatus {
+        name: backend.name.to_string(),
+        address: known.address.clone(),
+        healthy: state.health.is_healthy(),
+        enabled: known.order == Order::Enabled,
+        ejected: known.outlier.ejected_until_nanos > Some(now),
+        breaker: match known.breaker.kind {
+            breaker::Kind::Closed => BreakerState::Closed,
+            breaker::Kind::Open => BreakerState::Open,
+            breaker::Kind::HalfOpen => BreakerState::HalfOpen,
+        },
+        weight: u32::from(backend.weight()),
+        sessions: state.load.active.now() as u64,
+        connections: state.open.now() as u64,
+    }
+}
+
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

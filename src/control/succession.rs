@@ -1,0 +1,286 @@
+//! An upgrade as a process lives through it, on either side: what goes along, and in which order things
+//! happen, so that there is always somebody who accepts and nothing is counted twice.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::parts::Drain;
+use super::process::Process;
+use super::reload::Answer;
+use super::socket::{self, Reply, Upgraded};
+use super::upgrade::{Failure, Launch, Link, Offer, Successor, hand_over};
+use crate::proxy::{Image, Shared, Totals};
+use crate::ring;
+
+/// How long a new process may take until it serves.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the old process tells the new one when that is ready.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct State {
+    pub(super) shared: Image,
+    pub(super) parts: Vec<Drain>,
+    /// What was taken over from each older process, in the order of their links.
+    pub(super) ancestors: Vec<Totals>,
+}
+
+/// The old side: a new process on its way.
+pub(super) struct Succession {
+    launch: Option<Launch>,
+    under_way: Option<UnderWay>,
+}
+
+struct UnderWay {
+    task: Pin<Box<dyn Future<Output = Handed>>>,
+    ancestors: Vec<Totals>,
+    agreed: Rc<RefCell<Agreed>>,
+    answer: Option<Answer>,
+}
+
+/// What became of it, and the links to older processes.
+type Handed = (Result<Successor, Failure>, Vec<Link>);
+
+/// What holds from the moment that the state went over.
+#[derive(Default)]
+struct Agreed {
+    /// Bindings that the new process goes on with, by their number in the offer.
+    kept: Vec<usize>,
+    /// What the new process knows to be counted.
+    base: Totals,
+}
+
+/// How an upgrade ended.
+pub(super) struct Outcome {
+    result: Result<Successor, Failure>,
+    under_way: UnderWay,
+    links: Vec<Link>,
+}
+
+/// A new process that serves.
+pub(super) struct Heir {
+    pub(super) successor: Successor,
+    pub(super) base: Totals,
+}
+
+impl Succession {
+    /// Nothing is under way. Without `launch` nothing can be.
+    pub(super) fn new(launch: Option<Launch>) -> Self {
+        Self {
+            launch,
+            under_way: None,
+        }
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Ends what is under way: the new process is killed.
+    pub(super) fn give_up(&mut self) {
+        if self.under_way.take().is_some() {
+            tracing::warn!("upgrade given up: this process is to end");
+        }
+    }
+
+    /// Waits for the end of what is under way. May be dropped and called again.
+    pub(super) async fn outcome(&mut self) -> Outcome {
+        let (result, links) = match &mut self.under_way {
+            Some(under_way) => under_way.task.as_mut().await,
+            None => std::future::pending().await,
+        };
+        let under_way = self.under_way.take().expect("it has just ended");
+        Outcome {
+            result,
+            under_way,
+            links,
+        }
+    }
+}
+
+impl Process {
+    /// Starts a new process, which is to take over.
+    pub(super) fn begin_upgrade(&mut self, answer: Option<Answer>) {
+        let refused = match &self.succession.launch {
+            None => "this process was started without a configuration file",
+            Some(_) if self.succession.is_under_way() => "one is under way already",
+            Some(_) if self.reload.is_under_way() => "a reload is under way",
+            Some(launch) => {
+                let launch = launch.clone();
+                return self.begin_succession(launch, answer);
+            }
+        };
+        refuse(answer, refused);
+    }
+
+    fn begin_succession(&mut self, launch: Launch, answer: Option<Answer>) {
+        let (bindings, sockets) = match self.bindings.offer() {
+            Ok(offered) => offered,
+            Err(error) => return refuse(answer, &format!("no descriptor left: {error}")),
+        };
+        tracing::info!(executable = %launch.executable().display(), "upgrading");
+        self.notifier.reloading();
+        let offer = Offer {
+            seed: self.shared.seed,
+            bindings,
+            drained: self
+                .parts
+                .listeners()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        };
+        let (links, ancestors) = self.ancestors.take();
+        let agreed = Rc::new(RefCell::new(Agreed::default()));
+        let state = self.state_for(&ancestors, &agreed);
+        let task = async move {
+            let handed = hand_over(&launch, offer, &sockets, &links, state, PATIENCE).await;
+            (handed, links)
+        };
+        self.succession.under_way = Some(UnderWay {
+            task: Box::pin(task),
+            ancestors,
+            agreed,
+            answer,
+        });
+    }
+
+    /// What makes the state, once the new process is ready.
+    fn state_for(
+        &self,
+        ancestors: &[Totals],
+        agreed: &Rc<RefCell<Agreed>>,
+    ) -> impl FnOnce(&super::upgrade::Ready) -> Value + 'static {
+        let (shared, agreed) = (self.shared.clone(), agreed.clone());
+        let (parts, ancestors) = (self.parts.list().to_vec(), ancestors.to_vec());
+        move |ready| {
+            let image = shared.image(ring::now());
+            agreed.replace(Agreed {
+                kept: ready.kept.clone(),
+                base: image.totals(),
+            });
+            let state = State {
+                shared: image,
+                parts,
+                ancestors,
+            };
+            serde_json::to_value(state).unwrap_or_default()
+        }
+    }
+
+    /// Tells what came of it. If a new process serves, this one is to drain.
+    pub(super) fn end_upgrade(&mut self, outcome: Outcome) -> Option<Heir> {
+        let Outcome {
+            result,
+            under_way,
+            links,
+        } = outcome;
+        match result {
+            Ok(successor) => {
+                let pid = successor.pid;
+                tracing::info!(pid, "upgraded: the new process serves");
+                self.notifier.main_pid(pid, "handed over");
+                reply(
+                    under_way.answer,
+                    Reply::Done(socket::Outcome::Upgraded(Upgraded { pid })),
+                );
+                let Agreed { kept, base } = under_way.agreed.take();
+                self.bindings.hand_over(&kept, &self.workers);
+                Some(Heir { successor, base })
+            }
+            Err(failure) => {
+                self.ancestors.restore(links, under_way.ancestors);
+                let summary = self.summary();
+                self.notifier.ready(&summary);
+                tracing::error!("upgrade failed, this process goes on: {failure}");
+                reply(under_way.answer, Reply::failed(failure));
+                None
+            }
+        }
+    }
+}
+
+fn refuse(answer: Option<Answer>, why: &str) {
+    tracing::warn!("upgrade refused: {why}");
+    reply(answer, Reply::failed(why));
+}
+
+fn reply(answer: Option<Answer>, reply: Reply) {
+    if let Some(answer) = answer {
+        // Whoever asked may have gone.
+        let _ = answer.send(reply);
+    }
+}
+
+/// The new side: older processes that still drain, and what was taken over from each.
+#[derive(Default)]
+pub(super) struct Ancestors(Vec<(Link, Totals)>);
+
+impl Ancestors {
+    /// The link of the process that handed over, then those of older ones, of which it has `known` so much.
+    pub(super) fn new(links: Vec<Link>, known: Vec<Totals>) -> Self {
+        let known = std::iter::once(Totals::default())
+            .chain(known)
+            .chain(std::iter::repeat_with(Totals::default));
+        Self(links.into_iter().zip(known).collect())
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn take(&mut self) -> (Vec<Link>, Vec<Totals>) {
+        std::mem::take(&mut self.0).into_iter().unzip()
+    }
+
+    fn restore(&mut self, links: Vec<Link>, known: Vec<Totals>) {
+        self.0 = links.into_iter().zip(known).collect();
+    }
+
+    /// Waits until one of them has told what it has counted since it handed over, or has ended. May be
+    /// dropped and called again.
+    pub(super) async fn next(&mut self) -> (usize, Option<Value>) {
+        let links = self.0.iter_mut();
+        let mut waiting: Vec<_> = links
+            .map(|(link, _)| Box::pin(link.next_counted()))
+            .collect();
+        poll_fn(|context| {
+            for (number, link) in waiting.iter_mut().enumerate() {
+                if let Poll::Ready(told) = link.as_mut().poll(context) {
+                    let told = told.unwrap_or_else(|error| {
+                        tracing::warn!(%error, "an older process can't be understood");
+                        None
+                    });
+                    return Poll::Ready((number, told));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Takes over what the process has counted beyond what was known; `None` = it has ended.
+    pub(super) fn counted(&mut self, number: usize, told: Option<Value>, shared: &Shared) {
+        let Some(told) = told else {
+            self.0.remove(number);
+            tracing::info!(left = self.0.len(), "an older process has ended");
+            return;
+        };
+        let known = &mut self.0[number].1;
+        match serde_json::from_value::<Totals>(told) {
+            Ok(totals) => {
+                shared.add(&totals.since(known));
+                *known = totals;
+            }
+            Err(error) => tracing::warn!(%error, "counts of an older process can't be read"),
+        }
+    }
+}
