@@ -56,6 +56,14 @@ impl Backend {
         })
     }
 
+    /// One that somebody else serves.
+    pub(crate) fn elsewhere(address: String) -> Self {
+        Self {
+            address,
+            accepted: Arc::default(),
+        }
+    }
+
     /// Connections so far.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)

@@ -109,11 +109,17 @@ impl Proxy {
         self.addresses(listener).remove(0)
     }
 
-    /// All addresses that `listener` got, in the order of the configuration.
+    /// All addresses that `listener` got since the first line, in the order of the configuration.
     pub(crate) fn addresses(&self, listener: &str) -> Vec<String> {
+        self.addresses_since(0, listener)
+    }
+
+    /// The same since this line.
+    pub(crate) fn addresses_since(&self, from: usize, listener: &str) -> Vec<String> {
         let lines = self.lines();
         lines
             .iter()
+            .skip(from)
             .filter(|line| line["message"] == "listening" && line["listener"] == listener)
             .map(|line| text(line, "address"))
             .collect()
@@ -180,13 +186,25 @@ impl Proxy {
 
     /// Writes the configuration anew and sends SIGHUP. Returns the line that says what came of it.
     pub(crate) fn reload(&self, config: &str) -> Value {
-        std::fs::write(self.file(), with_log(config)).expect("the folder can be written to");
+        self.write(config);
+        self.reload_file()
+    }
+
+    /// The same with the file as it is.
+    pub(crate) fn reload_file(&self) -> Value {
         let from = self.lines().len();
         self.signal(Signal::HUP);
         self.wait_message(from, "reload")
     }
 
-    fn file(&self) -> PathBuf {
+    /// Replaces the configuration's file by another one.
+    pub(crate) fn write(&self, config: &str) {
+        let (file, new) = (self.file(), self.file().with_extension("new"));
+        std::fs::write(&new, with_log(config)).expect("the folder can be written to");
+        std::fs::rename(new, file).expect("the folder can be written to");
+    }
+
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.path().join("ringress.toml")
     }
 
