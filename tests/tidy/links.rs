@@ -2,7 +2,7 @@
 
 use super::File;
 
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 14] = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
@@ -14,6 +14,9 @@ const DOCUMENTS: [&str; 11] = [
     "docs/guide/health.md",
     "docs/guide/limits.md",
     "docs/guide/resilience.md",
+    "docs/guide/reload.md",
+    "docs/guide/upgrade.md",
+    "docs/guide/systemd.md",
 ];
 
 pub(super) fn missing(exists: &dyn Fn(&str) -> bool) -> Vec<String> {
