@@ -16,6 +16,11 @@ use crate::address::Address;
 pub(super) fn read(root: &Section<'_>, listeners: &[Listener], findings: &mut Findings) -> Runtime {
     let section = root.child("runtime", keys::RUNTIME, findings);
     let default = Runtime::default();
+    if let (Some(group), None) = (section.value("group"), section.value("user")) {
+        let fault = Fault::new("a group without a user")
+            .expected("\"user\" as well: whoever gives up root becomes somebody else");
+        findings.push(group.span(), fault);
+    }
     Runtime {
         workers: section.read("workers", default.workers, findings, |value| {
             value::auto_or_count(value, MOST_WORKERS)

@@ -77,7 +77,6 @@ fn keys_of_the_process_say_what_it_takes() {
                 "user = 'none'",
                 "runtime.user: none → \"none\" (needs upgrade)",
             ),
-            ("group = 'adm'", "runtime.group: none → adm (needs upgrade)"),
             (
                 "control_socket = 'off'",
                 "runtime.control_socket: auto → off (needs upgrade)",
@@ -90,6 +89,12 @@ fn keys_of_the_process_say_what_it_takes() {
     );
     let workers = lines(OLD, "workers = 2", "workers = 'auto'");
     assert_eq!(workers, ["runtime.workers: 2 → auto (needs upgrade)"]);
+    let account = lines(
+        OLD,
+        "workers = 2",
+        "workers = 2\nuser = 'www'\ngroup = 'adm'",
+    );
+    assert_eq!(account[0], "runtime.group: none → adm (needs upgrade)");
     let level = lines(OLD, "'info'", "'debug'\nformat = 'json'");
     assert_eq!(
         level,
