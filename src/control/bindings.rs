@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use super::Error;
 use super::sockets::{Inherited, Sockets};
@@ -29,6 +30,9 @@ use crate::ring::net::into_fd;
 /// have begun take a round trip to end, and a connection that is established must not be reset.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// How long an address that is given up is waited for when it is wanted again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The bindings of a process.
 pub(super) struct Bindings {
     workers: usize,
@@ -38,7 +42,7 @@ pub(super) struct Bindings {
     /// Sockets that were there before the process.
     inherited: Vec<Inherited>,
     /// Those whose sockets the workers have not closed yet.
-    closing: Vec<oneshot::Receiver<()>>,
+    closing: Vec<Closing>,
     next_id: u64,
 }
 
@@ -63,6 +67,13 @@ struct Options {
     congestion: Option<Arc<str>>,
     ipv6_only: bool,
     unix_mode: u32,
+}
+
+/// A binding that was stopped.
+struct Closing {
+    is_closed: oneshot::Receiver<()>,
+    /// When not to wait for it any more.
+    deadline: Instant,
 }
 
 /// What is to become of the bindings; dropped, it was nothing.
@@ -265,7 +276,10 @@ impl Bindings {
         tracing::info!(%listener, %address, "stops listening");
         let grace = binding.refuse_new();
         workers.post(|| Message::Stop(binding.id, grace));
-        self.closing.push(binding.is_closed);
+        self.closing.push(Closing {
+            is_closed: binding.is_closed,
+            deadline: Instant::now() + PATIENCE,
+        });
     }
 
     /// Stops accepting on all bindings; the workers end with their last session.
@@ -292,17 +306,14 @@ impl Bindings {
     }
 
     /// Waits until sockets that were stopped are closed, so that their addresses can be bound again; but
-    /// not for ever, as workers without a free descriptor can't serve what is queued.
+    /// not for ever, as workers without a free descriptor can't serve what is queued. May be dropped and
+    /// called again.
     pub(super) async fn closed(&mut self) {
-        const PATIENCE: Duration = Duration::from_secs(5);
-        let _ = tokio::time::timeout(PATIENCE, async {
-            while let Some(closing) = self.closing.last_mut() {
-                // Nobody sends: the sender goes with the last socket.
-                let _ = closing.await;
-                self.closing.pop();
-            }
-        })
-        .await;
+        while let Some(closing) = self.closing.last_mut() {
+            // Nobody sends: the sender goes with the last socket.
+            let _ = timeout_at(closing.deadline, &mut closing.is_closed).await;
+            self.closing.pop();
+        }
     }
 
     /// Every address that is listened on, with its listener.
