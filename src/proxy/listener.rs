@@ -98,21 +98,40 @@ pub(super) async fn accept_loop(
     while let Some(accepted) = next(&ring, &worker, &acceptor, &socket).await {
         match accepted {
             Ok(client) => begin(&ring, &acceptor.listener(), client),
+            Err(error) if is_over(&error) => break,
             Err(error) => rest(&ring, &acceptor.listener(), &socket, &error).await,
         }
     }
     socket.stop().await;
-    while worker.aborting.get() != Aborting::Everything {
-        match socket.take_queued() {
-            Ok(Some(client)) => begin(&ring, &acceptor.listener(), client),
-            Ok(None) => break,
-            Err(error) => rest(&ring, &acceptor.listener(), &socket, &error).await,
-        }
-    }
+    serve_queued(&ring, &acceptor, &socket).await;
     drop(socket);
     drop(closed);
     worker.remove(&acceptor);
     worker.end();
+}
+
+/// Takes what waits in the accept queue, in portions: others have their turns meanwhile.
+async fn serve_queued(ring: &Ring, acceptor: &Acceptor, socket: &Listener) {
+    const PORTION: usize = 64;
+    let worker = acceptor.listener().worker.clone();
+    let mut taken = 0;
+    while worker.aborting.get() != Aborting::Everything {
+        match socket.take_queued() {
+            Ok(Some(client)) => begin(ring, &acceptor.listener(), client),
+            Ok(None) => return,
+            Err(error) if is_over(&error) => return,
+            Err(error) => rest(ring, &acceptor.listener(), socket, &error).await,
+        }
+        taken += 1;
+        if taken % PORTION == 0 {
+            ring.sleep_until(ring.now() + Duration::from_nanos(1)).await;
+        }
+    }
+}
+
+/// The socket does not listen: nothing will ever come.
+fn is_over(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
 }
 
 /// The next connection; `None` when it is time to stop. While the system is short of descriptors

@@ -192,7 +192,10 @@ impl Live {
                 };
                 ring.spawn(session.serve(ring.clone()));
             }
-            Err(reason) => finish(ring, admission, record, &Outcome::nothing(reason), None),
+            Err(reason) => {
+                client.abort();
+                finish(ring, admission, record, &Outcome::nothing(reason), None);
+            }
         }
     }
 }

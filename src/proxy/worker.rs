@@ -28,8 +28,8 @@ pub enum Message {
     Drain(Duration),
     /// End all sessions.
     Abort,
-    /// End the sessions of the listeners and backends that say so.
-    AbortParts,
+    /// End the sessions of the listeners and backends that say so, as long as any does.
+    AbortParts(bool),
     /// The configuration has changed.
     Reloaded,
 }
@@ -120,6 +120,9 @@ impl WorkerState {
 
     fn listen(self: &Rc<Self>, ring: &Ring, socket: ListenerSocket) {
         let acceptor = Rc::new(Acceptor::new(self, &socket));
+        if self.draining.get() {
+            acceptor.stop(ring.now());
+        }
         self.acceptors.borrow_mut().push(acceptor.clone());
         let listener = ring.listener(socket.fd, socket.shared);
         // Counted at once: a drain that comes before the task's first poll waits for it.
@@ -130,9 +133,6 @@ impl WorkerState {
             listener,
             socket.closed,
         ));
-        if self.draining.get() {
-            self.stop(None, ring.now());
-        }
     }
 
     /// Stops accepting at `at`, on all bindings or on one.
@@ -247,9 +247,11 @@ impl WorkerState {
                 self.aborting.set(Aborting::Everything);
                 ring.wake_all();
             }
-            Message::AbortParts => {
-                if self.aborting.get() == Aborting::Nothing {
-                    self.aborting.set(Aborting::Parts);
+            Message::AbortParts(any) => {
+                match (self.aborting.get(), any) {
+                    (Aborting::Everything, _) => {}
+                    (_, true) => self.aborting.set(Aborting::Parts),
+                    (_, false) => self.aborting.set(Aborting::Nothing),
                 }
                 ring.wake_all();
             }

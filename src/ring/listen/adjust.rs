@@ -131,7 +131,12 @@ fn follow_system(socket: &SockRef<'_>) -> io::Result<()> {
 }
 
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
-    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+    let found = match fs::symlink_metadata(path) {
+        // Somebody has removed it: nobody can connect any more, whatever the mode.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    if !found.file_type().is_socket() {
         return Err(super::unix::no_socket());
     }
     fs::set_permissions(path, fs::Permissions::from_mode(mode))

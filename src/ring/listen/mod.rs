@@ -12,7 +12,6 @@
 //! | [`inherit`], [`describe`] | systemd's sockets | | sockets that were handed over | |
 //! | [`give_to`], [`own_path`] | before root is given up | | | |
 //! | [`listen_unix`], [`Identity`], [`remove_path`] | unix listeners | unix listeners | | the path goes |
-//! | [`listen_replacing`] | the control socket | | the control socket | |
 //!
 //! Sockets of one address that share its connections (SO_REUSEPORT) are a *group*, and each is a
 //! *member* of it. `group` says who is in one, in which order, and who gets what.
@@ -35,7 +34,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 pub use self::adjust::{AdjustError, Setting, adjust};
 pub use self::group::{refuse_new, steer, unsteer};
 pub use self::inherit::{Inherited, describe, give_to, inherit};
-pub use self::unix::{Identity, listen_replacing, listen_unix, own_path, remove_path};
+pub use self::unix::{Identity, listen_unix, own_path, remove_path};
 use crate::address::Address;
 
 /// What a listening socket is set to. Accepted sockets inherit keepalive, congestion control and
@@ -114,8 +113,10 @@ pub fn bind_more(
     (0..count).map(bind).collect()
 }
 
-/// A new group for `[::]`, with the other `ipv6_only` than the one that listens there now (which can't
-/// be changed on a bound socket). Where the new one takes IPv4, too, `0.0.0.0` has to be free.
+/// A new group for an address of which this process has a part already: `[::]` with the other `ipv6_only`
+/// than the one that listens there now (which can't be changed on a bound socket), or one address beside
+/// all of them. Where `[::]` takes IPv4, too, `0.0.0.0` has to be free. Of groups that don't fit equally the
+/// one for the single address gets its connections.
 ///
 /// What Linux does while both are there, as tried on 6.18 and held by the tests of this file:
 ///
@@ -137,7 +138,7 @@ pub fn listen_beside(
     count: usize,
     options: &ListenOptions<'_>,
 ) -> io::Result<Vec<OwnedFd>> {
-    if !options.ipv6_only {
+    if to.is_ipv6() && to.ip().is_unspecified() && !options.ipv6_only {
         // A group for both would bind beside another process' group for IPv4, and get nothing.
         probe((Ipv4Addr::UNSPECIFIED, to.port()).into(), options)?;
     }

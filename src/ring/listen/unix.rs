@@ -5,8 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process;
+use std::path::Path;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -59,33 +58,6 @@ pub fn listen_unix(
     Ok((sockets, identity))
 }
 
-/// A unix socket that listens at `path` in place of whoever does so now: there is no moment without
-/// one. Whoever was connected or queued there stays with the old socket, which is not told; whether
-/// it may be replaced is for the caller to know.
-///
-/// It is bound under another name of the same folder, which is also what getsockname(2) says of it.
-///
-/// # Errors
-/// As [`listen_unix`] and rename(2), but never EADDRINUSE for a socket that listens at `path`.
-pub fn listen_replacing(path: &Path, mode: u32) -> io::Result<(OwnedFd, Identity)> {
-    /// Operators ask one after the other.
-    const BACKLOG: i32 = 128;
-    match Identity::of(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let other = other_name(path)?;
-    // A process with this number has died before it could rename it.
-    remove_stale(&other)?;
-    let (socket, identity) = bind(&other, mode, BACKLOG)?;
-    if let Err(error) = fs::rename(&other, path) {
-        // The first error says more than a second one.
-        let _ = fs::remove_file(&other);
-        return Err(error);
-    }
-    Ok((socket.into(), identity))
-}
-
 /// Removes the socket file at `path` if it is still the one with this identity; false when there is
 /// none or another. To be called while the socket is open, as the kernel may give its inode to another
 /// file afterwards. Who replaces the path in the very moment between looking and removing loses it.
@@ -127,14 +99,6 @@ fn bind(path: &Path, mode: u32, backlog: i32) -> io::Result<(Socket, Identity)> 
     Ok((socket, identity))
 }
 
-/// A name beside `path` that no other living process chooses; short, as a path has 107 bytes.
-fn other_name(path: &Path) -> io::Result<PathBuf> {
-    if path.file_name().is_none() {
-        return Err(io::Error::from_raw_os_error(libc::EISDIR));
-    }
-    Ok(path.with_file_name(format!(".{:x}", process::id())))
-}
-
 /// Removes a socket file that nobody listens on; anything else in its place is an error.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match Identity::of(path) {
@@ -152,6 +116,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
 
     use rustix::process::{getgid, getuid};
     use socket2::SockRef;
@@ -200,12 +165,8 @@ mod tests {
     fn a_file_that_is_no_socket_is_left_alone() {
         let (_folder, path) = place();
         fs::write(&path, "precious").expect("a file");
-        let listens = listen_unix(&path, 1, &OPTIONS).map(|_| ());
-        let replaces = listen_replacing(&path, 0o600).map(|_| ());
-        for answer in [listens, replaces] {
-            let error = answer.expect_err("there is a file");
-            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-        }
+        let error = listen_unix(&path, 1, &OPTIONS).expect_err("there is a file");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&path).expect("a file"), b"precious");
     }
 
@@ -213,48 +174,15 @@ mod tests {
     fn a_path_is_removed_by_its_owner_only_and_once() {
         let (_folder, path) = place();
         let (_old, first) = listen_unix(&path, 1, &OPTIONS).expect("the path is free");
-        let (_new, second) = listen_replacing(&path, 0o600).expect("it can be replaced");
+        let beside = path.with_extension("new");
+        let (_new, second) = listen_unix(&beside, 1, &OPTIONS).expect("the path is free");
+        fs::rename(&beside, &path).expect("it can be replaced");
         assert_ne!(first, second);
         assert!(!remove_path(&path, first).expect("it can be looked at"));
         UnixStream::connect(&path).expect("it listens");
         assert!(remove_path(&path, second).expect("it can be removed"));
         assert!(!remove_path(&path, second).expect("it can be looked at"));
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn taking_a_path_over_leaves_no_gap_and_no_second_name() {
-        let (folder, path) = place();
-        let (old, _) = listen_replacing(&path, 0o660).expect("the path is free");
-        assert_eq!(mode(&path), 0o660);
-        let _queued = UnixStream::connect(&path).expect("it listens");
-        let (new, _) = listen_replacing(&path, 0o600).expect("it can be replaced");
-        assert_eq!(mode(&path), 0o600);
-        let _late = UnixStream::connect(&path).expect("it listens");
-        assert!(is_queued(&old), "who had come stays");
-        assert!(!is_queued(&old));
-        assert!(is_queued(&new), "who comes later is the new one's");
-        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
-    }
-
-    #[test]
-    fn what_a_dead_process_left_is_no_hindrance() {
-        let (folder, path) = place();
-        let other = other_name(&path).expect("it has a name");
-        drop(bind(&other, 0o600, 1).expect("it is free"));
-        listen_replacing(&path, 0o600).expect("nobody is there");
-        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
-    }
-
-    #[test]
-    fn a_path_that_can_not_be_taken_leaves_nothing_behind() {
-        let (folder, path) = place();
-        let missing = folder.path().join("missing").join("a.sock");
-        let error = listen_replacing(&missing, 0o600).expect_err("no such folder");
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        let long = path.with_file_name("a".repeat(300));
-        listen_replacing(&long, 0o600).expect_err("a name has 255 bytes at most");
-        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
     }
 
     #[test]
