@@ -315,14 +315,14 @@ fn a_reload_of_a_broken_file_changes_nothing_and_names_the_place() {
 }
 
 #[test]
-fn a_reload_that_needs_a_restart_is_refused_key_by_key() {
+fn a_reload_that_needs_an_upgrade_is_refused_key_by_key() {
     let backend = Backend::named("one");
     let proxy = Proxy::start(&plain(&[&backend.address]));
     let listener = "bind = [\"127.0.0.1:0\", \"[::1]:0\"]\n";
-    let tables = "[runtime]\nbuffer_memory = \"1MiB\"\n";
+    let tables = "[runtime]\nbuffer_memory = \"1MiB\"\npin_workers = false\n";
     let from = proxy.lines().len();
     proxy.reload(&config(&["127.0.0.1:1"], listener, "", tables));
-    for key in ["listeners.web.bind", "runtime.buffer_memory"] {
+    for key in ["runtime.pin_workers", "runtime.buffer_memory"] {
         proxy.wait_message(from, &format!("reload refused: {key}"));
     }
     assert_eq!(read_to_end(&mut proxy.connect()), b"one");

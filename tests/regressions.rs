@@ -6,6 +6,8 @@ mod common;
 mod plan;
 #[path = "regressions/process.rs"]
 mod process;
+#[path = "regressions/reload.rs"]
+mod reload;
 #[path = "sim/run.rs"]
 #[allow(dead_code, reason = "shared with the simulation, which uses all of it")]
 mod run;

@@ -4,14 +4,11 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
-use std::path::Path;
-
-use socket2::{SockRef, Type};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use crate::address::Address;
 use crate::config::Listener;
-use crate::ring::listen::inherit;
+use crate::ring::listen::{self, inherit};
 
 /// Variables that speak to one process only: whoever starts another one, as an upgrade does, takes them
 /// out of its environment.
@@ -125,18 +122,11 @@ impl Activated {
 
 fn listening_address(fd: &OwnedFd) -> io::Result<Address> {
     let other = |what: &str| Err(io::Error::other(what.to_owned()));
-    let socket = SockRef::from(fd);
-    if socket.r#type()? != Type::STREAM {
-        return other("it is not a stream socket");
-    }
-    if !socket.is_listener()? {
-        return other("it does not listen");
-    }
-    let address = socket.local_addr()?;
-    match (address.as_socket(), address.as_pathname()) {
-        (Some(address), _) => Ok(Address::Ip(address)),
-        (None, Some(path)) => Ok(Address::Unix(Path::new(path).into())),
-        (None, None) => other("its address is neither an IP address nor a path"),
+    let found = listen::describe(fd.as_fd())?;
+    match (found.stream, found.listening) {
+        (false, _) => other("it is not a stream socket"),
+        (true, false) => other("it does not listen"),
+        (true, true) => Ok(found.address),
     }
 }
 
@@ -272,6 +262,8 @@ impl fmt::Display for Error {
 mod tests {
     use std::net::TcpListener;
     use std::os::unix::net::UnixListener;
+
+    use std::path::Path;
 
     use super::*;
 

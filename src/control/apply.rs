@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::process::Process;
+use super::process::{ENDING, Process};
 use super::reload::Answer;
 use super::socket::{Outcome, Planned, ReloadReport, Reloaded, Reply};
 use super::{Error, events, health, max_connections};
@@ -27,6 +27,9 @@ impl Process {
             }
         };
         tracing::warn!("reload refused: {refused}");
+        // The service manager waits for the end of a reload, whatever it was.
+        self.notifier.reloading();
+        self.notifier.ready(&self.summary());
         if let Some(answer) = answer {
             let _ = answer.send(Reply::failed(refused));
         }
@@ -51,6 +54,13 @@ impl Process {
             let _ = answer.send(reply.clone());
         }
         self.notifier.ready(&self.summary());
+    }
+
+    /// Forgets what was asked for: the process is about to end.
+    pub(super) fn give_up_reload(&mut self) {
+        for answer in std::mem::take(&mut self.reload).give_up() {
+            let _ = answer.send(Reply::failed(ENDING));
+        }
     }
 
     /// Keeps the outcome for those who ask later.
@@ -104,7 +114,7 @@ impl Process {
         log::change(new.log);
         events::set_level(&self.shared.around.events, new.log.level);
         self.config = new;
-        self.forget_unknown_parts();
+        self.enforce_parts();
         tracing::info!(
             generation = snapshot.generation,
             upstreams = snapshot.upstreams.len(),

@@ -79,18 +79,35 @@ struct Closing {
 /// What is to become of the bindings; dropped, it was nothing.
 pub(super) struct Prepared {
     new: Vec<New>,
-    /// What stays, by its number in the list, and whose it is from now on.
-    kept: Vec<(usize, Arc<str>)>,
+    /// What stays, by its place in the list, and what it is from now on.
+    kept: Vec<(usize, Kept)>,
     /// What was set otherwise for it, to be set back.
     adjusted: Vec<Adjusted>,
-    /// Numbers of what was inherited and is used.
-    pub(super) inherited: Vec<usize>,
+    /// Places of what was inherited and is used.
+    used: Vec<usize>,
+    /// Numbers of what another process offered and is used.
+    pub(super) offered: Vec<usize>,
+}
+
+/// What a binding belongs to.
+struct Kept {
+    listener: Arc<str>,
+    wanted: Address,
 }
 
 struct New {
     binding: Binding,
     /// What workers get, by worker.
     outgoing: Vec<(usize, OwnedFd)>,
+}
+
+/// What a new process is offered, in one order.
+#[derive(Default)]
+pub(super) struct Offered {
+    pub(super) ids: Vec<BindingId>,
+    pub(super) bindings: Vec<OfferedBinding>,
+    /// All those of the first binding, then of the next one.
+    pub(super) sockets: Vec<OwnedFd>,
 }
 
 /// A socket and what it was set to.
@@ -130,18 +147,25 @@ impl Bindings {
             new: Vec::new(),
             kept: Vec::new(),
             adjusted: Vec::new(),
-            inherited: Vec::new(),
+            used: Vec::new(),
+            offered: Vec::new(),
         };
-        let listeners = config.listeners.iter();
-        for listener in listeners.filter(|listener| !drained.contains(&listener.name)) {
-            for address in &listener.bind {
-                self.provide(&mut prepared, listener, address)
-                    .map_err(|error| Error::Bind {
-                        listener: listener.name.clone(),
-                        address: address.clone(),
-                        error,
-                    })?;
-            }
+        let wanted = |listener: &&Listener| !drained.contains(&listener.name);
+        let listeners = config.listeners.iter().filter(wanted);
+        let pairs = listeners.flat_map(|listener| {
+            let binds = listener.bind.iter();
+            binds.map(move |address| (listener, address))
+        });
+        // A port that is named may be one that the kernel had chosen: it is found before another one takes
+        // its place.
+        let (any, named): (Vec<_>, Vec<_>) = pairs.partition(|(_, address)| is_any_port(address));
+        for (listener, address) in named.into_iter().chain(any) {
+            let provided = self.provide(&mut prepared, listener, address);
+            provided.map_err(|error| Error::Bind {
+                listener: listener.name.clone(),
+                address: address.clone(),
+                error,
+            })?;
         }
         Ok(prepared)
     }
@@ -162,13 +186,17 @@ impl Bindings {
             prepared.new.push(self.bind(listener, address, sockets)?);
             return Ok(());
         };
-        if binding.options.ipv6_only != options.ipv6_only && binding.sockets.is_ipv6() {
+        if binding.options.ipv6_only != options.ipv6_only && binding.sockets.takes_any_ipv6() {
             // It stays until the new one is there, and is stopped as one that nobody wants.
-            let sockets = binding.sockets.beside(self.workers, &options.as_listen())?;
+            let sockets = Sockets::beside(address, self.workers, &options.as_listen())?;
             prepared.new.push(self.bind(listener, address, sockets)?);
             return Ok(());
         }
-        prepared.kept.push((place, listener.name.clone()));
+        let kept = Kept {
+            listener: listener.name.clone(),
+            wanted: address.clone(),
+        };
+        prepared.kept.push((place, kept));
         if binding.options != options {
             prepared.adjust(place, binding, &options)?;
         }
@@ -184,19 +212,29 @@ impl Bindings {
     ) -> io::Result<Sockets> {
         let options = Options::of(listener);
         let options = options.as_listen();
-        let mut inherited = self.inherited.iter();
-        let sockets = match inherited.position(|it| it.serves(listener, address)) {
-            Some(place) => {
-                let inherited = self.inherited.remove(place);
-                prepared.inherited.extend(inherited.number);
-                inherited.into_sockets(self.workers, &options)?
+        let mut inherited = self.inherited.iter().enumerate();
+        let free = |place: &usize| !prepared.used.contains(place);
+        let found = inherited.find(|(place, it)| it.serves(listener, address) && free(place));
+        let sockets = match found {
+            Some((place, inherited)) => {
+                prepared.used.push(place);
+                prepared.offered.extend(inherited.number);
+                inherited.sockets(self.workers, &options)?
             }
+            None if self.overlaps(address) => Sockets::beside(address, self.workers, &options)?,
             None => Sockets::bind(address, self.workers, &options)?,
         };
         if let Some(owner) = self.owner {
             sockets.give_to(owner)?;
         }
         Ok(sockets)
+    }
+
+    /// Sockets of this process have a part of the address, so that it can't be asked for alone.
+    fn overlaps(&self, address: &Address) -> bool {
+        let own = self.list.iter().map(|binding| &binding.sockets.address);
+        let mut all = own.chain(self.inherited.iter().map(|it| &it.address));
+        all.any(|other| overlap(other, address))
     }
 
     fn bind(
@@ -228,6 +266,7 @@ impl Bindings {
         snapshot: &Snapshot,
         workers: &Workers,
     ) {
+        self.forget_inherited(&prepared.used);
         let new = std::mem::take(&mut prepared.new);
         let mut kept = std::mem::take(&mut prepared.kept);
         for (place, mut binding) in std::mem::take(&mut self.list).into_iter().enumerate() {
@@ -236,8 +275,8 @@ impl Bindings {
             }
             match kept.iter().position(|(kept, _)| *kept == place) {
                 Some(index) => {
-                    let (_, listener) = kept.swap_remove(index);
-                    self.keep(binding, listener, snapshot, workers);
+                    let (_, kept) = kept.swap_remove(index);
+                    self.keep(binding, kept, snapshot, workers);
                 }
                 None => self.stop(binding, workers),
             }
@@ -252,17 +291,21 @@ impl Bindings {
             binding.open(outgoing, snapshot, workers);
             self.list.push(binding);
         }
-        // What nobody wanted at the start is not kept for later.
-        self.inherited.clear();
     }
 
-    fn keep(
-        &mut self,
-        mut binding: Binding,
-        listener: Arc<str>,
-        snapshot: &Snapshot,
-        workers: &Workers,
-    ) {
+    /// What is used now is not inherited any more, nor what nobody wanted at the start. Sockets that
+    /// somebody else keeps open may be wanted later.
+    fn forget_inherited(&mut self, used: &[usize]) {
+        let mut place = 0;
+        self.inherited.retain(|inherited| {
+            place += 1;
+            !used.contains(&(place - 1)) && inherited.held
+        });
+    }
+
+    fn keep(&mut self, mut binding: Binding, kept: Kept, snapshot: &Snapshot, workers: &Workers) {
+        let Kept { listener, wanted } = kept;
+        binding.wanted = wanted;
         if binding.listener != listener {
             let state = snapshot.listener(&listener).expect("it was prepared for");
             workers.post(|| Message::Assign(binding.id, state.clone()));
@@ -280,28 +323,24 @@ impl Bindings {
             is_closed: binding.is_closed,
             deadline: Instant::now() + PATIENCE,
         });
+        self.inherited
+            .extend(binding.sockets.leave(binding.listener, binding.wanted));
     }
 
     /// Stops accepting on all bindings; the workers end with their last session.
     pub(super) fn drain(&mut self, workers: &Workers) {
-        let graces = self.list.iter().map(Binding::refuse_new);
-        let grace = graces.max().unwrap_or_default();
-        self.list.clear();
-        workers.post(|| Message::Drain(grace));
+        self.hand_over(&[], workers);
     }
 
-    /// The same, while another process goes on with the bindings `kept`, by their number.
-    pub(super) fn hand_over(&mut self, kept: &[usize], workers: &Workers) {
-        for (number, binding) in self.list.iter_mut().enumerate() {
-            if kept.contains(&number) {
-                binding.sockets.leave_path();
+    /// The same, while another process goes on with the bindings `kept`.
+    pub(super) fn hand_over(&mut self, kept: &[BindingId], workers: &Workers) {
+        let mut grace = Duration::ZERO;
+        for mut binding in std::mem::take(&mut self.list) {
+            match kept.contains(&binding.id) {
+                true => binding.sockets.leave_path(),
+                false => grace = grace.max(binding.refuse_new()),
             }
         }
-        let list = self.list.iter().enumerate();
-        let given_up = list.filter(|(number, _)| !kept.contains(number));
-        let graces = given_up.map(|(_, binding)| binding.refuse_new());
-        let grace = graces.max().unwrap_or_default();
-        self.list.clear();
         workers.post(|| Message::Drain(grace));
     }
 
@@ -322,24 +361,25 @@ impl Bindings {
         list.map(|binding| (&binding.listener, &binding.sockets.address))
     }
 
-    /// What a new process is offered, in the order of the bindings' numbers, and their sockets.
-    pub(super) fn offer(&self) -> io::Result<(Vec<OfferedBinding>, Vec<OwnedFd>)> {
-        let mut sockets = Vec::new();
-        let mut offered = Vec::new();
+    /// What a new process is offered.
+    pub(super) fn offer(&self) -> io::Result<Offered> {
+        let mut offered = Offered::default();
         for binding in &self.list {
             let identity = binding.sockets.identity();
-            offered.push(OfferedBinding {
+            offered.ids.push(binding.id);
+            offered.bindings.push(OfferedBinding {
                 listener: binding.listener.to_string(),
                 configured: binding.wanted.to_string(),
                 address: binding.sockets.address.to_string(),
                 sockets: binding.sockets.count(),
                 unix: identity.map(|identity| (identity.device, identity.inode)),
+                held: binding.sockets.held,
             });
             for socket in binding.sockets.handles() {
-                sockets.push(socket.try_clone()?);
+                offered.sockets.push(socket.try_clone()?);
             }
         }
-        Ok((offered, sockets))
+        Ok(offered)
     }
 }
 
@@ -449,4 +489,17 @@ impl Drop for Adjusted {
             let _ = self.set(&self.before);
         }
     }
+}
+
+fn is_any_port(address: &Address) -> bool {
+    address.as_ip().is_some_and(|address| address.port() == 0)
+}
+
+/// Sockets that have the one have a part of the other.
+fn overlap(one: &Address, other: &Address) -> bool {
+    let (Some(one), Some(other)) = (one.as_ip(), other.as_ip()) else {
+        return false;
+    };
+    let same = one.ip() == other.ip();
+    one.port() == other.port() && (same || one.ip().is_unspecified() || other.ip().is_unspecified())
 }

@@ -8,15 +8,19 @@ const PER_SESSION: u64 = 2;
 /// A worker's ring, its eventfd, and the sender's copy of that; and connections that the kernel has
 /// accepted for it and that are still to be refused because a cap is reached; and its pipes.
 const PER_WORKER: u64 = 3 + 128 + 2 * MOST_PIPES as u64;
+/// A worker's listening socket, the control thread's duplicate of it, and one for a new process while it
+/// takes over.
+const PER_ADDRESS: u64 = 3;
 /// stdio, the control plane's ring and runtime, signal pipes, the log, files that a reload reads,
-/// and a few to look at the process with.
-const PROCESS: u64 = 64;
+/// the control socket's connections, and a few to look at the process with.
+const PROCESS: u64 = 96;
 
 /// Client connections that fit into `descriptors`, where each of `workers` listens on `addresses` and
 /// `ahead` connections are for probes or held ahead of sessions; 0 when not even the process itself
 /// fits.
 pub fn max_connections(descriptors: u64, workers: usize, addresses: usize, ahead: usize) -> usize {
-    let reserved = PROCESS + workers as u64 * (PER_WORKER + addresses as u64) + ahead as u64;
+    let reserved =
+        PROCESS + workers as u64 * (PER_WORKER + PER_ADDRESS * addresses as u64) + ahead as u64;
     usize::try_from(descriptors.saturating_sub(reserved) / PER_SESSION).unwrap_or(usize::MAX)
 }
 
@@ -43,7 +47,7 @@ mod tests {
 
     #[test]
     fn connections_are_what_the_process_and_its_workers_leave() {
-        assert_eq!(max_connections(1024, 2, 1, 20), (1024 - 64 - 520 - 20) / 2);
+        assert_eq!(max_connections(1024, 2, 1, 20), (1024 - 96 - 524 - 20) / 2);
         assert_eq!(max_connections(10, 2, 1, 0), 0);
     }
 

@@ -81,11 +81,6 @@ impl Notifier {
         self.send(format_args!("MAINPID={pid}\nREADY=1\nSTATUS={status}\n"));
     }
 
-    /// What the process is doing, in a line.
-    pub fn status(&self, status: &str) {
-        self.send(format_args!("STATUS={}\n", line(status)));
-    }
-
     /// The process is alive.
     pub fn alive(&self) {
         self.send(format_args!("WATCHDOG=1\n"));
@@ -175,8 +170,8 @@ mod tests {
         );
         notifier.main_pid(9, "upgraded");
         assert_eq!(heard(&manager), "MAINPID=9\nREADY=1\nSTATUS=upgraded\n");
-        notifier.status("a\nMAINPID=1\r\nb");
-        assert_eq!(heard(&manager), "STATUS=a MAINPID=1  b\n");
+        notifier.ready("a\nMAINPID=1\r\nb");
+        assert_eq!(heard(&manager), "READY=1\nSTATUS=a MAINPID=1  b\n");
         notifier.alive();
         assert_eq!(heard(&manager), "WATCHDOG=1\n");
         assert!(manager.recv(&mut [0]).is_err(), "there is nothing else");
@@ -234,10 +229,10 @@ mod tests {
         let (first, notifier) = manager(&path);
         drop(first);
         std::fs::remove_file(&path).unwrap();
-        notifier.status("lost");
+        notifier.ready("lost");
         let (second, _) = manager(&path);
-        notifier.status("heard");
-        assert_eq!(heard(&second), "STATUS=heard\n");
+        notifier.ready("heard");
+        assert_eq!(heard(&second), "READY=1\nSTATUS=heard\n");
     }
 
     #[test]

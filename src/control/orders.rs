@@ -1,5 +1,7 @@
 //! What the operator orders over the control socket: parts of the process drain and come back.
 
+use std::time::Duration;
+
 use super::Error;
 use super::parts::is_in;
 use super::process::Process;
@@ -15,23 +17,25 @@ impl Process {
             Command::Status => Reply::Done(Outcome::Status(Box::new(self.status()))),
             Command::Plan { file, text } => self.plan(&file, &text),
             Command::Drain { part, deadline } => self.drain_part(part, deadline),
-            Command::Resume { part } => self.resume_part(part),
-            Command::Reload | Command::Upgrade => Reply::failed("this takes a while"),
+            Command::Resume { .. } | Command::Reload | Command::Upgrade => {
+                Reply::failed("this takes a while")
+            }
         }
     }
 
-    fn drain_part(&mut self, part: Part, deadline: Option<std::time::Duration>) -> Reply {
-        if !is_in(&self.config, &part) {
-            return Reply::failed(format!(
-                "there is no {part}: `ringress status` shows what there is"
-            ));
+    fn drain_part(&mut self, part: Part, deadline: Option<Duration>) -> Reply {
+        if let Some(reply) = self.refuses_orders() {
+            return reply;
         }
+        if !is_in(&self.config, &part) {
+            let there_is = "`ringress status` shows what there is";
+            return Reply::failed(format!("there is no {part}: {there_is}"));
+        }
+        let before = self.parts.clone();
         self.parts.order(&part, deadline);
-        self.set_order(&part, Order::Draining);
-        if matches!(part, Part::Listener { .. })
-            && let Err(error) = self.rebind()
-        {
-            self.parts.remove(&part);
+        if let Err(error) = self.carry_out() {
+            self.parts = before;
+            self.enforce_parts();
             return Reply::failed(error);
         }
         let sessions_left = self.sessions_of(&part);
@@ -42,41 +46,42 @@ impl Process {
         }))
     }
 
-    pub(super) fn resume_part(&mut self, part: Part) -> Reply {
-        let deadline = self.parts.deadline(&part);
+    /// The addresses that it may need are closed by now, or won't be.
+    fn resume_part(&mut self, part: Part) -> Reply {
+        if let Some(reply) = self.refuses_orders() {
+            return reply;
+        }
+        let before = self.parts.clone();
         if !self.parts.remove(&part) {
             return Reply::failed(format!("{part} was not ordered to drain"));
         }
-        if matches!(part, Part::Listener { .. })
-            && let Err(error) = self.rebind()
-        {
-            self.parts.order(&part, deadline);
+        if let Err(error) = self.carry_out() {
+            self.parts = before;
+            self.enforce_parts();
             return Reply::failed(error);
         }
-        self.set_order(&part, Order::Enabled);
         tracing::info!(%part, "resumed by order");
         Reply::Done(Outcome::Resumed(Resumed { part }))
     }
 
-    /// Parts that the configuration does not have any more: should they come back, no order holds.
-    pub(super) fn forget_unknown_parts(&mut self) {
-        for part in self.parts.forget_unknown(&self.config) {
-            self.set_order(&part, Order::Enabled);
+    /// Parts that were to be resumed as soon as their addresses are closed.
+    pub(super) fn resume_waiting(&mut self) {
+        for (part, answer) in std::mem::take(&mut self.resuming) {
+            // Whoever asked may have gone.
+            let _ = answer.send(self.resume_part(part));
         }
     }
 
-    /// Deadlines are over.
-    pub(super) fn abort_due_parts(&mut self) {
-        for part in self.parts.take_due() {
-            let sessions = self.sessions_of(&part);
-            tracing::warn!(%part, sessions, "its deadline is over: aborting what is left");
-            self.set_order(&part, Order::Aborting);
-            self.workers.post(|| Message::AbortParts);
-        }
+    /// Another process is about to go on with what is there now.
+    fn refuses_orders(&self) -> Option<Reply> {
+        let under_way = self.succession.is_under_way();
+        under_way.then(|| Reply::failed("an upgrade is under way: try again when it has ended"))
     }
 
-    /// Listens where the configuration says, but for what is drained.
-    fn rebind(&mut self) -> Result<(), Error> {
+    /// Makes so what is ordered.
+    fn carry_out(&mut self) -> Result<(), Error> {
+        // Before a socket is opened: who is let in then shall stay.
+        self.enforce_parts();
         let drained = self.parts.listeners();
         let prepared = self.bindings.prepare(&self.config, &drained)?;
         let snapshot = self.shared.snapshot.load();
@@ -84,21 +89,43 @@ impl Process {
         Ok(())
     }
 
-    fn set_order(&self, part: &Part, order: Order) {
+    /// Deadlines are over.
+    pub(super) fn abort_due_parts(&mut self) {
+        for part in self.parts.take_due() {
+            let sessions = self.sessions_of(&part);
+            tracing::warn!(%part, sessions, "its deadline is over: aborting what is left");
+        }
+        self.enforce_parts();
+    }
+
+    /// What is ordered holds for whatever has the name now, and for nothing else. State goes by address,
+    /// orders go by name: a reload or an upgrade may have parted them.
+    pub(super) fn enforce_parts(&mut self) {
+        self.parts.forget_unknown(&self.config);
         let snapshot = self.shared.snapshot.load();
-        match part {
-            Part::Listener { listener } => {
-                if let Some(listener) = snapshot.listener(listener) {
-                    listener.abort(order == Order::Aborting);
-                }
-            }
-            Part::Backend { upstream, backend } => {
-                if let Some(upstream) = snapshot.upstream(upstream) {
-                    upstream.order(backend, order, ring::now());
-                    self.shared.around.bells.ring_all();
+        for listener in &snapshot.listeners {
+            let part = Part::Listener {
+                listener: listener.name.to_string(),
+            };
+            listener.abort(self.parts.of(&part) == Order::Aborting);
+        }
+        for upstream in &snapshot.upstreams {
+            for backend in upstream.backends() {
+                let part = Part::Backend {
+                    upstream: upstream.name().to_string(),
+                    backend: backend.name.to_string(),
+                };
+                let order = self.parts.of(&part);
+                if backend.state.order() != order {
+                    upstream.order(&backend.name, order, ring::now());
                 }
             }
         }
+        let any = self.parts.any_aborting();
+        if any || std::mem::replace(&mut self.aborting_parts, any) {
+            self.workers.post(|| Message::AbortParts(any));
+        }
+        self.aborting_parts = any;
     }
 
     /// Sessions that the part has.

@@ -17,9 +17,10 @@ use super::socket::Part;
 use crate::config::Config;
 use crate::ring;
 use crate::time::Instant;
+use crate::upstream::Order;
 
 /// Every order that holds.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Parts(Vec<Drain>);
 
 /// One order. It goes with the process's state to a new process of this machine.
@@ -59,12 +60,6 @@ impl Parts {
         self.0.len() < before
     }
 
-    /// How long the sessions of this part may still go on.
-    pub(super) fn deadline(&self, part: &Part) -> Option<Duration> {
-        let drain = self.0.iter().find(|drain| drain.part == *part);
-        drain.and_then(Drain::left)
-    }
-
     /// Goes on with the orders that another process had.
     pub(super) fn restore(&mut self, orders: Vec<Drain>) {
         self.0 = orders;
@@ -85,13 +80,23 @@ impl Parts {
         listeners.collect()
     }
 
-    /// Takes out the orders for parts that the configuration does not have.
-    pub(super) fn forget_unknown(&mut self, config: &Config) -> Vec<Part> {
-        let (known, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.0)
-            .into_iter()
-            .partition(|drain| is_in(config, &drain.part));
-        self.0 = known;
-        gone.into_iter().map(|drain| drain.part).collect()
+    /// Forgets the orders for parts that the configuration does not have.
+    pub(super) fn forget_unknown(&mut self, config: &Config) {
+        self.0.retain(|drain| is_in(config, &drain.part));
+    }
+
+    /// What holds for this part.
+    pub(super) fn of(&self, part: &Part) -> Order {
+        match self.0.iter().find(|drain| drain.part == *part) {
+            None => Order::Enabled,
+            Some(drain) if drain.aborted => Order::Aborting,
+            Some(_) => Order::Draining,
+        }
+    }
+
+    /// The sessions of a part are to end.
+    pub(super) fn any_aborting(&self) -> bool {
+        self.0.iter().any(|drain| drain.aborted)
     }
 
     /// Waits for the next deadline.
@@ -103,7 +108,7 @@ impl Parts {
         }
     }
 
-    /// Parts whose deadline is over; each is told once.
+    /// Parts whose deadline is over, and whose sessions are to end from now on; each is told once.
     pub(super) fn take_due(&mut self) -> Vec<Part> {
         let is_due = |drain: &&mut Drain| !drain.aborted && drain.left() == Some(Duration::ZERO);
         let due = self.0.iter_mut().filter(is_due);
@@ -162,10 +167,9 @@ mod tests {
             parts.listeners(),
             BTreeSet::from(["gone".into(), "web".into()])
         );
-        assert_eq!(
-            parts.forget_unknown(&config),
-            [listener("gone"), backend("b2")]
-        );
+        parts.forget_unknown(&config);
+        assert_eq!(parts.of(&listener("gone")), Order::Enabled);
+        assert_eq!(parts.of(&listener("web")), Order::Draining);
         assert!(parts.remove(&listener("web")));
         assert!(!parts.remove(&listener("web")));
         assert_eq!(parts.list().len(), 1);
@@ -179,6 +183,7 @@ mod tests {
         parts.order(&backend("b2"), None);
         assert_eq!(parts.take_due(), [listener("web")]);
         assert_eq!(parts.take_due(), []);
+        assert_eq!(parts.of(&listener("web")), Order::Aborting);
         parts.order(&listener("web"), Some(Duration::ZERO));
         assert_eq!(parts.take_due(), [listener("web")]);
     }

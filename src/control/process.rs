@@ -19,9 +19,9 @@ use super::bindings::Bindings;
 use super::health::Probers;
 use super::notify::Notifier;
 use super::parts::Parts;
-use super::reload::Reload;
+use super::reload::{Answer, Reload};
 use super::signals::{Asked, Signals};
-use super::socket::{Command, ProcessState, ReloadReport, Reply, Request, Server};
+use super::socket::{Command, Part, ProcessState, ReloadReport, Reply, Request, Server};
 use super::succession::{Ancestors, Heir, Outcome, Succession};
 use super::workers::Workers;
 use crate::config::Config;
@@ -45,6 +45,10 @@ pub(super) struct Process {
     pub(super) reload: Reload,
     pub(super) last_reload: Option<ReloadReport>,
     pub(super) parts: Parts,
+    /// Workers look at sessions one by one, as those of some parts are to end.
+    pub(super) aborting_parts: bool,
+    /// Parts that are resumed as soon as what they gave up is closed, and who asked for it.
+    pub(super) resuming: Vec<(Part, Answer)>,
     pub(super) succession: Succession,
     pub(super) ancestors: Ancestors,
     pub(super) state: ProcessState,
@@ -55,8 +59,9 @@ pub(super) struct Process {
 enum Event {
     Asked(Asked),
     Requested(Request),
-    /// The configuration was read, and addresses that were given up are closed.
-    Loaded,
+    /// Addresses that were given up are closed, and somebody waits for that: a configuration that was
+    /// read, or a part that is to be resumed.
+    Closed,
     /// The deadline of a part that drains is over.
     PartDue,
     /// An upgrade has come to its end.
@@ -75,15 +80,33 @@ enum End {
     Succeeded(Box<Heir>),
 }
 
+/// When a process that drains aborts its sessions, at the latest at `drain_timeout`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Urgency {
+    /// At once.
+    Now,
+    /// With the next signal.
+    NextSignal,
+    /// With the one after the next: nobody has sent it any yet, and one may be meant for the new process.
+    SecondSignal,
+}
+
 impl Process {
     /// Lives. Returns when no session is left.
     pub(super) async fn run(&mut self) -> Result<(), Error> {
-        let ended = match self.serve().await? {
+        let end = self.serve().await?;
+        self.give_up_reload();
+        self.resuming.clear();
+        let ended = match end {
             End::Signal(name) => {
                 self.notify_stopping();
                 let hurried = self.delay(name).await?;
                 self.bindings.drain(&self.workers);
-                self.drain(hurried).await
+                let urgency = match hurried {
+                    true => Urgency::Now,
+                    false => Urgency::NextSignal,
+                };
+                self.drain(urgency).await
             }
             End::Succeeded(heir) => self.retire(*heir).await,
         };
@@ -102,8 +125,10 @@ impl Process {
             }
         };
         // An address that is being closed may be wanted again.
-        let loaded = async {
-            self.reload.loaded().await;
+        let closed = async {
+            if self.resuming.is_empty() {
+                self.reload.loaded().await;
+            }
             self.bindings.closed().await;
         };
         let watched = async {
@@ -115,12 +140,12 @@ impl Process {
         tokio::select! {
             asked = self.signals.next() => Event::Asked(asked),
             request = requested => Event::Requested(request),
-            () = loaded => Event::Loaded,
+            () = closed => Event::Closed,
             () = self.parts.due() => Event::PartDue,
             outcome = self.succession.outcome() => Event::Succeeded(outcome),
             (ancestor, totals) = self.ancestors.next() => Event::Counted(ancestor, totals),
             () = watched => Event::Watched,
-            ended = self.workers.next_end() => Event::Ended(ended),
+            ended = self.workers.next_end(), if self.workers.are_running() => Event::Ended(ended),
         }
     }
 
@@ -129,25 +154,30 @@ impl Process {
         loop {
             match self.next().await {
                 Event::Asked(Asked::End(name)) => {
-                    self.succession.give_up();
-                    return Ok(End::Signal(name));
+                    // It may have come to its end in this very moment.
+                    let outcome = self.give_up_upgrade().await;
+                    let heir = outcome.and_then(|outcome| self.end_upgrade(outcome));
+                    return Ok(
+                        heir.map_or(End::Signal(name), |heir| End::Succeeded(Box::new(heir)))
+                    );
                 }
                 Event::Asked(Asked::Reload) => self.request_reload(None),
                 Event::Asked(Asked::Upgrade) => self.begin_upgrade(None),
                 Event::Requested(Request { command, answer }) => match command {
                     Command::Reload => self.request_reload(Some(answer)),
                     Command::Upgrade => self.begin_upgrade(Some(answer)),
-                    Command::Resume { part } => {
-                        // Its addresses may not be closed yet.
-                        self.bindings.closed().await;
-                        let _ = answer.send(self.resume_part(part));
-                    }
+                    Command::Resume { part } => self.resuming.push((part, answer)),
                     command => {
                         // Whoever asked may have gone.
                         let _ = answer.send(self.answer(command));
                     }
                 },
-                Event::Loaded => self.finish_reload(),
+                Event::Closed => {
+                    self.resume_waiting();
+                    if self.reload.is_loaded() {
+                        self.finish_reload();
+                    }
+                }
                 Event::Succeeded(outcome) => {
                     if let Some(heir) = self.end_upgrade(outcome) {
                         return Ok(End::Succeeded(Box::new(heir)));
@@ -179,7 +209,7 @@ impl Process {
                 };
                 let _ = answer.send(reply);
             }
-            Event::Asked(Asked::End(_)) | Event::Loaded | Event::Succeeded(_) | Event::Ended(_) => {
+            Event::Asked(Asked::End(_)) | Event::Closed | Event::Succeeded(_) | Event::Ended(_) => {
             }
         }
     }
@@ -210,20 +240,25 @@ impl Process {
         }
     }
 
-    /// Waits for the sessions, until `drain_timeout` or a second signal; with `hurried` it was there.
-    async fn drain(&mut self, hurried: bool) -> Result<(), Error> {
-        let mut patience = self.begin_to_drain(hurried);
+    /// Waits for the sessions, until `drain_timeout` or as urgent as it is. Then for older processes: a
+    /// service manager takes its main process's end for the service's, and kills the others.
+    async fn drain(&mut self, mut urgency: Urgency) -> Result<(), Error> {
+        let patience = self.begin_to_drain(urgency);
         let mut deadline = std::pin::pin!(tokio::time::sleep(patience));
-        let mut aborted = hurried;
-        loop {
+        while self.workers.are_running() || (urgency != Urgency::Now && self.ancestors.count() > 0)
+        {
             let event = tokio::select! {
                 () = &mut deadline => None,
                 event = self.next() => Some(event),
             };
             let why = match event {
-                Some(Event::Ended(None)) => break,
-                Some(Event::Ended(Some(outcome))) => {
-                    outcome?;
+                Some(Event::Ended(outcome)) => {
+                    outcome.unwrap_or(Ok(()))?;
+                    continue;
+                }
+                Some(Event::Asked(Asked::End(name))) if urgency == Urgency::SecondSignal => {
+                    tracing::info!(signal = name, "draining already; another one aborts");
+                    urgency = Urgency::NextSignal;
                     continue;
                 }
                 Some(Event::Asked(Asked::End(name))) => name,
@@ -231,38 +266,29 @@ impl Process {
                     self.see_to(event);
                     continue;
                 }
-                None if aborted => return Err(Error::Worker("sessions did not end".to_owned())),
+                None if !self.workers.are_running() => break,
+                None if urgency == Urgency::Now => {
+                    return Err(Error::Worker("sessions did not end".to_owned()));
+                }
                 None => "drain_timeout is over",
             };
-            if !aborted {
-                aborted = true;
+            if urgency != Urgency::Now {
+                urgency = Urgency::Now;
                 self.abort(why);
-                patience = ABORT_TIMEOUT;
-                deadline
-                    .as_mut()
-                    .reset(tokio::time::Instant::now() + patience);
-            }
-        }
-        while !aborted && self.ancestors.count() > 0 {
-            // A service manager takes its main process's end for the service's, and kills the others.
-            tokio::select! {
-                () = &mut deadline => break,
-                Asked::End(_) = self.signals.next() => break,
-                (ancestor, totals) = self.ancestors.next() => {
-                    self.ancestors.counted(ancestor, totals, &self.shared);
-                }
+                let latest = tokio::time::Instant::now() + ABORT_TIMEOUT;
+                deadline.as_mut().reset(latest);
             }
         }
         Ok(())
     }
 
     /// Returns how long sessions may go on.
-    fn begin_to_drain(&mut self, hurried: bool) -> Duration {
+    fn begin_to_drain(&mut self, urgency: Urgency) -> Duration {
         let timeout = self.config.runtime.drain_timeout;
         let sessions = self.shared.active.now();
         self.state = ProcessState::Draining;
         tracing::info!(sessions, ?timeout, "draining");
-        if hurried {
+        if urgency == Urgency::Now {
             self.abort("a second signal");
             return ABORT_TIMEOUT;
         }
@@ -296,7 +322,7 @@ impl Process {
         let shared = self.shared.clone();
         let ended = {
             let mut tick = tokio::time::interval(COUNTING_INTERVAL);
-            let mut draining = std::pin::pin!(self.drain(false));
+            let mut draining = std::pin::pin!(self.drain(Urgency::SecondSignal));
             loop {
                 tokio::select! {
                     ended = &mut draining => break ended,
@@ -315,7 +341,7 @@ impl Process {
 }
 
 /// Why nothing but ending is to be had.
-const ENDING: &str = "the process is draining";
+pub(super) const ENDING: &str = "the process is draining";
 /// How long workers may take to abort their sessions: they need a turn or two.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a new process hears what its predecessor counts.

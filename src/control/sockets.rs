@@ -21,8 +21,10 @@ pub(super) struct Sockets {
     /// Before the sockets: another file may have its number once they are closed.
     path: Option<OwnPath>,
     handles: Vec<OwnedFd>,
-    /// They are somebody else's, too, until this process serves.
+    /// They are another process's, too, until this one serves.
     foreign: bool,
+    /// Somebody else keeps them open: closing them here resets nobody, and they may be wanted again.
+    pub(super) held: bool,
 }
 
 /// The path of a unix socket.
@@ -62,6 +64,7 @@ impl Sockets {
             handles,
             path: None,
             foreign: false,
+            held: false,
         })
     }
 
@@ -75,19 +78,25 @@ impl Sockets {
                 left: false,
             }),
             foreign: false,
+            held: false,
         }
     }
 
-    /// Others for the same address, with the other `ipv6_only`.
-    pub(super) fn beside(&self, workers: usize, options: &ListenOptions<'_>) -> io::Result<Self> {
-        let Some(address) = self.address.as_ip() else {
-            return Err(io::Error::other("a unix socket has no address family"));
+    /// For an address of which this process has a part already.
+    pub(super) fn beside(
+        address: &Address,
+        workers: usize,
+        options: &ListenOptions<'_>,
+    ) -> io::Result<Self> {
+        let Some(ip) = address.as_ip() else {
+            return Err(io::Error::from(io::ErrorKind::AddrInUse));
         };
         Ok(Self {
-            address: self.address.clone(),
-            handles: listen::listen_beside(address, workers, options)?,
+            address: address.clone(),
             path: None,
+            handles: listen::listen_beside(ip, workers, options)?,
             foreign: false,
+            held: false,
         })
     }
 
@@ -98,6 +107,9 @@ impl Sockets {
     pub(super) fn settle(&mut self, workers: usize, options: &ListenOptions<'_>) {
         if !std::mem::take(&mut self.foreign) {
             return;
+        }
+        if let Some(own) = &mut self.path {
+            own.left = self.held;
         }
         for socket in &self.handles {
             if let Err(error) = listen::adjust(socket.as_fd(), options) {
@@ -138,7 +150,9 @@ impl Sockets {
     /// Takes no connection that is begun from now on; false where that can't be had.
     pub(super) fn refuse_new(&self) -> bool {
         let mut handles = self.handles.iter();
-        self.path.is_none() && handles.all(|socket| listen::refuse_new(socket.as_fd()).is_ok())
+        self.path.is_none()
+            && !self.held
+            && handles.all(|socket| listen::refuse_new(socket.as_fd()).is_ok())
     }
 
     /// How many there are.
@@ -150,15 +164,29 @@ impl Sockets {
         &self.handles
     }
 
-    pub(super) fn is_ipv6(&self) -> bool {
-        self.address
-            .as_ip()
-            .is_some_and(|address| address.is_ipv6())
+    /// `ipv6_only` makes a difference.
+    pub(super) fn takes_any_ipv6(&self) -> bool {
+        let address = self.address.as_ip();
+        address.is_some_and(|address| address.is_ipv6() && address.ip().is_unspecified())
     }
 
-    /// Which file its path is, if it has one.
+    /// Which file its path is, if that is its own.
     pub(super) fn identity(&self) -> Option<Identity> {
-        self.path.as_ref().map(|own| own.identity)
+        let own = self.path.as_ref().filter(|own| !own.left)?;
+        Some(own.identity)
+    }
+
+    /// What is left when they are not used any more: those that somebody else keeps open.
+    pub(super) fn leave(self, listener: Arc<str>, wanted: Address) -> Option<Inherited> {
+        self.held.then(|| Inherited {
+            number: None,
+            listener: Some(listener),
+            wanted,
+            address: self.address,
+            sockets: self.handles,
+            identity: None,
+            held: true,
+        })
     }
 
     /// Another process goes on with the path.
@@ -181,6 +209,8 @@ pub(super) struct Inherited {
     pub(super) sockets: Vec<OwnedFd>,
     /// Of a unix socket's path, where that is known to be ours.
     pub(super) identity: Option<Identity>,
+    /// Somebody else keeps them open.
+    pub(super) held: bool,
 }
 
 impl Inherited {
@@ -198,6 +228,7 @@ impl Inherited {
             address: address(&offered.address)?,
             sockets,
             identity: unix.map(|(device, inode)| Identity { device, inode }),
+            held: offered.held,
         })
     }
 
@@ -220,6 +251,7 @@ impl Inherited {
                     address,
                     sockets: vec![socket.fd],
                     identity: None,
+                    held: true,
                 }),
             }
         }
@@ -232,7 +264,9 @@ impl Inherited {
             Some(ip) if ip.port() == 0 => {
                 self.wanted == *address && self.listener.as_ref() == Some(&listener.name)
             }
-            Some(ip) if ip.is_ipv6() => self.address == *address && self.fits(listener.ipv6_only),
+            Some(ip) if ip.is_ipv6() && ip.ip().is_unspecified() => {
+                self.address == *address && self.fits(listener.ipv6_only)
+            }
             _ => self.address == *address,
         }
     }
@@ -243,46 +277,43 @@ impl Inherited {
         sockets.all(|it| listen::describe(it.as_fd()).is_ok_and(|it| it.ipv6_only == ipv6_only))
     }
 
-    /// Takes them over for so many workers. They are as they were before [`Sockets::settle`].
-    pub(super) fn into_sockets(
-        self,
+    /// What so many workers need, with duplicates of these. They are as they were before
+    /// [`Sockets::settle`].
+    pub(super) fn sockets(
+        &self,
         workers: usize,
         options: &ListenOptions<'_>,
     ) -> io::Result<Sockets> {
         // A socket of our own shows whether the options can be had.
         listen::bind_more((Ipv4Addr::LOCALHOST, 0).into(), 1, options)?;
-        let mut sockets = match &self.address {
-            Address::Unix(path) => {
-                let path = path.to_path_buf();
-                let identity = self.identity.map_or_else(|| Identity::of(&path), Ok)?;
-                let mut sockets = Sockets::unix(path, self.sockets, identity);
-                if self.identity.is_none() {
-                    // Whoever made it removes it.
-                    sockets.leave_path();
-                }
-                sockets
-            }
+        let handles = self.sockets.iter().map(OwnedFd::try_clone);
+        let mut handles = handles.collect::<io::Result<Vec<_>>>()?;
+        let path = match &self.address {
+            Address::Unix(path) => Some(OwnPath {
+                path: path.to_path_buf(),
+                identity: self.identity.map_or_else(|| Identity::of(path), Ok)?,
+                // Not before it is settled.
+                left: true,
+            }),
             Address::Ip(address) => {
-                let mut handles = self.sockets;
-                if listen::describe(handles[0].as_fd())?.reuse_port {
-                    let missing = workers.saturating_sub(handles.len());
-                    match listen::bind_more(*address, missing, options) {
-                        Ok(more) => handles.extend(more),
-                        // The service manager's are another user's. Workers can share them.
-                        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-                        Err(error) => return Err(error),
-                    }
+                let in_group = listen::describe(handles[0].as_fd())?.reuse_port;
+                let missing = workers.saturating_sub(handles.len());
+                match listen::bind_more(*address, if in_group { missing } else { 0 }, options) {
+                    Ok(more) => handles.extend(more),
+                    // The service manager's are another user's. Workers can share them.
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                    Err(error) => return Err(error),
                 }
-                Sockets {
-                    address: self.address,
-                    handles,
-                    path: None,
-                    foreign: false,
-                }
+                None
             }
         };
-        sockets.foreign = true;
-        Ok(sockets)
+        Ok(Sockets {
+            address: self.address.clone(),
+            path,
+            handles,
+            foreign: true,
+            held: self.held,
+        })
     }
 }
 

@@ -17,7 +17,7 @@ use super::reload::Reload;
 use super::signals::Signals;
 use super::socket::path::{Folders, Place};
 use super::socket::server::{Options, Server};
-use super::socket::{ProcessState, make_folder};
+use super::socket::{Part, ProcessState, make_folder};
 use super::sockets::Inherited;
 use super::succession::{Ancestors, State, Succession};
 use super::upgrade::{Committed, Inheritance, Launch, Predecessor};
@@ -35,6 +35,8 @@ pub(super) struct Start {
     seed: u64,
     inherited: Vec<Inherited>,
     drained: Vec<Arc<str>>,
+    /// The control socket of the process that hands over.
+    control_socket: Option<PathBuf>,
 }
 
 /// A process that has what it needs, and does nothing yet.
@@ -46,6 +48,8 @@ pub(super) struct Ready {
     max_connections: usize,
     bindings: Bindings,
     prepared: Prepared,
+    drained: Vec<Arc<str>>,
+    control_socket: Option<PathBuf>,
 }
 
 impl Start {
@@ -56,6 +60,7 @@ impl Start {
             seed: seed(),
             inherited: Vec::new(),
             drained: Vec::new(),
+            control_socket: None,
         }
     }
 
@@ -78,6 +83,7 @@ impl Start {
                     seed: offer.seed,
                     inherited,
                     drained: drained.collect(),
+                    control_socket: offer.control_socket,
                 };
                 Ok((start, Some(predecessor)))
             }
@@ -103,7 +109,7 @@ impl Start {
         let identity = identity(&config)?;
         let owner = identity.as_ref().map(Identity::ids);
         let mut bindings = Bindings::new(plan.workers, owner, inherited);
-        let drained = self.drained.into_iter().collect();
+        let drained = self.drained.iter().cloned().collect();
         let prepared = bindings.prepare(&config, &drained)?;
         if let Some(identity) = &identity {
             become_user(identity, &config, self.source.as_deref())?;
@@ -120,6 +126,8 @@ impl Start {
             max_connections,
             bindings,
             prepared,
+            drained: self.drained,
+            control_socket: self.control_socket,
         })
     }
 }
@@ -150,7 +158,7 @@ fn become_user(identity: &Identity, config: &Config, source: Option<&Path>) -> R
 impl Ready {
     /// Starts the workers, takes over from `predecessor`, and serves until it is told to end.
     pub(super) async fn serve(self, predecessor: Option<Predecessor>) -> Result<(), Error> {
-        let kept = self.prepared.inherited.clone();
+        let kept = self.prepared.offered.clone();
         let (events, receiver) = Events::new();
         let level = self.config.log.level;
         let told = events::report(receiver, &events, level).map_err(Error::Resources);
@@ -187,7 +195,6 @@ impl Ready {
         let launch = launch.transpose().map_err(Error::Resources)?;
         let notifier = Notifier::from_environment();
         let watchdog = notifier.interval().map(tokio::time::interval);
-        let max_connections = self.max_connections;
         let process = Process {
             config: self.config,
             source: self.source,
@@ -202,16 +209,25 @@ impl Ready {
             reload: Reload::default(),
             last_reload: None,
             parts: Parts::default(),
+            aborting_parts: false,
+            resuming: Vec::new(),
             succession: Succession::new(launch),
             ancestors: Ancestors::default(),
             state: ProcessState::Serving,
             started: ring::now(),
         };
+        let predecessors_socket = self.control_socket;
+        let options = Options {
+            take_over: predecessors_socket.as_deref(),
+        };
+        Server::try_out(&process.place(), options).map_err(Error::ControlSocket)?;
         Ok(Started {
             process,
-            prepared: self.prepared,
             plan: self.plan,
-            max_connections,
+            max_connections: self.max_connections,
+            prepared: self.prepared,
+            drained: self.drained,
+            predecessors_socket,
         })
     }
 }
@@ -219,41 +235,39 @@ impl Ready {
 /// A process with workers that wait for the word to go.
 struct Started {
     process: Process,
-    prepared: Prepared,
     plan: Plan,
     max_connections: usize,
+    prepared: Prepared,
+    drained: Vec<Arc<str>>,
+    predecessors_socket: Option<PathBuf>,
 }
 
 impl Started {
-    /// Serves, with what was taken over.
-    async fn live(self, taken: Option<(State, Committed)>) -> Result<(), Error> {
+    /// Serves, with what was taken over. From here on the old process does not go on: nothing can fail
+    /// that matters, and whoever connects meanwhile waits in an accept queue.
+    async fn live(self, taken: Option<Taken>) -> Result<(), Error> {
         let Self {
             mut process,
-            prepared,
             plan,
             max_connections,
+            prepared,
+            drained,
+            predecessors_socket,
         } = self;
-        let takes_over = taken.is_some();
-        let socket = process.control_socket(takes_over);
-        let (state, committed) = taken.unzip();
-        process.socket = match socket {
-            Ok(socket) => socket,
-            Err(error) => {
-                if let Some(committed) = committed {
-                    committed.refuse(&error.to_string());
-                }
-                return Err(error);
-            }
-        };
-        let known = state.map(|state| process.restore(state));
+        let taken = taken.map(|Taken { state, committed }| {
+            let known = process.restore(state, &drained);
+            (committed, known)
+        });
+        // Whoever asks once the old process has told that it is over shall find this one.
+        process.socket = process.control_socket(predecessors_socket.as_deref());
+        if let Some((committed, known)) = taken {
+            process.ancestors = serving(committed, known);
+        }
         process.workers.go();
         let snapshot = process.shared.snapshot.load_full();
         process
             .bindings
             .commit(prepared, &snapshot, &process.workers);
-        if let Some(committed) = committed {
-            process.ancestors = serving(committed, known.unwrap_or_default());
-        }
         let targets = health::targets(&process.config, &process.shared);
         process.probers.reconcile(targets);
         tracing::info!(
@@ -268,49 +282,68 @@ impl Started {
 }
 
 impl Process {
-    /// Listens for commands.
-    fn control_socket(&self, take_over: bool) -> Result<Option<Server>, Error> {
-        let place = match (&self.config.runtime.control_socket, &self.source) {
+    /// Where commands are taken.
+    fn place(&self) -> Place {
+        match (&self.config.runtime.control_socket, &self.source) {
             (ControlSocket::Path(path), _) => Place::At(path.to_path_buf()),
             (ControlSocket::Auto, Some(source)) => Place::Auto(source.clone()),
             (ControlSocket::Auto, None) | (ControlSocket::Off, _) => Place::Off,
-        };
-        let options = Options {
-            take_over,
-            ..Options::default()
-        };
-        let folders = Folders::of_this_process();
-        Server::bind(&place, &folders, options).map_err(Error::ControlSocket)
+        }
     }
 
-    /// Goes on where another process stands. Returns what is known of those before it.
-    fn restore(&mut self, state: State) -> Vec<crate::proxy::Totals> {
+    /// Listens for commands. It was tried out; if it can't be had now, that ends nobody's sessions.
+    pub(super) fn control_socket(&self, take_over: Option<&Path>) -> Option<Server> {
+        let folders = Folders::of_this_process();
+        let bound = Server::bind(&self.place(), &folders, Options { take_over });
+        bound.unwrap_or_else(|error| {
+            tracing::error!(%error, "no control socket: commands can't reach this process");
+            None
+        })
+    }
+
+    /// Goes on where another process stands, as far as that is known; `drained` listeners are not bound in
+    /// any case. Returns what is known of those before it.
+    fn restore(&mut self, state: Option<State>, drained: &[Arc<str>]) -> Vec<crate::proxy::Totals> {
+        let Some(state) = state else {
+            for listener in drained {
+                let listener = listener.to_string();
+                self.parts.order(&Part::Listener { listener }, None);
+            }
+            self.enforce_parts();
+            return Vec::new();
+        };
         self.shared.restore(&state.shared, ring::now());
         self.parts.restore(state.parts);
-        self.forget_unknown_parts();
+        self.enforce_parts();
         state.ancestors
     }
 }
 
+/// What another process hands over.
+struct Taken {
+    /// `None` if it can't be told.
+    state: Option<State>,
+    committed: Committed,
+}
+
 /// Tells the old process that this one is ready, and hears what it knows.
-fn take_over(
-    predecessor: Option<Predecessor>,
-    kept: Vec<usize>,
-) -> Result<Option<(State, Committed)>, Error> {
+fn take_over(predecessor: Option<Predecessor>, kept: Vec<usize>) -> Result<Option<Taken>, Error> {
     let Some(predecessor) = predecessor else {
         return Ok(None);
     };
     let (state, committed) = predecessor.ready(kept).map_err(Error::upgrade)?;
-    let state = state.map(understood).unwrap_or_default();
-    Ok(Some((state, committed)))
+    let state = state.and_then(understood);
+    Ok(Some(Taken { state, committed }))
 }
 
 /// What can't be read is not known: health is found out again.
-fn understood(state: Value) -> State {
-    serde_json::from_value(state).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the state of the old process can't be read, and is not taken over");
-        State::default()
-    })
+fn understood(state: Value) -> Option<State> {
+    let understood = serde_json::from_value(state);
+    understood
+        .inspect_err(|error| {
+            tracing::warn!(%error, "the state of the old process can't be read, and is not taken over");
+        })
+        .ok()
 }
 
 /// Tells the old process that this one accepts.

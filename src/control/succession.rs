@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -11,12 +11,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::bindings::Offered;
 use super::parts::Drain;
 use super::process::Process;
 use super::reload::Answer;
 use super::socket::{self, Reply, Upgraded};
 use super::upgrade::{Failure, Launch, Link, Offer, Successor, hand_over};
-use crate::proxy::{Image, Shared, Totals};
+use crate::proxy::{BindingId, Image, Shared, Totals};
 use crate::ring;
 
 /// How long a new process may take until it serves.
@@ -39,14 +40,15 @@ pub(super) struct Succession {
 }
 
 struct UnderWay {
-    task: Pin<Box<dyn Future<Output = Handed>>>,
+    task: Pin<Box<dyn Future<Output = Result<Successor, Failure>>>>,
+    /// Bindings in the order of the offer.
+    offered: Vec<BindingId>,
+    /// Links to older processes; nobody reads them meanwhile.
+    links: Rc<Vec<Link>>,
     ancestors: Vec<Totals>,
     agreed: Rc<RefCell<Agreed>>,
     answer: Option<Answer>,
 }
-
-/// What became of it, and the links to older processes.
-type Handed = (Result<Successor, Failure>, Vec<Link>);
 
 /// What holds from the moment that the state went over.
 #[derive(Default)]
@@ -61,7 +63,6 @@ struct Agreed {
 pub(super) struct Outcome {
     result: Result<Successor, Failure>,
     under_way: UnderWay,
-    links: Vec<Link>,
 }
 
 /// A new process that serves.
@@ -83,25 +84,24 @@ impl Succession {
         self.under_way.is_some()
     }
 
-    /// Ends what is under way: the new process is killed.
-    pub(super) fn give_up(&mut self) {
-        if self.under_way.take().is_some() {
-            tracing::warn!("upgrade given up: this process is to end");
-        }
-    }
-
     /// Waits for the end of what is under way. May be dropped and called again.
     pub(super) async fn outcome(&mut self) -> Outcome {
-        let (result, links) = match &mut self.under_way {
+        let result = match &mut self.under_way {
             Some(under_way) => under_way.task.as_mut().await,
             None => std::future::pending().await,
         };
         let under_way = self.under_way.take().expect("it has just ended");
-        Outcome {
-            result,
-            under_way,
-            links,
-        }
+        Outcome { result, under_way }
+    }
+}
+
+impl UnderWay {
+    /// The links to older processes, with what is known of each.
+    fn ancestors(self) -> Ancestors {
+        drop(self.task);
+        // Nobody else has them now.
+        let links = Rc::try_unwrap(self.links).unwrap_or_default();
+        Ancestors(links.into_iter().zip(self.ancestors).collect())
     }
 }
 
@@ -121,35 +121,70 @@ impl Process {
     }
 
     fn begin_succession(&mut self, launch: Launch, answer: Option<Answer>) {
-        let (bindings, sockets) = match self.bindings.offer() {
+        let Offered {
+            ids,
+            bindings,
+            sockets,
+        } = match self.bindings.offer() {
             Ok(offered) => offered,
             Err(error) => return refuse(answer, &format!("no descriptor left: {error}")),
         };
         tracing::info!(executable = %launch.executable().display(), "upgrading");
         self.notifier.reloading();
+        let drained = self.parts.listeners();
         let offer = Offer {
             seed: self.shared.seed,
             bindings,
-            drained: self
-                .parts
-                .listeners()
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            drained: drained.iter().map(ToString::to_string).collect(),
+            control_socket: self.socket.as_ref().map(|socket| socket.path().to_owned()),
         };
-        let (links, ancestors) = self.ancestors.take();
+        let (links, ancestors): (Vec<_>, Vec<_>) = self.ancestors.take().into_iter().unzip();
+        let links = Rc::new(links);
         let agreed = Rc::new(RefCell::new(Agreed::default()));
         let state = self.state_for(&ancestors, &agreed);
-        let task = async move {
-            let handed = hand_over(&launch, offer, &sockets, &links, state, PATIENCE).await;
-            (handed, links)
-        };
+        let given = links.clone();
+        let task =
+            async move { hand_over(&launch, offer, &sockets, &given, state, PATIENCE).await };
         self.succession.under_way = Some(UnderWay {
             task: Box::pin(task),
+            offered: ids,
+            links,
             ancestors,
             agreed,
             answer,
         });
+    }
+
+    /// Ends an upgrade that is under way, because this process is to end: the new process is killed. But if
+    /// it serves already, that is the outcome.
+    pub(super) async fn give_up_upgrade(&mut self) -> Option<Outcome> {
+        if !self.succession.is_under_way() {
+            return None;
+        }
+        let ended = {
+            let mut outcome = pin!(self.succession.outcome());
+            poll_fn(|context| Poll::Ready(outcome.as_mut().poll(context))).await
+        };
+        if let Poll::Ready(outcome) = ended {
+            return Some(outcome);
+        }
+        let mut under_way = self.succession.under_way.take()?;
+        tracing::warn!("upgrade given up: this process is to end");
+        reply(
+            under_way.answer.take(),
+            Reply::failed("the process is to end"),
+        );
+        self.ancestors = under_way.ancestors();
+        self.mend_socket();
+        None
+    }
+
+    /// The new process may have failed after it had taken the control socket's path.
+    fn mend_socket(&mut self) {
+        let own = self.socket.as_ref();
+        if own.is_some_and(|socket| !socket.is_in_place()) {
+            self.socket = self.control_socket(None);
+        }
     }
 
     /// What makes the state, once the new process is ready.
@@ -179,28 +214,31 @@ impl Process {
     pub(super) fn end_upgrade(&mut self, outcome: Outcome) -> Option<Heir> {
         let Outcome {
             result,
-            under_way,
-            links,
+            mut under_way,
         } = outcome;
+        let answer = under_way.answer.take();
         match result {
             Ok(successor) => {
                 let pid = successor.pid;
                 tracing::info!(pid, "upgraded: the new process serves");
                 self.notifier.main_pid(pid, "handed over");
                 reply(
-                    under_way.answer,
+                    answer,
                     Reply::Done(socket::Outcome::Upgraded(Upgraded { pid })),
                 );
                 let Agreed { kept, base } = under_way.agreed.take();
+                let offered = |number: &usize| under_way.offered.get(*number).copied();
+                let kept: Vec<_> = kept.iter().filter_map(offered).collect();
                 self.bindings.hand_over(&kept, &self.workers);
                 Some(Heir { successor, base })
             }
             Err(failure) => {
-                self.ancestors.restore(links, under_way.ancestors);
+                self.ancestors = under_way.ancestors();
+                self.mend_socket();
                 let summary = self.summary();
                 self.notifier.ready(&summary);
                 tracing::error!("upgrade failed, this process goes on: {failure}");
-                reply(under_way.answer, Reply::failed(failure));
+                reply(answer, Reply::failed(failure));
                 None
             }
         }
@@ -237,12 +275,8 @@ impl Ancestors {
         self.0.len()
     }
 
-    fn take(&mut self) -> (Vec<Link>, Vec<Totals>) {
-        std::mem::take(&mut self.0).into_iter().unzip()
-    }
-
-    fn restore(&mut self, links: Vec<Link>, known: Vec<Totals>) {
-        self.0 = links.into_iter().zip(known).collect();
+    fn take(&mut self) -> Vec<(Link, Totals)> {
+        std::mem::take(&mut self.0)
     }
 
     /// Waits until one of them has told what it has counted since it handed over, or has ended. May be

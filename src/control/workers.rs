@@ -102,6 +102,11 @@ impl Workers {
         self.mailboxes[worker].post(message);
     }
 
+    /// Not all have ended.
+    pub(super) fn are_running(&self) -> bool {
+        self.running > 0
+    }
+
     /// Waits until a worker ends; `None` when all have.
     pub(super) async fn next_end(&mut self) -> Option<Result<(), Error>> {
         if self.running == 0 {

@@ -15,13 +15,10 @@ use super::path::Candidate;
 
 /// How to listen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Options {
-    /// Takes the path even if a process answers there: it is the one that hands over to us. From then on
+pub struct Options<'a> {
+    /// This path is taken even if a process answers there: it is the one that hands over to us. From then on
     /// no command finds it any more.
-    pub take_over: bool,
-    /// User and group that the socket shall belong to, and its folder if that has to be made; `None` =
-    /// ours. For a process that will give up being root.
-    pub owner: Option<(u32, u32)>,
+    pub take_over: Option<&'a Path>,
 }
 
 /// The file of a socket that is listened on. Dropping it removes the file, unless another process has
@@ -37,12 +34,17 @@ impl SocketFile {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Nobody has taken the path.
+    pub(super) fn is_in_place(&self) -> bool {
+        let found = fs::symlink_metadata(&self.path);
+        found.is_ok_and(|found| identity(&found) == self.identity)
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let found = fs::symlink_metadata(&self.path);
-        if found.is_ok_and(|found| identity(&found) == self.identity) {
+        if self.is_in_place() {
             // Where we may not, the next process finds that nobody listens and replaces it.
             let _ = fs::remove_file(&self.path);
         }
@@ -56,11 +58,11 @@ fn identity(file: &Metadata) -> (u64, u64) {
 /// Listens where `candidate` says, in a folder that is made if need be.
 pub(super) fn listen_in(
     candidate: &Candidate,
-    options: Options,
+    options: Options<'_>,
 ) -> Result<(UnixListener, SocketFile), ListenError> {
     if let Some(folder) = candidate.path.parent() {
         let failed = |error| ListenError::at(folder, error);
-        make(folder, candidate.folder_mode, options.owner).map_err(failed)?;
+        make(folder, candidate.folder_mode, None).map_err(failed)?;
     }
     listen(&candidate.path, options)
 }
@@ -81,12 +83,8 @@ fn make(folder: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     }
     // The umask may have taken something away.
     fs::set_permissions(folder, Permissions::from_mode(mode))?;
-    give(folder, owner)
-}
-
-fn give(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     match owner {
-        Some((user, group)) => chown(path, Some(user), Some(group)),
+        Some((user, group)) => chown(folder, Some(user), Some(group)),
         None => Ok(()),
     }
 }
@@ -98,15 +96,15 @@ fn give(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
 /// configuration don't come here together: the addresses of their listeners keep them apart.
 pub(super) fn listen(
     path: &Path,
-    options: Options,
+    options: Options<'_>,
 ) -> Result<(UnixListener, SocketFile), ListenError> {
     let failed = |error| ListenError::at(path, error);
     // The draft's name may be short enough where this one is not.
     SocketAddr::from_pathname(path).map_err(failed)?;
-    may_replace(path, options.take_over)?;
+    may_replace(path, options.take_over == Some(path))?;
     let draft = draft_of(path);
     let listener = UnixListener::bind(&draft).map_err(failed)?;
-    let moved = place(&draft, path, options.owner);
+    let moved = place(&draft, path);
     if moved.is_err() {
         // What is reported is why it can't stay.
         let _ = fs::remove_file(&draft);
@@ -116,9 +114,18 @@ pub(super) fn listen(
     Ok((listener, SocketFile { path, identity }))
 }
 
-fn place(draft: &Path, path: &Path, owner: Option<(u32, u32)>) -> io::Result<(u64, u64)> {
+/// Whether [`listen`] could. Nothing is left of the trial.
+pub(super) fn try_out(path: &Path, options: Options<'_>) -> Result<(), ListenError> {
+    let failed = |error| ListenError::at(path, error);
+    SocketAddr::from_pathname(path).map_err(failed)?;
+    may_replace(path, options.take_over == Some(path))?;
+    let draft = draft_of(path);
+    UnixListener::bind(&draft).map_err(failed)?;
+    fs::remove_file(&draft).map_err(failed)
+}
+
+fn place(draft: &Path, path: &Path) -> io::Result<(u64, u64)> {
     fs::set_permissions(draft, Permissions::from_mode(SOCKET_MODE))?;
-    give(draft, owner)?;
     let identity = identity(&fs::symlink_metadata(draft)?);
     fs::rename(draft, path)?;
     Ok(identity)
@@ -199,7 +206,7 @@ impl fmt::Display for ListenError {
 mod tests {
     use super::*;
 
-    fn plain() -> Options {
+    fn plain() -> Options<'static> {
         Options::default()
     }
 
@@ -245,11 +252,11 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).unwrap();
         for (path, take_over) in [(&file, false), (&file, true), (&link, false)] {
             let options = Options {
-                take_over,
-                ..plain()
+                take_over: take_over.then_some(path),
             };
             let error = listen(path, options).unwrap_err();
             assert!(matches!(error, ListenError::NotASocket(_)), "{error}");
+            try_out(path, options).unwrap_err();
         }
         assert_eq!(fs::read_to_string(&link).unwrap(), "precious");
         assert_eq!(names(folder.path()), 2);
@@ -260,10 +267,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
         let (old_listener, old) = listen(&path, plain()).unwrap();
+        let other = folder.path().join("b.sock");
         let options = Options {
-            take_over: true,
-            ..plain()
+            take_over: Some(&other),
         };
+        try_out(&path, options).unwrap_err();
+        listen(&path, options).unwrap_err();
+        let options = Options {
+            take_over: Some(&path),
+        };
+        try_out(&path, options).unwrap();
+        assert_eq!(names(folder.path()), 1);
         let (new_listener, new) = listen(&path, options).unwrap();
         let _client = client::connect(&path).unwrap();
         drop((old, old_listener));
@@ -293,13 +307,12 @@ mod tests {
     }
 
     #[test]
-    fn socket_and_new_folder_are_given_to_their_owner() {
+    fn a_new_folder_is_given_to_who_will_use_it() {
         let folder = tempfile::tempdir().unwrap();
         let made = folder.path().join("made");
-        let path = made.join("a.sock");
         // Who is not root can only give to itself.
         let is_root = rustix::process::geteuid().is_root();
-        let (user, group) = match is_root {
+        let owner = match is_root {
             true => (12_345, 23_456),
             false => (
                 rustix::process::geteuid().as_raw(),
@@ -307,18 +320,12 @@ mod tests {
             ),
         };
         let candidate = Candidate {
-            path: path.clone(),
+            path: made.join("a.sock"),
             folder_mode: 0o755,
         };
-        let options = Options {
-            owner: Some((user, group)),
-            ..plain()
-        };
-        let (_listener, _file) = listen_in(&candidate, options).unwrap();
-        for path in [made, path] {
-            let found = fs::symlink_metadata(path).unwrap();
-            assert_eq!((found.uid(), found.gid()), (user, group));
-        }
+        make_folder(&candidate, owner);
+        let found = fs::symlink_metadata(made).unwrap();
+        assert_eq!((found.uid(), found.gid()), owner);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 pub use super::listen::{ListenError, Options};
-use super::listen::{SocketFile, listen, listen_in};
+use super::listen::{SocketFile, listen, listen_in, try_out};
 use super::path::{Folders, Place};
 use super::protocol::{self, Command, REQUEST_BYTES_MAX, Reply};
 
@@ -49,7 +49,7 @@ impl Server {
     pub fn bind(
         place: &Place,
         folders: &Folders,
-        options: Options,
+        options: Options<'_>,
     ) -> Result<Option<Self>, ListenError> {
         match place {
             Place::Off => Ok(None),
@@ -58,9 +58,20 @@ impl Server {
         }
     }
 
+    /// Whether [`Server::bind`] would be an error.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub fn try_out(place: &Place, options: Options<'_>) -> Result<(), ListenError> {
+        match place {
+            Place::At(path) => try_out(path, options),
+            Place::Off | Place::Auto(_) => Ok(()),
+        }
+    }
+
     /// Takes the first candidate that can be had. Where a process with the same file answers there is no
     /// point in going on: commands would find either of the two.
-    fn bind_somewhere(file: &Path, folders: &Folders, options: Options) -> Option<Self> {
+    fn bind_somewhere(file: &Path, folders: &Folders, options: Options<'_>) -> Option<Self> {
         let candidates = match folders.candidates(file) {
             Ok(candidates) => candidates,
             Err(error) => {
@@ -118,6 +129,11 @@ impl Server {
     /// The socket's path.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// Commands that go by the path reach this process.
+    pub fn is_in_place(&self) -> bool {
+        self.file.is_in_place()
     }
 
     /// Waits for the next request. If it is dropped before that, none is lost.

@@ -16,10 +16,7 @@ use tokio::process::{Child, Command};
 use super::handover::Failure;
 use super::link::Link;
 use super::{VARIABLE, VERSION};
-
-/// What systemd tells one process, by its pid or by the descriptors it was given; the new process
-/// has neither.
-const NOT_INHERITED: [&str; 4] = ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+use crate::control::{activation, notify};
 
 /// How this process was started, which is how its successor is.
 #[derive(Clone, Debug)]
@@ -71,7 +68,8 @@ impl Launch {
             .args(&self.arguments)
             .env(VARIABLE, VERSION.to_string())
             .stdin(Stdio::from(stdin));
-        for variable in NOT_INHERITED {
+        let for_us = activation::FOR_THIS_PROCESS.iter();
+        for variable in for_us.chain(&notify::FOR_THIS_PROCESS) {
             command.env_remove(variable);
         }
         command

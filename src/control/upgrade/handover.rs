@@ -40,9 +40,10 @@ pub(in crate::control) async fn hand_over<S: AsFd>(
 ) -> Result<Successor, Failure> {
     refuse_first_process(process::id())?;
     let gift = Gift::new(offer, sockets, links);
+    // Dropped, the child is killed before the link is closed: it must not take that for our end.
     let Newcomer {
-        mut child,
         mut link,
+        mut child,
     } = launch.start()?;
     let outcome = tokio::select! {
         // What it said before it ended says more than its status.

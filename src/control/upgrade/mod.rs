@@ -44,6 +44,7 @@ mod tests;
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -69,6 +70,8 @@ pub(super) struct Offer {
     pub(super) bindings: Vec<OfferedBinding>,
     /// Listeners that the operator has drained.
     pub(super) drained: Vec<String>,
+    /// The path of its control socket, when it has one: it may be taken over.
+    pub(super) control_socket: Option<PathBuf>,
 }
 
 /// An address that the old process listens on.
@@ -84,6 +87,9 @@ pub(super) struct OfferedBinding {
     pub(super) sockets: usize,
     /// Device and inode of a unix socket's path, by which to tell whether the path is still its own.
     pub(super) unix: Option<(u64, u64)>,
+    /// Somebody else keeps them open, such as the service manager.
+    #[serde(default)]
+    pub(super) held: bool,
 }
 
 /// The new process can serve and says with what.

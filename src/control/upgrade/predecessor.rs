@@ -138,12 +138,7 @@ impl Predecessor {
 pub(in crate::control) struct Committed(Predecessor);
 
 impl Committed {
-    /// Says that this process can't serve after all. It is to end then.
-    pub(in crate::control) fn refuse(self, error: &str) {
-        self.0.refuse(error);
-    }
-
-    /// Says that this process accepts; the old one drains from now on. Returns the links to it and
+    /// Says that this process serves; the old one drains from now on. Returns the links to it and
     /// to older ones, which are to be read until they end. Within the control thread's runtime.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ impl Setting {
         }
     }
 
-    fn bind(&self, place: &Place, options: Options) -> Result<Option<Server>, ListenError> {
+    fn bind(&self, place: &Place, options: Options<'_>) -> Result<Option<Server>, ListenError> {
         Server::bind(place, &self.folders, options)
     }
 
@@ -284,8 +284,7 @@ fn a_named_path_that_is_taken_is_an_error_unless_it_is_taken_over() {
         let error = setting.bind(&place, Options::default()).unwrap_err();
         assert!(matches!(error, ListenError::InUse(_)), "{error}");
         let options = Options {
-            take_over: true,
-            ..Options::default()
+            take_over: Some(&setting.path),
         };
         let mut new = setting.bind(&place, options).unwrap().unwrap();
         drop(old);

@@ -324,7 +324,13 @@ fn what_systemd_says_to_one_process_is_not_inherited() {
     removed.sort_unstable();
     assert_eq!(
         removed,
-        ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_PID"]
+        [
+            "LISTEN_FDNAMES",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "LISTEN_PIDFDID",
+            "WATCHDOG_PID"
+        ]
     );
 }
 

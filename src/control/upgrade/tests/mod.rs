@@ -36,9 +36,11 @@ fn offer(sockets: &[usize]) -> Offer {
                 address: "127.0.0.1:4711".to_owned(),
                 sockets: *sockets,
                 unix: Some((u64::MAX, 1)),
+                held: false,
             })
             .collect(),
         drained: Vec::new(),
+        control_socket: None,
     }
 }
 

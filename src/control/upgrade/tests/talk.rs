@@ -128,24 +128,14 @@ async fn a_new_process_that_dies_is_gone_at_every_step() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_heard_with_its_reason_before_and_after_the_state() {
-    for late in [false, true] {
-        let (mut link, theirs) = ends();
-        let new = newcomer(theirs, move |inheritance| {
-            let predecessor = inheritance.unwrap().predecessor;
-            match late {
-                false => predecessor.refuse("no such port"),
-                true => predecessor
-                    .ready(Vec::new())
-                    .unwrap()
-                    .1
-                    .refuse("no such port"),
-            }
-        });
-        let failure = offer_nothing(&mut link, 1).await.unwrap_err();
-        assert_eq!(failure.to_string(), "the new process refused: no such port");
-        new.join().unwrap();
-    }
+async fn a_refusal_is_heard_with_its_reason() {
+    let (mut link, theirs) = ends();
+    let new = newcomer(theirs, |inheritance| {
+        inheritance.unwrap().predecessor.refuse("no such port");
+    });
+    let failure = offer_nothing(&mut link, 1).await.unwrap_err();
+    assert_eq!(failure.to_string(), "the new process refused: no such port");
+    new.join().unwrap();
 }
 
 #[tokio::test]

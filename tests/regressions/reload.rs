@@ -1,0 +1,54 @@
+//! Bugs of reloads and of what comes in between.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use crate::common::socket::finish;
+use crate::common::{Backend, Ending, Proxy, config, ending, now, pass};
+use rustix::process::Signal;
+
+/// The configuration was read while the process drained, and nobody took it: the control thread looked at
+/// it for ever, and at nothing else.
+#[test]
+fn a_file_that_is_read_while_the_process_drains_holds_nothing_up() {
+    let backend = Backend::echo();
+    let tables = "[runtime]\ndrain_timeout = \"500ms\"\n";
+    let text = config(&[&backend.address], "", "", tables);
+    let mut proxy = Proxy::start(&text);
+    let mut client = proxy.connect();
+    client.write_all(b"x").expect("it is taken");
+    client.read_exact(&mut [0]).expect("the echo comes");
+    // A file that has just changed is looked at twice, which takes longer than the signals.
+    proxy.write(&text);
+    proxy.signal(Signal::HUP);
+    pass(Duration::from_millis(5));
+    proxy.signal(Signal::TERM);
+    let began = now();
+    assert_eq!(ending(&mut client), Ending::Reset);
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    drop(client);
+}
+
+/// An address that is a part of one that the process has was said to be in use by another process.
+#[test]
+fn a_listener_can_move_between_one_address_and_all_of_them() {
+    let backend = Backend::echo();
+    let port = crate::common::backend::Refusing::new().address;
+    let port = port.rsplit_once(':').expect("a port").1.to_owned();
+    let at = |host: &str| {
+        let bind = format!("bind = \"{host}:{port}\"\n");
+        config(&[&backend.address], &bind, "", "[runtime]\nworkers = 2\n")
+    };
+    let proxy = Proxy::start(&at("0.0.0.0"));
+    for host in ["127.0.0.1", "0.0.0.0"] {
+        assert_eq!(proxy.reload(&at(host))["message"], "reloaded");
+        for _ in 0..20 {
+            let mut client = crate::common::connect(&format!("127.0.0.1:{port}"));
+            client.write_all(b"x").expect("it is taken");
+            client.read_exact(&mut [0]).expect("the echo comes");
+            finish(&client);
+        }
+    }
+    proxy.end();
+}
