@@ -118,7 +118,11 @@ impl Process {
 
     /// The next thing to see to. Whatever is dropped here goes on the next time.
     async fn next(&mut self) -> Event {
+        let behind_until = self.ancestors.behind_until();
         let requested = async {
+            if let Some(until) = behind_until {
+                tokio::time::sleep_until(until).await;
+            }
             match &mut self.socket {
                 Some(socket) => socket.next().await,
                 None => std::future::pending().await,

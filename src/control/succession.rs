@@ -22,6 +22,8 @@ use crate::ring;
 
 /// How long a new process may take until it serves.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an old process may take to say what it has counted while it handed over: it does so at once.
+const CATCHING_UP: Duration = Duration::from_secs(1);
 
 /// What the old process tells the new one when that is ready.
 #[derive(Default, Serialize, Deserialize)]
@@ -101,7 +103,10 @@ impl UnderWay {
         drop(self.task);
         // Nobody else has them now.
         let links = Rc::try_unwrap(self.links).unwrap_or_default();
-        Ancestors(links.into_iter().zip(self.ancestors).collect())
+        Ancestors {
+            list: links.into_iter().zip(self.ancestors).collect(),
+            behind_until: None,
+        }
     }
 }
 
@@ -259,7 +264,12 @@ fn reply(answer: Option<Answer>, reply: Reply) {
 
 /// The new side: older processes that still drain, and what was taken over from each.
 #[derive(Default)]
-pub(super) struct Ancestors(Vec<(Link, Totals)>);
+pub(super) struct Ancestors {
+    list: Vec<(Link, Totals)>,
+    /// The process that handed over has counted since it told its state, and is about to say so. Whoever
+    /// has asked it knows more than this one does; until then.
+    behind_until: Option<tokio::time::Instant>,
+}
 
 impl Ancestors {
     /// The link of the process that handed over, then those of older ones, of which it has `known` so much.
@@ -267,22 +277,30 @@ impl Ancestors {
         let known = std::iter::once(Totals::default())
             .chain(known)
             .chain(std::iter::repeat_with(Totals::default));
-        Self(links.into_iter().zip(known).collect())
+        Self {
+            list: links.into_iter().zip(known).collect(),
+            behind_until: Some(tokio::time::Instant::now() + CATCHING_UP),
+        }
+    }
+
+    /// Until when nobody is to be told counts; `None` = they may be.
+    pub(super) fn behind_until(&self) -> Option<tokio::time::Instant> {
+        self.behind_until
     }
 
     /// How many there are.
     pub(super) fn count(&self) -> usize {
-        self.0.len()
+        self.list.len()
     }
 
     fn take(&mut self) -> Vec<(Link, Totals)> {
-        std::mem::take(&mut self.0)
+        std::mem::take(&mut self.list)
     }
 
     /// Waits until one of them has told what it has counted since it handed over, or has ended. May be
     /// dropped and called again.
     pub(super) async fn next(&mut self) -> (usize, Option<Value>) {
-        let links = self.0.iter_mut();
+        let links = self.list.iter_mut();
         let mut waiting: Vec<_> = links
             .map(|(link, _)| Box::pin(link.next_counted()))
             .collect();
@@ -303,12 +321,16 @@ impl Ancestors {
 
     /// Takes over what the process has counted beyond what was known; `None` = it has ended.
     pub(super) fn counted(&mut self, number: usize, told: Option<Value>, shared: &Shared) {
+        if number == 0 {
+            // The first one is the process that handed over.
+            self.behind_until = None;
+        }
         let Some(told) = told else {
-            self.0.remove(number);
-            tracing::info!(left = self.0.len(), "an older process has ended");
+            self.list.remove(number);
+            tracing::info!(left = self.list.len(), "an older process has ended");
             return;
         };
-        let known = &mut self.0[number].1;
+        let known = &mut self.list[number].1;
         match serde_json::from_value::<Totals>(told) {
             Ok(totals) => {
                 shared.add(&totals.since(known));
