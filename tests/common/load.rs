@@ -5,12 +5,13 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use socket2::Socket;
 
 use super::backend::listening;
 use super::socket::{finish, parse, set_patience, unconnected};
-use super::{Backend, PATIENCE, eventually};
+use super::{Backend, PATIENCE, eventually, pass};
 
 /// Clients on threads of their own.
 pub(crate) struct Load {
@@ -22,6 +23,7 @@ pub(crate) struct Load {
 struct Shared {
     stop: AtomicBool,
     done: AtomicU64,
+    connections: AtomicU64,
 }
 
 impl Load {
@@ -29,7 +31,7 @@ impl Load {
     pub(crate) fn fresh(clients: usize, address: &str) -> Self {
         Self::start(clients, address, |address, shared| {
             while !shared.stop.load(Ordering::Relaxed) {
-                let mut socket = connected(address)?;
+                let mut socket = connected(address, shared)?;
                 ask(&mut socket, shared)?;
                 finish(&socket);
                 at_end(&mut socket)?;
@@ -38,10 +40,37 @@ impl Load {
         })
     }
 
+    /// `clients` at once, each with a new connection after so many questions.
+    pub(crate) fn renewed(clients: usize, address: &str, questions: usize) -> Self {
+        Self::start(clients, address, move |address, shared| {
+            while !shared.stop.load(Ordering::Relaxed) {
+                let mut socket = connected(address, shared)?;
+                for _ in 0..questions {
+                    ask(&mut socket, shared)?;
+                }
+                finish(&socket);
+                at_end(&mut socket)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// `clients` at once, each of which connects and leaves without a word; not so fast that ports run out.
+    pub(crate) fn knocking(clients: usize, address: &str) -> Self {
+        Self::start(clients, address, |address, shared| {
+            while !shared.stop.load(Ordering::Relaxed) {
+                drop(connected(address, shared)?);
+                pass(Duration::from_millis(1));
+                shared.done.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        })
+    }
+
     /// `clients` at once, each with one connection for all its questions.
     pub(crate) fn kept(clients: usize, address: &str) -> Self {
         Self::start(clients, address, |address, shared| {
-            let mut socket = connected(address)?;
+            let mut socket = connected(address, shared)?;
             while !shared.stop.load(Ordering::Relaxed) {
                 ask(&mut socket, shared)?;
             }
@@ -83,7 +112,7 @@ impl Load {
         });
     }
 
-    /// Ends all clients. Every one of them must have got every answer.
+    /// Ends all clients. Every one of them must have got every answer. Returns how often they connected.
     pub(crate) fn stop(self) -> u64 {
         self.shared.stop.store(true, Ordering::Relaxed);
         let outcomes = self.clients.into_iter();
@@ -91,7 +120,7 @@ impl Load {
             .filter_map(|client| client.join().expect("it ran").err())
             .collect();
         assert!(failures.is_empty(), "{failures:?}");
-        self.shared.done.load(Ordering::Relaxed)
+        self.shared.connections.load(Ordering::Relaxed)
     }
 }
 
@@ -114,9 +143,10 @@ pub(crate) fn quick_backend() -> Backend {
     Backend::elsewhere(address)
 }
 
-fn connected(address: &str) -> io::Result<Socket> {
+fn connected(address: &str, shared: &Shared) -> io::Result<Socket> {
     let socket = unconnected(address);
     socket.connect(&parse(address).1)?;
+    shared.connections.fetch_add(1, Ordering::Relaxed);
     Ok(socket)
 }
 

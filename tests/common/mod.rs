@@ -8,6 +8,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod essentials;
+pub(crate) mod lineage;
 pub(crate) mod load;
 pub(crate) mod mortal;
 pub(crate) mod pattern;

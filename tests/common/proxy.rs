@@ -2,7 +2,7 @@
 //! line by line.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -10,13 +10,17 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use socket2::Socket;
+use tempfile::TempDir;
 
 use super::{PATIENCE, eventually, now};
+
+/// The binary as it was built.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_ringress");
 
 /// A running `ringress run`. It is killed when this goes.
 pub(crate) struct Proxy {
     child: Child,
-    folder: tempfile::TempDir,
+    folder: TempDir,
     log: Arc<Log>,
     /// Sessions that were handed out: line numbers of the log.
     sessions_from: usize,
@@ -79,12 +83,18 @@ impl Proxy {
     /// Starts without waiting for anything.
     pub(crate) fn spawn(config: &str, features: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the configuration");
+        Self::spawn_in(folder, BINARY.as_ref(), config, features)
+    }
+
+    /// The same with this binary. Configuration and control socket are in `folder`.
+    pub(crate) fn spawn_in(folder: TempDir, binary: &Path, config: &str, features: &str) -> Self {
         let file = folder.path().join("ringress.toml");
         std::fs::write(&file, with_log(config)).expect("the folder can be written to");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringress"))
+        let mut child = Command::new(binary)
             .args(["run", "-c"])
             .arg(file)
             .env("RINGRESS_WITHOUT", features)
+            .env("RUNTIME_DIRECTORY", folder.path())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
