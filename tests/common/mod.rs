@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod backend;
+pub(crate) mod commands;
 pub(crate) mod essentials;
 pub(crate) mod lineage;
 pub(crate) mod load;
@@ -14,6 +15,7 @@ pub(crate) mod mortal;
 pub(crate) mod pattern;
 pub(crate) mod proxy;
 pub(crate) mod socket;
+pub(crate) mod successor;
 pub(crate) mod switched;
 pub(crate) mod system;
 

@@ -110,6 +110,35 @@ impl Proxy {
         }
     }
 
+    /// Starts `command`, which has to become ringress with the arguments that are added here, without
+    /// waiting for anything. Configuration and control socket are in `folder`.
+    pub(crate) fn launch(folder: tempfile::TempDir, config: &str, mut command: Command) -> Self {
+        let file = folder.path().join("ringress.toml");
+        std::fs::write(&file, with_log(config)).expect("the folder can be written to");
+        let mut child = command
+            .args(["run", "-c"])
+            .arg(file)
+            .env("RUNTIME_DIRECTORY", folder.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("there is such a command");
+        let log = Arc::new(Log::default());
+        let (stderr, lines) = (child.stderr.take().expect("it is piped"), log.clone());
+        thread::spawn(move || lines.read(stderr));
+        Self {
+            child,
+            folder,
+            log,
+            sessions_from: 0,
+        }
+    }
+
+    /// Every line, once the process has ended.
+    pub(crate) fn last_lines(&mut self) -> Vec<Value> {
+        self.wait_exit();
+        self.log.wait_end()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
