@@ -1,5 +1,13 @@
 //! The units in conf/systemd: that systemd understands them where it is installed, and everywhere that
-//! they fit the program and its defaults.
+//! they fit the program and its defaults. And what the process says to a service manager, and takes from one,
+//! without systemd.
+
+mod common;
+
+#[path = "systemd/activation.rs"]
+mod activation;
+#[path = "systemd/notify.rs"]
+mod notify;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -161,3 +161,33 @@ fn until_it_is_refused(address: &str, served: &AtomicUsize) {
         served.fetch_add(1, Ordering::Relaxed);
     }
 }
+
+/// What nobody would take any more must not be looked at again and again.
+#[test]
+fn a_file_that_is_read_when_the_process_is_ending_is_of_no_interest() {
+    let backend = Backend::echo();
+    let mut proxy = started(&backend, "");
+    let client = session(&proxy.address("web"));
+    // Reading it does not end before the test has written.
+    fs::remove_file(proxy.file()).expect("it was there");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, proxy.file(), mode).expect("nothing is there");
+    proxy.signal(Signal::HUP);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .open(proxy.file())
+        .expect("it is being read");
+    proxy.signal(Signal::TERM);
+    proxy.wait_message(0, "reload given up");
+    proxy.wait_message(0, "draining");
+    file.write_all(b"nonsense").expect("it is read");
+    drop(file);
+    let is_reading = || system::threads(proxy.pid()).contains(&"reload".to_owned());
+    eventually("the reading to end", || (!is_reading()).then_some(()));
+    let ticks = system::cpu_ticks(proxy.pid());
+    pass(Duration::from_millis(500));
+    let ticks = system::cpu_ticks(proxy.pid()) - ticks;
+    assert!(ticks <= 5, "{ticks} ticks in half a second of silence");
+    ends_well(client);
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+}

@@ -68,6 +68,25 @@ fn a_backend_that_leaves_and_comes_back_is_not_drained() {
 }
 
 #[test]
+fn it_is_for_the_name_and_not_for_the_address() {
+    let [one, two, three] = [(); 3].map(|()| Backend::echo());
+    let proxy = Proxy::start(&with(&[("b1", &one), ("b2", &two)]));
+    proxy.done("drain --backend app/b1");
+    // The address stays and has another name: nobody has ordered that one.
+    reloaded(&proxy, &with(&[("new", &one), ("b2", &two)]));
+    assert!(enabled(&proxy, "new"));
+    assert_eq!(gets(&proxy, [&one, &two]), [5, 5]);
+    // The name stays and has another address.
+    proxy.done("drain --backend app/new");
+    reloaded(&proxy, &with(&[("new", &three), ("b2", &two)]));
+    assert!(!enabled(&proxy, "new"));
+    assert_eq!(gets(&proxy, [&three, &two]), [0, 10]);
+    proxy.done("resume --backend app/new");
+    assert_eq!(gets(&proxy, [&three, &two]), [5, 5]);
+    proxy.end();
+}
+
+#[test]
 fn what_there_is_not_is_refused_with_where_to_look() {
     let backend = Backend::echo();
     let proxy = Proxy::start(&with(&[("b1", &backend)]));
