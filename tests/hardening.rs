@@ -1,9 +1,14 @@
 //! Who the process is towards the kernel, tried out: each test starts this program once more as a child
-//! that becomes somebody else, and looks at it in /proc. Where the tests don't run as root the kernel
+//! that becomes somebody else, and looks at it in /proc; some start the real
+//! binary. Where the tests don't run as root the kernel
 //! allows none of that; then it is the refusals that are tested.
+
+mod common;
 
 #[path = "hardening/child.rs"]
 mod child;
+#[path = "hardening/process.rs"]
+mod process;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -42,6 +47,9 @@ fn main() -> ExitCode {
     ];
     if rustix::process::geteuid().is_root() {
         trials.extend(as_root());
+    } else {
+        let name = "a_whole_process_that_is_not_root_is_refused";
+        trials.push(trial(name, process::who_is_not_root_is_refused));
     }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -69,6 +77,22 @@ fn as_root() -> Vec<Trial> {
         trial(
             "what_root_has_bound_can_not_be_joined",
             what_root_has_bound_can_not_be_joined,
+        ),
+        trial(
+            "every_thread_is_nobodys_and_serves",
+            process::every_thread_is_nobodys_and_serves,
+        ),
+        trial(
+            "a_reload_adds_a_listener",
+            process::a_reload_adds_a_listener,
+        ),
+        trial(
+            "a_file_that_only_root_can_read_is_an_error_at_the_start",
+            process::a_file_that_only_root_can_read_is_an_error_at_the_start,
+        ),
+        trial(
+            "a_low_port_is_kept_over_an_upgrade_with_more_workers",
+            process::a_low_port_is_kept_over_an_upgrade_with_more_workers,
         ),
     ]
 }
@@ -292,7 +316,11 @@ fn a_capability_of_the_file_is_kept_over_an_exec() {
 }
 
 fn open_to_all(path: &Path) {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    open_to(path, 0o755);
+}
+
+fn open_to(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
 }
 
 fn files_may_have_capabilities(folder: &Path) -> bool {
