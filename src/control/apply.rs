@@ -58,6 +58,9 @@ impl Process {
 
     /// Forgets what was asked for: the process is about to end.
     pub(super) fn give_up_reload(&mut self) {
+        if self.reload.is_under_way() {
+            tracing::warn!("reload given up: this process is to end");
+        }
         for answer in std::mem::take(&mut self.reload).give_up() {
             let _ = answer.send(Reply::failed(ENDING));
         }

@@ -104,6 +104,7 @@ struct New {
 /// What a new process is offered, in one order.
 #[derive(Default)]
 pub(super) struct Offered {
+    /// Of what is listened on; there may be more to offer.
     pub(super) ids: Vec<BindingId>,
     pub(super) bindings: Vec<OfferedBinding>,
     /// All those of the first binding, then of the next one.
@@ -361,7 +362,8 @@ impl Bindings {
         list.map(|binding| (&binding.listener, &binding.sockets.address))
     }
 
-    /// What a new process is offered.
+    /// What a new process is offered; also sockets that somebody else keeps open and that no listener is
+    /// served from.
     pub(super) fn offer(&self) -> io::Result<Offered> {
         let mut offered = Offered::default();
         for binding in &self.list {
@@ -376,6 +378,12 @@ impl Bindings {
                 held: binding.sockets.held,
             });
             for socket in binding.sockets.handles() {
+                offered.sockets.push(socket.try_clone()?);
+            }
+        }
+        for inherited in &self.inherited {
+            offered.bindings.push(inherited.to_offer());
+            for socket in &inherited.sockets {
                 offered.sockets.push(socket.try_clone()?);
             }
         }

@@ -39,7 +39,8 @@ impl Process {
             return Reply::failed(error);
         }
         let sessions_left = self.sessions_of(&part);
-        tracing::info!(%part, sessions_left, ?deadline, "drains by order");
+        let deadline = deadline.map(|it| humantime::format_duration(it).to_string());
+        tracing::info!(%part, sessions_left, deadline, "drains by order");
         Reply::Done(Outcome::Drained(Drained {
             part,
             sessions_left,

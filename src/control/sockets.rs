@@ -232,6 +232,18 @@ impl Inherited {
         })
     }
 
+    /// What [`Inherited::offered`] makes this of.
+    pub(super) fn to_offer(&self) -> OfferedBinding {
+        OfferedBinding {
+            listener: self.listener.as_deref().unwrap_or_default().to_owned(),
+            configured: self.wanted.to_string(),
+            address: self.address.to_string(),
+            sockets: self.sockets.len(),
+            unix: None,
+            held: self.held,
+        }
+    }
+
     /// The service manager's, for the listeners that they are meant for.
     pub(super) fn activated(
         activated: Vec<Activated>,

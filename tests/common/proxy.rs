@@ -112,7 +112,7 @@ impl Proxy {
 
     /// Starts `command`, which has to become ringress with the arguments that are added here, without
     /// waiting for anything. Configuration and control socket are in `folder`.
-    pub(crate) fn launch(folder: tempfile::TempDir, config: &str, mut command: Command) -> Self {
+    pub(crate) fn launch(folder: TempDir, config: &str, mut command: Command) -> Self {
         let file = folder.path().join("ringress.toml");
         std::fs::write(&file, with_log(config)).expect("the folder can be written to");
         let mut child = command
