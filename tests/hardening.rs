@@ -295,7 +295,7 @@ fn a_capability_of_the_file_is_kept_over_an_exec() {
     }
     let [with, without] = ["with", "without"].map(|name| folder.path().join(name));
     for binary in [&with, &without] {
-        fs::copy("/proc/self/exe", binary).expect("there is room");
+        copy(Path::new("/proc/self/exe"), binary);
     }
     give_capability(&with);
     let mut command = Command::new(&with);
@@ -321,6 +321,15 @@ fn open_to_all(path: &Path) {
 
 fn open_to(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+}
+
+/// By another process: a child that a test beside this one starts at that moment would inherit the file as
+/// it is being written, and nobody could execute it.
+fn copy(binary: &Path, to: &Path) {
+    // A link in /proc/self is another one there.
+    let binary = fs::canonicalize(binary).expect("it exists");
+    let copied = Command::new("cp").arg(binary).arg(to).status();
+    assert!(copied.expect("there is such a command").success());
 }
 
 fn files_may_have_capabilities(folder: &Path) -> bool {

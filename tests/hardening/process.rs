@@ -13,7 +13,7 @@ use crate::common::load::{Load, quick_backend};
 use crate::common::proxy::text;
 use crate::common::successor::of_threads;
 use crate::common::{Backend, Proxy, config, connect};
-use crate::{BIND, open_to};
+use crate::{BIND, copy, open_to};
 
 /// User and group of `nobody`, as the system has them.
 fn nobody() -> (u32, u32) {
@@ -153,9 +153,9 @@ pub(crate) fn a_low_port_is_kept_over_an_upgrade_with_more_workers() {
     let public = tempfile::tempdir().expect("a folder");
     open_to(public.path(), 0o755);
     // Nobody can't get into every folder that a binary is built in.
-    let copy = public.path().join("ringress");
-    fs::copy(env!("CARGO_BIN_EXE_ringress"), &copy).expect("there is room");
-    let mut proxy = launch(&as_nobody(&backend, &bind, 1), Command::new(&copy));
+    let binary = public.path().join("ringress");
+    copy(Path::new(env!("CARGO_BIN_EXE_ringress")), &binary);
+    let mut proxy = launch(&as_nobody(&backend, &bind, 1), Command::new(&binary));
     proxy.wait_message(0, "started");
     is_nobodys(proxy.pid(), BIND);
     let load = Load::fresh(4, &address);
@@ -184,7 +184,9 @@ fn low_port() -> u16 {
 
 pub(crate) fn who_is_not_root_is_refused() {
     let backend = Backend::echo();
-    let (code, said) = Proxy::fails(&as_nobody(&backend, "\"127.0.0.1:0\"", 1));
+    // The tests may be run by nobody itself.
+    let config = as_nobody(&backend, "\"127.0.0.1:0\"", 1).replace("nobody", "daemon");
+    let (code, said) = Proxy::fails(&config);
     assert_eq!(code, Some(1), "{said}");
     for part in ["runtime.user", "start it as root"] {
         assert!(said.contains(part), "{said}");
