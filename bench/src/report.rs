@@ -240,7 +240,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::load::{Latency, Outcome};
+    use crate::load::{Latency, Losses, Outcome};
     use crate::scenario::Scenario;
 
     /// A round of a second with so many requests, of which each took the proxy so long.
@@ -250,6 +250,7 @@ mod tests {
         let outcome = Outcome {
             completed: requests,
             errors: 0,
+            losses: Losses::default(),
             unanswered: 0,
             bytes: requests * 128,
             elapsed: Duration::from_secs(1),

@@ -30,6 +30,17 @@ fn run(ring: &Ring, service: Service, connections: usize, work: Work) -> Outcome
     outcome
 }
 
+/// One connection at a time, or as many as it takes.
+fn plan(target: SocketAddr, duration: Duration, work: Work) -> Plan {
+    Plan {
+        target,
+        connections: 1,
+        warmup: Duration::ZERO,
+        duration,
+        work,
+    }
+}
+
 #[test]
 fn at_saturation_every_request_is_counted_once() {
     let ring = local::ring().expect("io_uring is there");
@@ -68,6 +79,59 @@ fn every_request_can_have_its_own_connection() {
     let outcome = run(&ring, Service::Echo, 8, Work::NewConnections { size: 100 });
     assert!(outcome.completed > 50, "{}", outcome.completed);
     assert_eq!(outcome.bytes, outcome.completed * 100);
+}
+
+#[test]
+fn new_connections_keep_their_rate() {
+    let ring = local::ring().expect("io_uring is there");
+    let work = Work::NewConnectionsAtRate {
+        size: 100,
+        per_second: 1_000,
+    };
+    let outcome = run(&ring, Service::Echo, 1, work);
+    assert_eq!(outcome.latency.count(), 300, "as many as were due");
+    assert_eq!(outcome.lateness.count(), 300, "each was begun once");
+    assert!(outcome.completed > 150, "{}", outcome.completed);
+}
+
+#[test]
+fn a_stall_is_seen_by_every_connection_that_was_due() {
+    const STALL: Duration = Duration::from_millis(500);
+    let ring = local::ring().expect("io_uring is there");
+    let from = ring.now() + STALL / 2;
+    let service = Service::Stall(from, from + STALL);
+    let target = backend::start(&ring, loopback(), service).expect("a port is free");
+    let work = Work::NewConnectionsAtRate {
+        size: 100,
+        per_second: 1_000,
+    };
+    let outcome = load::run(&ring, &plan(target, STALL * 2, work), &mut |_| {});
+    let outcome = outcome.expect("the run ends");
+    assert_eq!((outcome.errors, outcome.latency.count()), (0, 1_000));
+    // Those that were due in the last 50 ms of it waited less.
+    let slow = outcome.latency.count_above(Duration::from_millis(50));
+    assert!(slow >= 440, "{slow} were slow");
+}
+
+#[test]
+fn lost_connections_are_told_apart() {
+    let ring = local::ring().expect("io_uring is there");
+    let work = Work::NewConnectionsAtRate {
+        size: 8,
+        per_second: 500,
+    };
+    let (listener, nobody) = local::listen(&ring, loopback()).expect("a port is free");
+    drop(listener);
+    local::pass(&ring, Duration::from_millis(5)).expect("the ring turns");
+    let other = backend::start(&ring, loopback(), Service::Download).expect("a port is free");
+    let lasting = Duration::from_millis(100);
+    let plans = [plan(nobody, lasting, work), plan(other, lasting, work)];
+    let outcomes = load::run_all(&ring, &plans, &mut |_| {}).expect("the runs end");
+    let [refused, wrong] = outcomes.as_slice() else {
+        panic!("two plans, two outcomes")
+    };
+    assert_eq!((refused.losses.refused, refused.errors), (50, 50));
+    assert_eq!((wrong.losses.wrong_bytes, wrong.errors), (50, 50));
 }
 
 #[test]

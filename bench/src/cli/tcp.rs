@@ -27,9 +27,9 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "128")]
     size: NonZeroUsize,
     /// Requests per second at fixed times, over all connections; without it as many as go
-    #[arg(long, group = "work")]
+    #[arg(long, conflicts_with_all = ["download", "idle"])]
     rate: Option<NonZeroU64>,
-    /// A new connection for every request
+    /// A new connection for every request; with --rate as many at once as that takes
     #[arg(long, group = "work")]
     new_connections: bool,
     /// Download so many bytes again and again and compare each (`ringress-bench backend --download`)
@@ -82,6 +82,10 @@ pub(super) fn pin(cpu: Option<usize>) -> Result<(), Error> {
 fn work(arguments: &Arguments) -> Work {
     let size = arguments.size.get();
     match (arguments.rate, arguments.download) {
+        (Some(per_second), _) if arguments.new_connections => Work::NewConnectionsAtRate {
+            size,
+            per_second: per_second.get(),
+        },
         (Some(per_second), _) => Work::Rate {
             size,
             per_second: per_second.get(),
@@ -125,6 +129,11 @@ fn text(outcome: &Outcome) -> String {
         latency.max_us(),
         outcome.busy() * 100.0,
     );
+    for (kind, count) in outcome.losses.kinds() {
+        if count > 0 {
+            text.push_str(&format!("            {count} {kind}\n"));
+        }
+    }
     if outcome.lateness.count() > 0 {
         text.push_str(&format!(
             "            p50 {:.1} µs, p99 {:.1} µs late with what was due\n",

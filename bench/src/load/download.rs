@@ -2,12 +2,14 @@
 //! counted pattern, each of which is compared.
 
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 
-use ringress::ring::{Flow, Socket};
+use ringress::ring::Socket;
 
 use super::connect;
+use super::loss::broken;
 use super::run::Run;
 
 /// Bytes that may come before the task looks at them: a few buffers, which stay in the cache.
@@ -46,22 +48,21 @@ async fn download(run: &Run, socket: &Socket, bytes: u64) -> bool {
         });
         run.received(received - before);
         if !right || run.ended.get() || received > bytes {
-            return Poll::Ready(false);
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         if received == bytes {
-            return Poll::Ready(true);
+            return Poll::Ready(Ok(()));
         }
-        if flow != Flow::Open || socket.send_error().is_some() {
-            return Poll::Ready(false);
+        if let Some(error) = broken(socket, flow) {
+            return Poll::Ready(Err(error));
         }
         socket.receive(RECEIVE_BUDGET);
         Poll::Pending
     })
     .await;
-    if whole {
-        run.answered(began);
-    } else {
-        run.failed();
+    match &whole {
+        Ok(()) => run.answered(began),
+        Err(error) => run.lost(error),
     }
-    whole
+    whole.is_ok()
 }

@@ -1,4 +1,5 @@
-//! A new connection for every request: connect, one exchange, close.
+//! A new connection for every request: connect, one exchange, close. At saturation, or each when it is
+//! due.
 
 use std::future::poll_fn;
 use std::io;
@@ -7,9 +8,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use ringress::ring::{Flow, Ring, Socket};
+use ringress::time::Instant;
 
-use super::connect;
+use super::loss::broken;
 use super::run::Run;
+use super::{connect, connect_until};
 
 /// A backend that does not answer would stop the run for ever.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,7 +30,7 @@ pub(super) async fn visits(run: Rc<Run>, number: u64) {
                     run.received(run.request.len() as u64);
                     run.answered(began);
                 }
-                Err(_) => run.failed(),
+                Err(error) => run.lost(&error),
             },
             Err(error) => {
                 run.refused(error);
@@ -39,6 +42,29 @@ pub(super) async fn visits(run: Rc<Run>, number: u64) {
     run.task_ended();
 }
 
+/// One visit that was due at `due`. It is lost if anything but the whole answer and FIN comes.
+pub(super) async fn visit(run: Rc<Run>, number: u64, due: Instant) {
+    match whole_visit(&run, number).await {
+        Ok(answered) => {
+            run.received(run.request.len() as u64);
+            run.answered_at(due, answered);
+        }
+        Err(error) => run.visit_lost(due, &error),
+    }
+    run.task_ended();
+}
+
+/// Returns when the answer was there; what follows is the connection's end.
+async fn whole_visit(run: &Run, number: u64) -> io::Result<Instant> {
+    let deadline = run.ring.now() + PATIENCE;
+    let socket = connect_until(&run.ring, run.plan.target, number, deadline).await?;
+    exchange_until(&run.ring, &socket, &run.request, &run.request, deadline).await?;
+    let answered = run.ring.now();
+    socket.finish();
+    finished(&run.ring, &socket, deadline).await?;
+    Ok(answered)
+}
+
 /// Sends `request` and waits until all of `answer` has come.
 pub(super) async fn exchange(
     ring: &Ring,
@@ -46,8 +72,17 @@ pub(super) async fn exchange(
     request: &Rc<[u8]>,
     answer: &[u8],
 ) -> io::Result<()> {
+    exchange_until(ring, socket, request, answer, ring.now() + PATIENCE).await
+}
+
+async fn exchange_until(
+    ring: &Ring,
+    socket: &Socket,
+    request: &Rc<[u8]>,
+    answer: &[u8],
+    deadline: Instant,
+) -> io::Result<()> {
     socket.belongs_to_this_task();
-    let deadline = ring.now() + PATIENCE;
     let timer = ring.timer();
     timer.set(deadline);
     let mut received = 0;
@@ -63,14 +98,36 @@ pub(super) async fn exchange(
         if received == answer.len() {
             return Poll::Ready(Ok(()));
         }
-        if flow != Flow::Open || socket.send_error().is_some() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        if let Some(error) = broken(socket, flow) {
+            return Poll::Ready(Err(error));
         }
         if ring.now() >= deadline {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         socket.receive(answer.len() as u32);
         Poll::Pending
+    })
+    .await
+}
+
+/// Waits for FIN; anything else is an error.
+async fn finished(ring: &Ring, socket: &Socket, deadline: Instant) -> io::Result<()> {
+    let timer = ring.timer();
+    timer.set(deadline);
+    poll_fn(|_| {
+        let (bytes, flow) = socket.read(|_| {});
+        Poll::Ready(match flow {
+            _ if bytes > 0 => Err(io::ErrorKind::InvalidData.into()),
+            Flow::Finished => Ok(()),
+            Flow::Open if ring.now() < deadline => {
+                socket.receive(1);
+                return Poll::Pending;
+            }
+            Flow::Open => Err(io::ErrorKind::TimedOut.into()),
+            Flow::Failed { .. } | Flow::Broken(_) => {
+                Err(broken(socket, flow).unwrap_or(io::ErrorKind::ConnectionReset.into()))
+            }
+        })
     })
     .await
 }

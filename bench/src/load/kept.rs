@@ -9,14 +9,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use ringress::ring::{Flow, Socket};
+use ringress::ring::Socket;
 use ringress::time::Instant;
 
 use super::connect;
+use super::loss::broken;
 use super::run::{Rhythm, Run};
 
 /// Bytes that one arming of a receive is good for: thousands of answers.
@@ -107,10 +109,10 @@ impl Lane {
         }
     }
 
-    /// Takes what came; `Ready` when the connection is of no more use.
-    fn poll(&self, run: &Run) -> Poll<()> {
+    /// Takes what came; `Ready` when the run has ended or the connection is of no more use.
+    fn poll(&self, run: &Run) -> Poll<io::Result<()>> {
         if run.ended.get() {
-            return Poll::Ready(());
+            return Poll::Ready(Ok(()));
         }
         let mut right = true;
         let flow = {
@@ -132,8 +134,11 @@ impl Lane {
         self.advance(run);
         let socket = self.socket.borrow();
         let socket = socket.as_ref().expect("a lane is polled while connected");
-        if !right || flow != Flow::Open || socket.send_error().is_some() {
-            return Poll::Ready(());
+        if !right {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        if let Some(error) = broken(socket, flow) {
+            return Poll::Ready(Err(error));
         }
         socket.receive(RECEIVE_BUDGET);
         Poll::Pending
@@ -159,7 +164,9 @@ pub(super) async fn lane(run: Rc<Run>, lane: Rc<Lane>) {
                 lane.socket.replace(Some(socket));
                 lane.state.set(State::Idle);
                 run.connected.set(run.connected.get() + 1);
-                poll_fn(|_| lane.poll(&run)).await;
+                if let Err(error) = poll_fn(|_| lane.poll(&run)).await {
+                    run.lost(&error);
+                }
             }
             Err(error) => run.refused(error),
         }
@@ -169,7 +176,6 @@ pub(super) async fn lane(run: Rc<Run>, lane: Rc<Lane>) {
         if run.ended.get() {
             break;
         }
-        run.failed();
         lane.state.set(State::Away);
         run.ring.sleep_until(run.ring.now() + RECONNECT_PAUSE).await;
     }

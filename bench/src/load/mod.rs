@@ -5,7 +5,9 @@ mod download;
 mod fresh;
 mod held;
 mod kept;
+mod loss;
 mod outcome;
+mod pacer;
 mod run;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,17 +15,19 @@ use std::time::Duration;
 
 use ringress::address::Address;
 use ringress::ring::{Ring, Socket, SocketOptions};
+use ringress::time::Instant;
 
 pub use held::{Held, ask_once, open};
+pub use loss::Losses;
 pub use outcome::{Latency, Outcome, Summary};
-pub use run::run;
+pub use run::{run, run_all};
 
 /// What is asked of whom, by how many, for how long.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Who is asked.
     pub target: SocketAddr,
-    /// Connections at once.
+    /// Connections at once; where each is made when it is due, as many as that takes.
     pub connections: usize,
     /// Time before counting starts.
     pub warmup: Duration,
@@ -54,6 +58,14 @@ pub enum Work {
         /// Bytes of a request, all of which must come back.
         size: usize,
     },
+    /// Connect, one exchange, end in order (FIN both ways), each at its fixed time whatever became of
+    /// those before it.
+    NewConnectionsAtRate {
+        /// Bytes of a request, all of which must come back.
+        size: usize,
+        /// Connections per second.
+        per_second: u64,
+    },
     /// Downloads, one after another on each connection; every byte is compared.
     Download {
         /// Bytes of a download.
@@ -78,6 +90,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// ports: that is a few seconds' worth of new connections. More addresses are chosen over closing
 /// with a reset, because a FIN is how clients end and what a proxy should be measured with.
 async fn connect(ring: &Ring, target: SocketAddr, number: u64) -> std::io::Result<Socket> {
+    connect_until(ring, target, number, ring.now() + CONNECT_TIMEOUT).await
+}
+
+async fn connect_until(
+    ring: &Ring,
+    target: SocketAddr,
+    number: u64,
+    deadline: Instant,
+) -> std::io::Result<Socket> {
     const SOURCES: u64 = 16;
     let source = match target {
         SocketAddr::V4(target) if target.ip().is_loopback() => {
@@ -86,7 +107,6 @@ async fn connect(ring: &Ring, target: SocketAddr, number: u64) -> std::io::Resul
         _ => None,
     };
     let options = SocketOptions::default();
-    let deadline = ring.now() + CONNECT_TIMEOUT;
     ring.connect(&Address::from(target), source, &options, deadline)
         .await
 }

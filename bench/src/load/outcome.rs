@@ -5,6 +5,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::loss::Losses;
+
 /// A histogram of latencies in nanoseconds: three significant digits, up to 100 s.
 #[derive(Clone, Debug)]
 pub struct Latency(Histogram<u64>);
@@ -61,6 +63,8 @@ pub struct Outcome {
     pub completed: u64,
     /// Connections that failed and answers that were wrong.
     pub errors: u64,
+    /// The same by kind.
+    pub losses: Losses,
     /// Requests that were due between the edges and had no answer when the generator gave up
     /// waiting. They are in `latency` with the time they had waited.
     pub unanswered: u64,
@@ -92,7 +96,9 @@ impl Outcome {
     pub fn summary(&self) -> Summary {
         Summary {
             requests: self.completed,
+            due: self.lateness.count(),
             errors: self.errors,
+            losses: self.losses,
             unanswered: self.unanswered,
             bytes: self.bytes,
             seconds: self.elapsed.as_secs_f64(),
@@ -113,7 +119,10 @@ impl Outcome {
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
     pub(crate) requests: u64,
+    /// Requests that were due between the edges; 0 in a closed loop.
+    pub(crate) due: u64,
     pub(crate) errors: u64,
+    pub(crate) losses: Losses,
     pub(crate) unanswered: u64,
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,

@@ -10,7 +10,9 @@ use ringress::time::Instant;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::kept::Lane;
+use super::loss::Losses;
 use super::outcome::{Latency, Outcome};
+use super::pacer::Pacer;
 use super::{Edge, Plan, Work, download, fresh, kept};
 use crate::error::Error;
 use crate::pattern::{self, Pattern};
@@ -19,8 +21,8 @@ use crate::schedule::Schedule;
 /// How long all connections together may take to be there.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long requests that were due are waited for after the end: longer than the longest stall that
-/// anybody would call one.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// anybody would call one, and than a visit takes to give up.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(6);
 /// How long letting go may take; connecting, which nothing interrupts, has its own timeout.
 const END_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -54,7 +56,7 @@ pub(super) enum Rhythm {
 #[derive(Default)]
 struct Tally {
     completed: u64,
-    errors: u64,
+    losses: Losses,
     unanswered: u64,
     bytes: u64,
     latency: Latency,
@@ -68,9 +70,10 @@ const NEVER: Instant = Instant::from_nanos(u64::MAX);
 impl Run {
     fn new(ring: &Ring, plan: &Plan) -> Rc<Self> {
         let size = match plan.work {
-            Work::Saturate { size } | Work::Rate { size, .. } | Work::NewConnections { size } => {
-                size.max(1)
-            }
+            Work::Saturate { size }
+            | Work::Rate { size, .. }
+            | Work::NewConnections { size }
+            | Work::NewConnectionsAtRate { size, .. } => size.max(1),
             Work::Download { .. } => 1,
         };
         Rc::new(Self {
@@ -94,8 +97,12 @@ impl Run {
 
     /// A request that was meant to go out at `meant` has its answer now.
     pub(super) fn answered(&self, meant: Instant) {
-        let now = self.ring.now();
-        let completed = self.is_counted(now);
+        self.answered_at(meant, self.ring.now());
+    }
+
+    /// A request that was meant to go out at `meant` had its answer at `answered`.
+    pub(super) fn answered_at(&self, meant: Instant, answered: Instant) {
+        let completed = self.is_counted(answered);
         let timed = match self.rhythm.get() {
             Some(Rhythm::Open { .. }) => self.is_counted(meant),
             _ => completed,
@@ -103,12 +110,12 @@ impl Run {
         let mut tally = self.tally.borrow_mut();
         tally.completed += u64::from(completed);
         if timed {
-            tally.latency.record(now - meant);
+            tally.latency.record(answered - meant);
         }
     }
 
     /// A request that was meant to go out at `meant` will not have an answer.
-    fn given_up(&self, meant: Instant) {
+    pub(super) fn given_up(&self, meant: Instant) {
         if self.is_counted(meant) {
             let mut tally = self.tally.borrow_mut();
             tally.unanswered += 1;
@@ -117,7 +124,7 @@ impl Run {
     }
 
     /// The generator got round to a request that is due since `due`; its connection may be busy.
-    fn handed_over(&self, due: Instant) {
+    pub(super) fn handed_over(&self, due: Instant) {
         if self.is_counted(due) {
             let late = self.ring.now() - due;
             self.tally.borrow_mut().lateness.record(late);
@@ -132,16 +139,30 @@ impl Run {
     }
 
     /// A connection failed, or an answer was wrong. An error in the warm-up counts as well.
-    pub(super) fn failed(&self) {
+    pub(super) fn lost(&self, error: &io::Error) {
         if !self.ended.get() {
-            self.tally.borrow_mut().errors += 1;
+            self.tally.borrow_mut().losses.count(error);
+        }
+    }
+
+    /// A connection that was due at `due` is lost. Whoever waited in vain has waited.
+    pub(super) fn visit_lost(&self, due: Instant, error: &io::Error) {
+        self.lost(error);
+        if error.kind() == io::ErrorKind::TimedOut && self.is_counted(due) {
+            let waited = self.ring.now() - due;
+            self.tally.borrow_mut().latency.record(waited);
         }
     }
 
     /// A connection could not be had.
     pub(super) fn refused(&self, error: io::Error) {
-        self.failed();
+        self.lost(&error);
         self.tally.borrow_mut().refused.get_or_insert(error);
+    }
+
+    /// A task begins.
+    pub(super) fn task_begins(&self) {
+        self.alive.set(self.alive.get() + 1);
     }
 
     /// A task has ended.
@@ -149,10 +170,25 @@ impl Run {
         self.alive.set(self.alive.get() - 1);
     }
 
-    fn turn(&self, latest: Instant) -> Result<(), Error> {
-        self.ring
-            .turn_until(Some(latest))
-            .map_err(Error::while_doing("turning the ring"))
+    /// A task has not ended.
+    pub(super) fn is_alive(&self) -> bool {
+        self.alive.get() > 0
+    }
+
+    /// What was counted.
+    fn outcome(&self, (elapsed, own_cpu): (Duration, Duration)) -> Outcome {
+        let tally = self.tally.take();
+        Outcome {
+            completed: tally.completed,
+            errors: tally.losses.total(),
+            losses: tally.losses,
+            unanswered: tally.unanswered,
+            bytes: tally.bytes,
+            elapsed,
+            own_cpu,
+            latency: tally.latency,
+            lateness: tally.lateness,
+        }
     }
 }
 
@@ -161,47 +197,60 @@ impl Run {
 /// # Errors
 /// The target can't be connected to, or the ring can't be used any more.
 pub fn run(ring: &Ring, plan: &Plan, observe: &mut dyn FnMut(Edge)) -> Result<Outcome, Error> {
-    let run = Run::new(ring, plan);
-    run.alive.set(plan.connections);
-    let lanes = begin_tasks(&run);
-    let measured = wait_connected(&run).and_then(|()| measure(&run, &lanes, observe));
-    run.ended.set(true);
-    ring.wake_all();
-    let patience = ring.now() + END_PATIENCE;
-    while run.alive.get() > 0 && ring.now() < patience {
-        run.turn(patience)?;
-    }
-    let (elapsed, own_cpu) = measured?;
-    let tally = run.tally.take();
-    Ok(Outcome {
-        completed: tally.completed,
-        errors: tally.errors,
-        unanswered: tally.unanswered,
-        bytes: tally.bytes,
-        elapsed,
-        own_cpu,
-        latency: tally.latency,
-        lateness: tally.lateness,
-    })
+    let mut outcomes = run_all(ring, std::slice::from_ref(plan), observe)?;
+    Ok(outcomes.remove(0))
 }
 
-fn begin_tasks(run: &Rc<Run>) -> Vec<Rc<Lane>> {
+/// Carries out `plans` at the same time; the first says how long. Each has an outcome of its own, with
+/// the CPU time of all.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_all(
+    ring: &Ring,
+    plans: &[Plan],
+    observe: &mut dyn FnMut(Edge),
+) -> Result<Vec<Outcome>, Error> {
+    let mut pacers: Vec<Pacer> = plans.iter().map(|plan| begin(ring, plan)).collect();
+    let connected = pacers
+        .iter()
+        .try_for_each(|pacer| wait_connected(&pacer.run));
+    let measured = connected.and_then(|()| measure(ring, &mut pacers, observe));
+    for pacer in &pacers {
+        pacer.run.ended.set(true);
+    }
+    ring.wake_all();
+    let patience = ring.now() + END_PATIENCE;
+    while pacers.iter().any(|pacer| pacer.run.is_alive()) && ring.now() < patience {
+        turn(ring, patience)?;
+    }
+    let measured = measured?;
+    Ok(pacers.iter().map(|it| it.run.outcome(measured)).collect())
+}
+
+fn begin(ring: &Ring, plan: &Plan) -> Pacer {
+    let run = Run::new(ring, plan);
+    let count = match plan.work {
+        Work::NewConnectionsAtRate { .. } => 0,
+        _ => plan.connections as u64,
+    };
     let mut lanes = Vec::new();
-    for number in 0..run.plan.connections as u64 {
-        match run.plan.work {
+    for number in 0..count {
+        run.task_begins();
+        match plan.work {
             Work::Saturate { .. } | Work::Rate { .. } => {
                 let lane = Rc::new(Lane::new(number));
                 lanes.push(Rc::clone(&lane));
-                run.ring.spawn(kept::lane(Rc::clone(run), lane));
+                ring.spawn(kept::lane(Rc::clone(&run), lane));
             }
-            Work::NewConnections { .. } => run.ring.spawn(fresh::visits(Rc::clone(run), number)),
+            Work::NewConnections { .. } => ring.spawn(fresh::visits(Rc::clone(&run), number)),
+            Work::NewConnectionsAtRate { .. } => {}
             Work::Download { bytes } => {
-                run.ring
-                    .spawn(download::downloads(Rc::clone(run), number, bytes));
+                ring.spawn(download::downloads(Rc::clone(&run), number, bytes));
             }
         }
     }
-    lanes
+    Pacer::new(run, lanes)
 }
 
 /// Waits until every connection is there; one that can't be had ends the run. Work that makes its
@@ -209,11 +258,11 @@ fn begin_tasks(run: &Rc<Run>) -> Vec<Rc<Lane>> {
 fn wait_connected(run: &Run) -> Result<(), Error> {
     let patience = run.ring.now() + CONNECT_PATIENCE;
     let expected = match run.plan.work {
-        Work::NewConnections { .. } => 0,
+        Work::NewConnections { .. } | Work::NewConnectionsAtRate { .. } => 0,
         _ => run.plan.connections,
     };
     while run.connected.get() < expected {
-        run.turn(patience)?;
+        turn(&run.ring, patience)?;
         if let Some(error) = run.tally.borrow_mut().refused.take() {
             let doing = format!("connecting to {}", run.plan.target);
             return Err(Error::System { doing, error });
@@ -230,37 +279,49 @@ fn wait_connected(run: &Run) -> Result<(), Error> {
 /// From the first request to the last answer; returns the time between the edges and the CPU time
 /// of this thread between them.
 fn measure(
-    run: &Run,
-    lanes: &[Rc<Lane>],
+    ring: &Ring,
+    pacers: &mut [Pacer],
     observe: &mut dyn FnMut(Edge),
 ) -> Result<(Duration, Duration), Error> {
-    let start = run.ring.now();
-    let begin = start + run.plan.warmup;
-    let end = begin + run.plan.duration;
-    run.rhythm.set(Some(match run.plan.work {
-        Work::Rate { per_second, .. } => Rhythm::Open {
-            schedule: Schedule::new(start, per_second),
-            last: end,
-        },
-        _ => Rhythm::Closed,
-    }));
-    run.ring.wake_all();
-    let mut pacer = Pacer { next: 0 };
-    pacer.drive(run, lanes, begin)?;
+    let plan = pacers[0].run.plan.clone();
+    let start = ring.now();
+    let begin = start + plan.warmup;
+    let end = begin + plan.duration;
+    for pacer in pacers.iter() {
+        pacer.run.start(start, end);
+    }
+    ring.wake_all();
+    drive(ring, pacers, begin)?;
     observe(Edge::Begin);
     let cpu = thread_cpu();
-    run.begin.set(run.edge(begin));
-    pacer.drive(run, lanes, end)?;
-    run.end.set(run.edge(end));
-    let elapsed = run.end.get() - run.begin.get();
+    for pacer in pacers.iter() {
+        pacer.run.begin.set(pacer.run.edge(begin));
+    }
+    drive(ring, pacers, end)?;
+    for pacer in pacers.iter() {
+        pacer.run.end.set(pacer.run.edge(end));
+    }
+    let elapsed = pacers[0].run.end.get() - pacers[0].run.begin.get();
     let own_cpu = thread_cpu().saturating_sub(cpu);
     observe(Edge::End);
-    pacer.hand_over(run, lanes);
-    await_answers(run, lanes)?;
+    await_answers(ring, pacers)?;
     Ok((elapsed, own_cpu))
 }
 
 impl Run {
+    /// Requests may go out from now on; those that have a schedule from `start` to `end`.
+    fn start(&self, start: Instant, end: Instant) {
+        self.rhythm.set(Some(match self.plan.work {
+            Work::Rate { per_second, .. } | Work::NewConnectionsAtRate { per_second, .. } => {
+                Rhythm::Open {
+                    schedule: Schedule::new(start, per_second),
+                    last: end,
+                }
+            }
+            _ => Rhythm::Closed,
+        }));
+    }
+
     /// Where an edge lies that was planned for `planned`: a closed loop counts what it sees from now
     /// on, an open one what was due from then on.
     fn edge(&self, planned: Instant) -> Instant {
@@ -271,53 +332,31 @@ impl Run {
     }
 }
 
-/// Waits for what was due before the end and has no answer yet.
-fn await_answers(run: &Run, lanes: &[Rc<Lane>]) -> Result<(), Error> {
-    if !matches!(run.rhythm.get(), Some(Rhythm::Open { .. })) {
-        return Ok(());
-    }
-    let patience = run.ring.now() + ANSWER_PATIENCE;
-    while lanes.iter().any(|lane| lane.is_due(run)) && run.ring.now() < patience {
-        run.turn(patience)?;
-    }
-    for lane in lanes {
-        lane.open_requests(run, |meant| run.given_up(meant));
+/// Turns until `until`, and hands over what becomes due meanwhile.
+fn drive(ring: &Ring, pacers: &mut [Pacer], until: Instant) -> Result<(), Error> {
+    while ring.now() < until {
+        let next = pacers.iter_mut().filter_map(Pacer::hand_over).min();
+        turn(ring, next.map_or(until, |next| next.min(until)))?;
     }
     Ok(())
 }
 
-/// Hands due requests to their connections.
-struct Pacer {
-    /// The first request that was not handed over yet.
-    next: u64,
+/// Waits for what was due before the end and has no answer yet.
+fn await_answers(ring: &Ring, pacers: &mut [Pacer]) -> Result<(), Error> {
+    for pacer in pacers.iter_mut() {
+        pacer.hand_over();
+    }
+    let patience = ring.now() + ANSWER_PATIENCE;
+    while pacers.iter().any(Pacer::is_due) && ring.now() < patience {
+        turn(ring, patience)?;
+    }
+    pacers.iter().for_each(Pacer::give_up);
+    Ok(())
 }
 
-impl Pacer {
-    /// Turns until `until`.
-    fn drive(&mut self, run: &Run, lanes: &[Rc<Lane>], until: Instant) -> Result<(), Error> {
-        while run.ring.now() < until {
-            let next = self.hand_over(run, lanes).unwrap_or(until);
-            run.turn(next.min(until))?;
-        }
-        Ok(())
-    }
-
-    /// Tells each connection that has become due; returns when the next one will be.
-    fn hand_over(&mut self, run: &Run, lanes: &[Rc<Lane>]) -> Option<Instant> {
-        let Some(Rhythm::Open { schedule, .. }) = run.rhythm.get() else {
-            return None;
-        };
-        let now = run.ring.now();
-        loop {
-            let due = schedule.due(self.next);
-            if due > now {
-                return Some(due);
-            }
-            run.handed_over(due);
-            lanes[(self.next % lanes.len() as u64) as usize].advance(run);
-            self.next += 1;
-        }
-    }
+fn turn(ring: &Ring, latest: Instant) -> Result<(), Error> {
+    ring.turn_until(Some(latest))
+        .map_err(Error::while_doing("turning the ring"))
 }
 
 /// CPU time of this thread so far.
