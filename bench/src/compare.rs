@@ -184,6 +184,7 @@ impl<'a> Stage<'a> {
             folder: &self.wanted.folder,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             backends: &self.backends(Service::Echo),
+            change: None,
         };
         let peers = self.wanted.peers.iter();
         peers

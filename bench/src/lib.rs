@@ -11,6 +11,7 @@
 //! | `procstat`, `machine` | what /proc tells about processes and the machine |
 //! | `peers/` | the proxies: found, configured, started, ended |
 //! | `scenario`, `compare`, `report` | what `make bench` measures, how, and what it prints |
+//! | `reload/` | what reloads and upgrades cost and lose |
 //! | `cli/` | arguments → subcommand |
 
 pub mod backend;
@@ -24,6 +25,7 @@ mod machine;
 mod pattern;
 mod peers;
 pub mod procstat;
+mod reload;
 mod report;
 mod scenario;
 mod schedule;

@@ -21,9 +21,7 @@ impl CpuTime {
     pub fn of(processes: &[u32]) -> Self {
         let mut time = Self::default();
         for &process in processes {
-            time.ticks += read(&format!("/proc/{process}/stat"))
-                .and_then(|text| Stat::parse(&text))
-                .map_or(0, |stat| stat.user + stat.system);
+            time.ticks += stat_of(process).map_or(0, |stat| stat.user + stat.system);
             for thread in threads_of(process) {
                 let text = read(&format!("/proc/{process}/task/{thread}/schedstat"));
                 if let Some(nanos) = text.and_then(|text| parse_schedstat(&text)) {
@@ -52,6 +50,29 @@ impl CpuTime {
     }
 }
 
+/// The CPU time of these processes and of those children of theirs that have ended and were waited for:
+/// what a proxy has used that replaces its processes. Exact to a few ticks (10 ms).
+pub fn cpu_with_ended(processes: &[u32]) -> Duration {
+    let stats = processes.iter().filter_map(|process| stat_of(*process));
+    let ticks: u64 = stats
+        .map(|stat| stat.user + stat.system + stat.children)
+        .sum();
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Duration::from_nanos(ticks * (1_000_000_000 / per_second))
+}
+
+/// Those of these processes that have not ended.
+pub fn living(processes: &[u32]) -> Vec<u32> {
+    let lives = |process: &u32| stat_of(*process).is_some_and(|stat| stat.lives);
+    processes.iter().copied().filter(lives).collect()
+}
+
+/// Descriptors that these processes have open together.
+pub fn descriptors(processes: &[u32]) -> usize {
+    let of = |process| numbers_in(Path::new(&format!("/proc/{process}/fd"))).len();
+    processes.iter().copied().map(of).sum()
+}
+
 /// Anonymous memory of these processes together, in bytes: what is their own and not a file's.
 pub fn anonymous_memory(processes: &[u32]) -> u64 {
     let of = |process| parse_rss_anon(&read(&format!("/proc/{process}/status"))?);
@@ -75,12 +96,42 @@ pub fn kernel_workers(processes: &[u32]) -> usize {
 
 /// A process and all that descend from it.
 pub fn family(process: u32) -> Vec<u32> {
+    let mut found = vec![process];
+    let mut looked_at = 0;
+    while let Some(&parent) = found.get(looked_at) {
+        looked_at += 1;
+        let Some(children) = children_of(parent) else {
+            return family_by_parents(process);
+        };
+        found.extend(children);
+    }
+    found
+}
+
+/// The children of a process, where the kernel lists them (CONFIG_PROC_CHILDREN); `None` where it does
+/// not.
+fn children_of(process: u32) -> Option<Vec<u32>> {
+    let mut children = Vec::new();
+    for thread in threads_of(process) {
+        let task = format!("/proc/{process}/task/{thread}");
+        match read(&format!("{task}/children")) {
+            Some(text) => children.extend(text.split_ascii_whitespace().filter_map(number)),
+            None if Path::new(&task).exists() => return None,
+            None => {}
+        }
+    }
+    Some(children)
+}
+
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok()
+}
+
+/// Looks at every process there is.
+fn family_by_parents(process: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = numbers_in(Path::new("/proc"))
         .into_iter()
-        .filter_map(|child| {
-            let stat = Stat::parse(&read(&format!("/proc/{child}/stat"))?)?;
-            Some((child, stat.parent))
-        })
+        .filter_map(|child| Some((child, stat_of(child)?.parent)))
         .collect();
     descendants(process, &parents)
 }
@@ -113,6 +164,10 @@ fn numbers_in(folder: &Path) -> Vec<u32> {
         .collect()
 }
 
+fn stat_of(process: u32) -> Option<Stat> {
+    Stat::parse(&read(&format!("/proc/{process}/stat"))?)
+}
+
 fn read(path: &str) -> Option<String> {
     fs::read_to_string(path).ok()
 }
@@ -120,11 +175,15 @@ fn read(path: &str) -> Option<String> {
 /// What is needed of /proc/PID/stat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stat {
+    /// Not ended, waiting to be waited for.
+    lives: bool,
     parent: u32,
     /// Clock ticks.
     user: u64,
     /// Clock ticks.
     system: u64,
+    /// Clock ticks, user and system, of children that have ended and were waited for.
+    children: u64,
 }
 
 impl Stat {
@@ -132,10 +191,13 @@ impl Stat {
     fn parse(text: &str) -> Option<Self> {
         let (_, after_name) = text.rsplit_once(')')?;
         let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
+        let ticks = |field: usize| fields.get(field)?.parse::<u64>().ok();
         Some(Self {
-            parent: fields.get(1)?.parse().ok()?,
-            user: fields.get(11)?.parse().ok()?,
-            system: fields.get(12)?.parse().ok()?,
+            lives: !matches!(*fields.first()?, "Z" | "X"),
+            parent: number(fields.get(1)?)?,
+            user: ticks(11)?,
+            system: ticks(12)?,
+            children: ticks(13)? + ticks(14)?,
         })
     }
 }
@@ -156,6 +218,8 @@ fn parse_rss_anon(status: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -163,6 +227,9 @@ mod tests {
         let text = "812 (a) b (c)) S 17 812 812 0 -1 4194560 1 0 0 0 250 31 5 6 20 0 3 0 99 1 2";
         let stat = Stat::parse(text).expect("it is a stat");
         assert_eq!((stat.parent, stat.user, stat.system), (17, 250, 31));
+        assert_eq!((stat.children, stat.lives), (5 + 6, true));
+        let ended = Stat::parse(&text.replace(") S ", ") Z ")).expect("it is a stat");
+        assert!(!ended.lives);
         for text in [
             "",
             "812 (a",
@@ -187,6 +254,23 @@ mod tests {
         let parents = [(2, 1), (3, 2), (4, 1), (5, 3), (1, 0), (9, 8)];
         assert_eq!(descendants(2, &parents), [2, 3, 5]);
         assert_eq!(descendants(7, &parents), [7]);
+    }
+
+    #[test]
+    fn a_child_is_found_in_either_way_and_one_that_has_ended_does_not_live() {
+        let own = std::process::id();
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("cat is there");
+        for family in [family(own), family_by_parents(own)] {
+            assert!(family.contains(&child.id()), "{family:?}");
+        }
+        assert_eq!(living(&[child.id()]), [child.id()]);
+        assert!(descriptors(&[child.id()]) >= 3);
+        drop(child.stdin.take());
+        child.wait().expect("it ends");
+        assert_eq!(living(&[child.id()]), [0; 0]);
     }
 
     #[test]

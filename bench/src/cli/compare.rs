@@ -49,7 +49,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let found = find(arguments)?;
+    let is_wanted = |name: &str| match arguments.peers.as_slice() {
+        [] => peers::is_in_every_run(name),
+        wanted => wanted.iter().any(|wanted| wanted == name),
+    };
+    let found = find(arguments.ringress.as_deref(), is_wanted)?;
     if arguments.show_configs {
         return show_configurations(&found);
     }
@@ -75,17 +79,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     Ok(())
 }
 
-/// The proxies that are wanted and there. One that is not is named.
-fn find(arguments: &Arguments) -> Result<Vec<Peer>, Error> {
-    let binary = match &arguments.ringress {
-        Some(path) => path.clone(),
+/// The proxies that are wanted and there. One that is not is named. Without `ringress` its binary is the
+/// one beside this program.
+pub(super) fn find(
+    ringress: Option<&Path>,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Peer>, Error> {
+    let binary = match ringress {
+        Some(path) => path.to_owned(),
         None => std::env::current_exe()
             .map_err(Error::while_doing("looking for this program"))?
             .with_file_name("ringress"),
-    };
-    let is_wanted = |name: &str| match arguments.peers.as_slice() {
-        [] => peers::is_in_every_run(name),
-        wanted => wanted.iter().any(|wanted| wanted == name),
     };
     let mut there = Vec::new();
     for found in peers::find(&binary) {
@@ -108,6 +112,7 @@ fn show_configurations(peers: &[Peer]) -> Result<(), Error> {
         folder: Path::new("FOLDER"),
         listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
         backends: &[1, 2].map(|host| SocketAddr::from(([127, 0, 0, host], 9000))),
+        change: None,
     };
     for peer in peers {
         let launch = peer.launch(&place);

@@ -2,6 +2,7 @@
 
 mod backend;
 mod compare;
+mod reload;
 mod self_check;
 mod tcp;
 
@@ -18,6 +19,7 @@ pub fn main() -> ExitCode {
         Command::Tcp(arguments) => tcp::run(&arguments),
         Command::Backend(arguments) => backend::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::SelfCheck => self_check::run(),
     };
     match outcome {
@@ -46,6 +48,8 @@ enum Command {
     Backend(backend::Arguments),
     /// Compare ringress with the other proxies that are installed
     Compare(compare::Arguments),
+    /// Measure what reloads and upgrades cost and lose under new connections at a fixed rate
+    Reload(reload::Arguments),
     /// Show that a stall of the backend is seen and not hidden
     SelfCheck,
 }
@@ -92,6 +96,9 @@ mod tests {
             "ringress-bench compare",
             "ringress-bench compare --only echo-64,idle --peers ringress,nginx --rounds 2",
             "ringress-bench compare --seconds 0.5 --show-configs",
+            "ringress-bench reload",
+            "ringress-bench reload --reloads 60 --over 8s --rate 9000 --peers nginx,haproxy",
+            "ringress-bench reload --upgrades 50 --over 60s --kept 100 --kept-rate 500 --listener",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -110,6 +117,9 @@ mod tests {
             "ringress-bench compare --peers nonsense",
             "ringress-bench compare --seconds 0",
             "ringress-bench compare --rounds 0",
+            "ringress-bench reload --upgrades 5 --reloads 5",
+            "ringress-bench reload --reloads 0",
+            "ringress-bench reload --rate 0",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -37,6 +37,10 @@ pub(super) fn launch(peer: &Peer, place: &Place<'_>) -> Launch {
     } else {
         ""
     };
+    let binds: String = place
+        .listens()
+        .map(|address| format!("    bind {address} backlog {BACKLOG}\n"))
+        .collect();
     let text = format!(
         "global
     nbthread 1
@@ -47,13 +51,15 @@ defaults
     timeout client 10m
     timeout server 10m
 {splice}listen bench
-    bind {} backlog {BACKLOG}
-    balance roundrobin
-{servers}",
-        place.listen,
+{binds}    balance roundrobin
+{servers}"
     );
     let file = "haproxy.cfg";
-    let arguments = vec!["-db".into(), "-f".into(), place.folder.join(file).into()];
+    let mut arguments = vec!["-db".into(), "-f".into(), place.folder.join(file).into()];
+    if place.change.is_some() {
+        // A master, which reloads without losing the listening sockets (management.txt, -x).
+        arguments.insert(0, "-W".into());
+    }
     Launch {
         file,
         text,

@@ -12,7 +12,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-pub(crate) use process::Running;
+use rustix::process::Signal;
+
+pub(crate) use process::{Heir, LOG, Running, free_address};
 
 /// A proxy that is installed.
 #[derive(Clone, Debug)]
@@ -40,6 +42,25 @@ pub(crate) struct Place<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) listen: SocketAddr,
     pub(crate) backends: &'a [SocketAddr],
+    /// It will be reloaded or upgraded.
+    pub(crate) change: Option<Change>,
+}
+
+/// What changes from one configuration to the next, beside the backends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Change {
+    /// A second address to listen on.
+    pub(crate) also: Option<SocketAddr>,
+    /// ringress has two workers instead of one.
+    pub(crate) second_worker: bool,
+}
+
+impl Place<'_> {
+    /// The addresses to listen on.
+    fn listens(&self) -> impl Iterator<Item = SocketAddr> {
+        let also = self.change.and_then(|change| change.also);
+        std::iter::once(self.listen).chain(also)
+    }
 }
 
 /// How a proxy is started.
@@ -55,6 +76,16 @@ pub(crate) struct Launch {
 impl Peer {
     pub(crate) fn launch(&self, place: &Place<'_>) -> Launch {
         (self.launch)(self, place)
+    }
+
+    /// What makes it read its configuration again; `None` = it can't.
+    pub(crate) fn reload_signal(&self) -> Option<Signal> {
+        match self.name {
+            ringress::NAME | ringress::NAME_WITH_POLICIES | nginx::NAME => Some(Signal::HUP),
+            // To the master: it starts itself anew and takes the listening sockets from its worker.
+            haproxy::NAME | haproxy::NAME_WITH_SPLICE => Some(Signal::USR2),
+            _ => None,
+        }
     }
 
     /// With policies or without; all others are its peers.
@@ -145,6 +176,7 @@ mod tests {
             folder: Path::new("/tmp/x"),
             listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
             backends: &backends,
+            change: None,
         };
         for (name, launch) in [
             (
@@ -166,13 +198,55 @@ mod tests {
     }
 
     #[test]
+    fn a_second_address_is_listened_on_by_all_that_reload() {
+        let place = Place {
+            folder: Path::new("/tmp/x"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
+            backends: &[SocketAddr::from(([127, 0, 0, 1], 4000))],
+            change: Some(Change {
+                also: Some(SocketAddr::from(([127, 0, 0, 2], 5001))),
+                second_worker: true,
+            }),
+        };
+        for (name, launch) in [
+            (
+                ringress::NAME,
+                ringress::launch as fn(&Peer, &Place<'_>) -> Launch,
+            ),
+            (nginx::NAME, nginx::launch),
+            (haproxy::NAME, haproxy::launch),
+        ] {
+            let peer = planted(name, launch);
+            let text = peer.launch(&place).text;
+            assert_eq!(text.matches("127.0.0.1:5000").count(), 1, "{text}");
+            assert_eq!(text.matches("127.0.0.2:5001").count(), 1, "{text}");
+            assert!(peer.reload_signal().is_some());
+        }
+    }
+
+    #[test]
     fn ringress_takes_its_configuration() {
         let backends = [SocketAddr::from(([127, 0, 0, 1], 4000))];
         let place = Place {
             folder: Path::new("/tmp/x"),
             listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
             backends: &backends,
+            change: None,
         };
+        let changed = Place {
+            change: Some(Change {
+                also: Some(SocketAddr::from(([127, 0, 0, 2], 5001))),
+                second_worker: true,
+            }),
+            ..place
+        };
+        let text = planted(ringress::NAME, ringress::launch)
+            .launch(&changed)
+            .text;
+        let mut resolver = ::ringress::config::SystemResolver;
+        let config = ::ringress::config::parse(&text, "ringress.toml", &mut resolver)
+            .unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(config.listeners.len(), 2, "{text}");
         for (name, has_policies) in [
             (ringress::NAME, false),
             (ringress::NAME_WITH_POLICIES, true),

@@ -51,6 +51,10 @@ pub(super) fn launch(peer: &Peer, place: &Place<'_>) -> Launch {
         .iter()
         .map(|backend| format!("        server {backend};\n"))
         .collect();
+    let listens: String = place
+        .listens()
+        .map(|address| format!("        listen {address} backlog={BACKLOG};\n"))
+        .collect();
     let text = format!(
         "{load}daemon off;
 worker_processes 1;
@@ -63,8 +67,7 @@ stream {{
     upstream backends {{
 {servers}    }}
     server {{
-        listen {listen} backlog={BACKLOG};
-        proxy_pass backends;
+{listens}        proxy_pass backends;
         proxy_connect_timeout 5s;
         proxy_timeout 10m;
     }}
@@ -72,7 +75,6 @@ stream {{
 ",
         // A proxied connection takes two of them.
         connections = 2 * MOST_CONNECTIONS,
-        listen = place.listen,
     );
     let file = "nginx.conf";
     let arguments = vec![

@@ -1,7 +1,9 @@
 //! A started proxy.
 
 use std::fs::{self, File};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -9,7 +11,10 @@ use std::time::Duration;
 
 use ringress::ring::{Ring, limits};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal,
+    waitid,
+};
 
 use super::{Peer, Place};
 use crate::backend::Service;
@@ -28,6 +33,25 @@ pub(crate) struct Running {
     /// The process and its descendants, once it serves.
     pub(crate) processes: Vec<u32>,
     pub(crate) listen: SocketAddr,
+    /// Those that took over from it one after another.
+    heirs: Vec<Heir>,
+}
+
+/// A process that another one started to take over from it. It becomes a child of this process when the
+/// other one ends ([`set_child_subreaper`](rustix::process::set_child_subreaper)).
+pub(crate) struct Heir {
+    pub(crate) id: u32,
+    /// It alone, even after its number was given to another process.
+    handle: OwnedFd,
+}
+
+impl Heir {
+    /// The process of this number, which lives.
+    pub(crate) fn new(id: u32) -> io::Result<Self> {
+        let process = pid(id).ok_or(io::ErrorKind::InvalidInput)?;
+        let handle = pidfd_open(process, PidfdFlags::empty())?;
+        Ok(Self { id, handle })
+    }
 }
 
 impl Running {
@@ -40,12 +64,25 @@ impl Running {
         backends: &[SocketAddr],
         service: Service,
     ) -> Result<Self, Error> {
-        let listen = free_address()?;
-        let launch = peer.launch(&Place {
+        let place = Place {
             folder,
-            listen,
+            listen: free_address()?,
             backends,
-        });
+            change: None,
+        };
+        Self::start_at(ring, peer, cpu, &place, service)
+    }
+
+    /// The same at this place.
+    pub(crate) fn start_at(
+        ring: &Ring,
+        peer: &Peer,
+        cpu: usize,
+        place: &Place<'_>,
+        service: Service,
+    ) -> Result<Self, Error> {
+        let (folder, listen) = (place.folder, place.listen);
+        let launch = peer.launch(place);
         let writing = || Error::while_doing(format!("writing below {}", folder.display()));
         fs::create_dir_all(folder).map_err(writing())?;
         fs::write(folder.join(launch.file), &launch.text).map_err(writing())?;
@@ -63,10 +100,21 @@ impl Running {
             processes: vec![child.id()],
             child,
             listen,
+            heirs: Vec::new(),
         };
         running.wait_ready(ring, peer, folder, service)?;
         running.processes = procstat::family(running.child.id());
         Ok(running)
+    }
+
+    /// The process that was started.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// It has been replaced, by the last of them.
+    pub(crate) fn inherited_by(&mut self, heirs: Vec<Heir>) {
+        self.heirs.extend(heirs);
     }
 
     fn wait_ready(
@@ -95,13 +143,31 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // The last one serves; those before it go on only as long as they have sessions.
+        for heir in self.heirs.iter().rev() {
+            let _ = pidfd_send_signal(&heir.handle, Signal::TERM);
+            wait_for_end(&heir.handle, END_PATIENCE);
+            let _ = pidfd_send_signal(&heir.handle, Signal::KILL);
+        }
+        self.end_child();
+        for heir in &self.heirs {
+            // One whose parent reaped it is no child of ours.
+            let _ = waitid(WaitId::PidFd(heir.handle.as_fd()), WaitIdOptions::EXITED);
+        }
+    }
+}
+
+impl Running {
+    fn end_child(&mut self) {
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }
         // It is our child and was not waited for, so the number is still its own.
         if let Some(id) = pid(self.child.id()) {
             let _ = kill_process(id, Signal::TERM);
-            wait_for_end(id, END_PATIENCE);
+            if let Ok(handle) = pidfd_open(id, PidfdFlags::empty()) {
+                wait_for_end(&handle, END_PATIENCE);
+            }
         }
         if matches!(self.child.try_wait(), Ok(None)) {
             // A master that is killed can't end its workers.
@@ -121,11 +187,8 @@ fn pid(number: u32) -> Option<Pid> {
 }
 
 /// Waits until the process has ended, `patience` at most.
-fn wait_for_end(id: Pid, patience: Duration) {
-    let Ok(process) = pidfd_open(id, PidfdFlags::empty()) else {
-        return;
-    };
-    let mut wanted = [PollFd::new(&process, PollFlags::IN)];
+fn wait_for_end(process: &OwnedFd, patience: Duration) {
+    let mut wanted = [PollFd::new(process, PollFlags::IN)];
     let patience = patience
         .try_into()
         .expect("seconds fit into the kernel's time");
@@ -134,7 +197,7 @@ fn wait_for_end(id: Pid, patience: Duration) {
 
 /// Starts `command` on one CPU: a process inherits the CPUs of the thread that starts it, so one that
 /// is there for nothing else does.
-fn spawn_on(cpu: usize, mut command: Command) -> std::io::Result<Child> {
+fn spawn_on(cpu: usize, mut command: Command) -> io::Result<Child> {
     thread::scope(|scope| {
         let starter = scope.spawn(|| {
             limits::pin_to(cpu)?;
@@ -145,11 +208,11 @@ fn spawn_on(cpu: usize, mut command: Command) -> std::io::Result<Child> {
 }
 
 /// An address that nobody listens on. Somebody may take it before the proxy does, who then says so.
-fn free_address() -> Result<SocketAddr, Error> {
+pub(crate) fn free_address() -> Result<SocketAddr, Error> {
     TcpListener::bind(("127.0.0.1", 0))
         .and_then(|socket| socket.local_addr())
         .map_err(Error::while_doing("looking for a free port"))
 }
 
 /// What a proxy prints.
-const LOG: &str = "output.log";
+pub(crate) const LOG: &str = "output.log";

@@ -46,13 +46,28 @@ pub(super) fn launch(peer: &Peer, place: &Place<'_>) -> Launch {
         true => (LISTENER_POLICIES, UPSTREAM_POLICIES),
         false => ("", ""),
     };
+    let also = place.change.and_then(|change| change.also);
+    let also = also.map_or_else(String::new, |address| {
+        format!("\n[listeners.also]\nbind = \"{address}\"\nupstream = \"backends\"\n")
+    });
     let file = "ringress.toml";
+    let workers = match place.change {
+        Some(change) if change.second_worker => 2,
+        _ => 1,
+    };
+    let runtime = match place.change {
+        // Sessions outlive the process that began them, and `ringress upgrade` has to find it.
+        Some(_) => format!(
+            "drain_timeout = \"10m\"\ncontrol_socket = \"{}\"\n",
+            place.folder.join("control.sock").display()
+        ),
+        None => "drain_timeout = \"100ms\"\n".to_owned(),
+    };
     let text = format!(
         r#"[runtime]
-workers = 1
+workers = {workers}
 max_connections = {MOST_CONNECTIONS}
-drain_timeout = "100ms"
-
+{runtime}
 [log]
 level = "error"
 
@@ -64,7 +79,7 @@ backlog = {BACKLOG}
 [upstreams.backends]
 backends = [{backends}]
 connect_timeout = "5s"
-{of_upstream}"#,
+{of_upstream}{also}"#,
         listen = place.listen,
         backends = backends.join(", ")
     );
