@@ -201,6 +201,9 @@ impl Process {
         match event {
             Event::PartDue => self.abort_due_parts(),
             Event::Counted(ancestor, totals) => {
+                if totals.is_none() {
+                    self.workers.post(|| Message::LookAgain);
+                }
                 self.ancestors.counted(ancestor, totals, &self.shared);
             }
             Event::Watched => self.notifier.alive(),

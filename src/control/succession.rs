@@ -17,7 +17,7 @@ use super::process::Process;
 use super::reload::Answer;
 use super::socket::{self, Reply, Upgraded};
 use super::upgrade::{Failure, Launch, Link, Offer, Successor, hand_over};
-use crate::proxy::{BindingId, Image, Shared, Totals};
+use crate::proxy::{BindingId, Image, Message, Shared, Totals};
 use crate::ring;
 
 /// How long a new process may take until it serves.
@@ -240,6 +240,8 @@ impl Process {
             Err(failure) => {
                 self.ancestors = under_way.ancestors();
                 self.mend_socket();
+                // The new process may have begun to accept.
+                self.workers.post(|| Message::LookAgain);
                 let summary = self.summary();
                 self.notifier.ready(&summary);
                 tracing::error!("upgrade failed, this process goes on: {failure}");

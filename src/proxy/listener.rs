@@ -20,6 +20,11 @@ use crate::time::Instant;
 /// short enough that a client in the queue hardly notices.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long an accept queue is looked into after another process has ended, and how often: the kernel takes
+/// a killed process's ring apart some time after everybody has heard of the end.
+const LOOKS_FOR: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
 /// A listener, as one worker serves it.
 pub(super) struct LocalListener {
     pub(super) worker: Rc<WorkerState>,
@@ -41,12 +46,21 @@ impl LocalListener {
     }
 }
 
+/// When an accept queue is looked into.
+#[derive(Clone, Copy)]
+struct Looks {
+    next: Instant,
+    until: Instant,
+}
+
 /// A listening socket of a worker, as those who give it orders know it.
 pub(super) struct Acceptor {
     pub(super) binding: BindingId,
     listener: RefCell<Rc<LocalListener>>,
     /// When to stop accepting.
     stop_at: Cell<Option<Instant>>,
+    /// When to look into the accept queue unasked, if there is reason to.
+    looks: Cell<Option<Looks>>,
     task: RefCell<Option<Waker>>,
 }
 
@@ -60,6 +74,7 @@ impl Acceptor {
             binding: socket.binding,
             listener: RefCell::new(Rc::new(listener)),
             stop_at: Cell::new(None),
+            looks: Cell::new(None),
             task: RefCell::new(None),
         }
     }
@@ -76,6 +91,37 @@ impl Acceptor {
     pub(super) fn stop(&self, at: Instant) {
         let earlier = self.stop_at.get().filter(|earlier| *earlier < at);
         self.stop_at.set(earlier.or(Some(at)));
+        self.wake();
+    }
+
+    /// Another process that accepted from the same socket has ended. A connection wakes one of those who
+    /// wait for it; if that was the other, nobody has been told of what is in the queue.
+    pub(super) fn look_again(&self, now: Instant) {
+        self.looks.set(Some(Looks {
+            next: now,
+            until: now + LOOKS_FOR,
+        }));
+        self.wake();
+    }
+
+    /// It is time to look.
+    fn is_to_look(&self, now: Instant) -> bool {
+        let due = self.looks.get().filter(|looks| looks.next <= now);
+        if let Some(Looks { until, .. }) = due {
+            let next = now + LOOK_INTERVAL;
+            self.looks
+                .set((next <= until).then_some(Looks { next, until }));
+        }
+        due.is_some()
+    }
+
+    /// The next of these instants, if there is one.
+    fn due(&self) -> Option<Instant> {
+        let look = self.looks.get().map(|looks| looks.next);
+        self.stop_at.get().into_iter().chain(look).min()
+    }
+
+    fn wake(&self) {
         if let Some(task) = &*self.task.borrow() {
             task.wake();
         }
@@ -95,11 +141,16 @@ pub(super) async fn accept_loop(
 ) {
     acceptor.task.replace(Some(ring.waker()));
     let worker = acceptor.listener().worker.clone();
-    while let Some(accepted) = next(&ring, &worker, &acceptor, &socket).await {
-        match accepted {
-            Ok(client) => begin(&ring, &acceptor.listener(), client),
-            Err(error) if is_over(&error) => break,
-            Err(error) => rest(&ring, &acceptor.listener(), &socket, &error).await,
+    loop {
+        match next(&ring, &worker, &acceptor, &socket).await {
+            Next::Accepted(Ok(client)) => begin(&ring, &acceptor.listener(), client),
+            Next::Accepted(Err(error)) if is_over(&error) => break,
+            Next::Accepted(Err(error)) => {
+                rest(&ring, &acceptor.listener(), &socket, &error).await;
+            }
+            // Whoever begins to accept is given what is queued.
+            Next::Look => socket.stop().await,
+            Next::Stop => break,
         }
     }
     socket.stop().await;
@@ -134,26 +185,34 @@ fn is_over(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EINVAL)
 }
 
-/// The next connection; `None` when it is time to stop. While the system is short of descriptors
-/// that is an error, as it would be for accept(2).
-async fn next(
-    ring: &Ring,
-    worker: &WorkerState,
-    acceptor: &Acceptor,
-    socket: &Listener,
-) -> Option<io::Result<Socket>> {
+/// What an accept loop waits for.
+enum Next {
+    /// While the system is short of descriptors that is an error, as it would be for accept(2).
+    Accepted(io::Result<Socket>),
+    Look,
+    Stop,
+}
+
+async fn next(ring: &Ring, worker: &WorkerState, acceptor: &Acceptor, socket: &Listener) -> Next {
     let mut timer = None;
     poll_fn(|_| {
-        if let Some(stop_at) = acceptor.stop_at.get() {
-            if ring.now() >= stop_at || worker.aborting.get() == Aborting::Everything {
-                return Poll::Ready(None);
-            }
-            timer.get_or_insert_with(|| ring.timer()).set(stop_at);
+        let now = ring.now();
+        if let Some(stop_at) = acceptor.stop_at.get()
+            && (now >= stop_at || worker.aborting.get() == Aborting::Everything)
+        {
+            return Poll::Ready(Next::Stop);
         }
-        if ring.now() < worker.short_until.get() {
-            return Poll::Ready(Some(Err(io::Error::from_raw_os_error(libc::EMFILE))));
+        if acceptor.is_to_look(now) {
+            return Poll::Ready(Next::Look);
         }
-        socket.poll_accept().map(Some)
+        if let Some(due) = acceptor.due() {
+            timer.get_or_insert_with(|| ring.timer()).set(due);
+        }
+        if now < worker.short_until.get() {
+            let error = io::Error::from_raw_os_error(libc::EMFILE);
+            return Poll::Ready(Next::Accepted(Err(error)));
+        }
+        socket.poll_accept().map(Next::Accepted)
     })
     .await
 }

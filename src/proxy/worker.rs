@@ -26,6 +26,8 @@ pub enum Message {
     Stop(BindingId, Duration),
     /// The same for all bindings; the sessions go on, and the worker ends with the last of them.
     Drain(Duration),
+    /// Another process that accepted from the same sockets has ended: look whether it has left somebody.
+    LookAgain,
     /// End all sessions.
     Abort,
     /// End the sessions of the listeners and backends that say so, as long as any does.
@@ -242,6 +244,11 @@ impl WorkerState {
                 self.draining.set(true);
                 self.local.pools.close();
                 self.stop(None, ring.now() + after);
+            }
+            Message::LookAgain => {
+                for acceptor in self.of(None) {
+                    acceptor.look_again(ring.now());
+                }
             }
             Message::Abort => {
                 self.aborting.set(Aborting::Everything);

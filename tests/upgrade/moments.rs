@@ -1,5 +1,6 @@
 //! Processes that are killed or told to end while they hand over.
 
+use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -7,7 +8,8 @@ use rustix::process::Signal;
 use super::{QUIET, exchange, leave, plain, visit};
 use crate::common::lineage::{Exit, Lineage};
 use crate::common::load::{Load, quick_backend};
-use crate::common::{Backend, connect, ending, eventually, pass};
+use crate::common::socket::{parse, set_patience, unconnected};
+use crate::common::{Backend, PATIENCE, connect, ending, eventually, pass};
 
 /// Moments of an upgrade, from its beginning to after its end.
 const DELAYS: [u64; 9] = [0, 1, 3, 6, 10, 15, 25, 50, 100];
@@ -83,6 +85,34 @@ fn whenever_the_old_process_is_killed_the_new_one_serves_or_is_gone() {
         served += usize::from(who_is_left(&mut line, &address));
     }
     println!("served on after {served} of {} deaths", DELAYS.len());
+}
+
+/// A client that comes at a bad time. It may be refused, or taken in by the one that dies, but not left
+/// waiting: false.
+fn is_answered(address: &str) -> bool {
+    let mut client = unconnected(address);
+    set_patience(&client, PATIENCE / 4);
+    let asked = client.connect(&parse(address).1);
+    let asked = asked.and_then(|()| client.write_all(b"x"));
+    let answered = asked.and_then(|()| client.read(&mut [0]));
+    !answered.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+#[test]
+fn nobody_is_left_waiting_in_a_queue_by_the_death_of_the_old_process() {
+    let backend = Backend::echo();
+    // What the log says last before it dies.
+    for message in ["control socket", "listening", "started", "upgraded"].repeat(3) {
+        let line = Lineage::start(&plain(&[&backend.address]));
+        let address = line.proxy.address("web");
+        let from = line.proxy.lines().len();
+        line.signal(Signal::USR2);
+        line.proxy.wait_message(from, message);
+        line.signal(Signal::KILL);
+        for number in 0..8 {
+            assert!(is_answered(&address), "client {number}, after {message:?}");
+        }
+    }
 }
 
 #[test]
