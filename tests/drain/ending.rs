@@ -96,28 +96,34 @@ fn what_is_left_when_the_time_is_over_is_aborted_and_told_as_drained() {
 /// The process is stopped while clients come, and is told to end before it can have accepted them.
 #[test]
 fn who_waits_in_the_accept_queue_is_served() {
-    let backend = Backend::echo();
-    let mut proxy = started(&backend, "");
-    let address = proxy.address("web");
-    proxy.signal(Signal::STOP);
-    eventually("the process to stop", || {
-        is_stopped(proxy.pid()).then_some(())
-    });
-    let clients: Vec<_> = (0..200).map(|_| connect(&address)).collect();
-    for mut client in &clients {
-        client.write_all(b"x").expect("the kernel takes it");
+    let folder = tempfile::tempdir().expect("a folder");
+    let unix = format!("unix:{}", folder.path().join("front.sock").display());
+    for bind in ["127.0.0.1:0", &unix] {
+        let backend = Backend::echo();
+        let listener = format!("bind = {bind:?}\n");
+        let tables = "[runtime]\nworkers = 2\n";
+        let mut proxy = Proxy::start(&config(&[&backend.address], &listener, "", tables));
+        let address = proxy.address("web");
+        proxy.signal(Signal::STOP);
+        eventually("the process to stop", || {
+            is_stopped(proxy.pid()).then_some(())
+        });
+        let clients: Vec<_> = (0..200).map(|_| connect(&address)).collect();
+        for mut client in &clients {
+            client.write_all(b"x").expect("the kernel takes it");
+        }
+        proxy.signal(Signal::TERM);
+        proxy.signal(Signal::CONT);
+        proxy.wait_message(0, "draining");
+        for mut client in clients {
+            client.read_exact(&mut [0]).expect("it is served");
+            ends_well(client);
+        }
+        for session in proxy.next_sessions(200) {
+            assert_eq!(session.reason, "client-closed");
+        }
+        assert_eq!(proxy.wait_exit().code(), Some(0));
     }
-    proxy.signal(Signal::TERM);
-    proxy.signal(Signal::CONT);
-    proxy.wait_message(0, "draining");
-    for mut client in clients {
-        client.read_exact(&mut [0]).expect("it is served");
-        ends_well(client);
-    }
-    for session in proxy.next_sessions(200) {
-        assert_eq!(session.reason, "client-closed");
-    }
-    assert_eq!(proxy.wait_exit().code(), Some(0));
 }
 
 fn is_stopped(pid: u32) -> bool {
