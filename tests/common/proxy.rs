@@ -88,26 +88,11 @@ impl Proxy {
 
     /// The same with this binary. Configuration and control socket are in `folder`.
     pub(crate) fn spawn_in(folder: TempDir, binary: &Path, config: &str, features: &str) -> Self {
-        let file = folder.path().join("ringress.toml");
-        std::fs::write(&file, with_log(config)).expect("the folder can be written to");
-        let mut child = Command::new(binary)
-            .args(["run", "-c"])
-            .arg(file)
+        let mut command = Command::new(binary);
+        command
             .env("RINGRESS_WITHOUT", features)
-            .env("RUNTIME_DIRECTORY", folder.path())
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary was built");
-        let log = Arc::new(Log::default());
-        let (stderr, lines) = (child.stderr.take().expect("it is piped"), log.clone());
-        thread::spawn(move || lines.read(stderr));
-        Self {
-            child,
-            folder,
-            log,
-            sessions_from: 0,
-        }
+            .stdin(Stdio::null());
+        Self::launch(folder, config, command)
     }
 
     /// Starts `command`, which has to become ringress with the arguments that are added here, without
