@@ -13,17 +13,19 @@
 //! ───────────                                       ───────────
 //! serves; starts the new one ─────────────────────▶ starts
 //! Offering   opening: version, offer, older links ▶
-//!            listening sockets, older links ──────▶ Deciding: reads its configuration, binds the rest
+//!            listening sockets, older links ──────▶ Deciding: reads its configuration, binds the rest,
+//!                                                   sets up its workers
 //!            ◀───────────────────────────── refused ends with status 1
 //!            ◀─────────────────────── ready: kept   Waiting for the state
-//! Committing go: state ───────────────────────────▶ starts its workers
-//!            ◀───────────────────────────── serving accepts
+//! Committing go: state ───────────────────────────▶ takes the control socket's path
+//!            ◀───────────────────────────── serving sets the sockets that it keeps, accepts
 //! Draining   counted: totals ─────────────────────▶ adds them to its own
 //!            counted: totals ─────────────────────▶
 //! ends       end of file ─────────────────────────▶ the old one is gone
 //! ```
 //!
-//! Until `serving` arrives the old process has changed nothing. Whatever goes wrong before (the new
+//! Until `serving` arrives the old process has changed nothing, and the new one nothing that is not its
+//! own but the control socket's path, which the old one takes back. Whatever goes wrong before (the new
 //! one refuses, ends, says nonsense or is late), it kills the new one, reaps it and serves on. It
 //! kills first and closes the link after: a new process that has everything and sees the link end
 //! therefore knows that the old one has died, and serves, without its state if need be.
