@@ -14,15 +14,10 @@ mod orders;
 
 use std::io::{Read, Write};
 
-use common::backend::Refusing;
+use common::backend::free_address as free;
 use common::socket::{finish, parse, unconnected};
 use common::{connect, eventually, read_to_end};
 use socket2::Socket;
-
-/// An address of the loopback that nobody has.
-fn free() -> String {
-    Refusing::new().address
-}
 
 /// A byte there and back.
 fn exchange(client: &mut Socket) {

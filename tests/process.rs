@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use common::backend::{BlackHole, Refusing, listening};
+use common::backend::{BlackHole, free_address, listening};
 use common::essentials::there_and_back;
 use common::proxy::text;
 use common::socket::{finish, parse, unconnected};
@@ -72,7 +72,7 @@ fn one_wrong_bind_of_many_leaves_nothing_bound() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("front.sock");
     let other = Backend::named("other");
-    let free = Refusing::new().address;
+    let free = free_address();
     let listener = format!(
         "bind = [{free:?}, \"unix:{}\", {:?}]\n",
         path.display(),

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 
-use common::backend::Refusing;
+use common::backend::free_address as free;
 use common::essentials::there_and_back;
 use common::load::{Load, quick_backend};
 use common::mortal::{Mortal, PING, SICK, visit};
@@ -24,11 +24,6 @@ fn listener(name: &str, address: &str) -> String {
 /// The upstream `app`, and two workers.
 fn app(backends: &[&str]) -> String {
     format!("[upstreams.app]\nbackends = {backends:?}\n[runtime]\nworkers = 2\n")
-}
-
-/// An address of the loopback that nobody has. It stays free but for what a test does with it.
-fn free() -> String {
-    Refusing::new().address
 }
 
 fn applied(line: &Value) -> u64 {

@@ -20,7 +20,7 @@ mod state;
 
 use std::io::{Read, Write};
 
-use common::backend::Refusing;
+use common::backend::free_address as free;
 use common::eventually;
 use common::lineage::Console;
 use common::socket::{finish, parse, unconnected};
@@ -47,11 +47,6 @@ fn plain(backends: &[&str]) -> String {
 
 /// Sessions are not told.
 const QUIET: &str = "[log]\nlevel = \"info\"\nformat = \"json\"\n";
-
-/// An address of the loopback that nobody has. It stays free but for what a test does with it.
-fn free() -> String {
-    Refusing::new().address
-}
 
 /// A byte there and back.
 fn exchange(client: &mut Socket) {

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -123,6 +123,25 @@ impl Refusing {
         Self {
             address: written(&socket, ""),
             _socket: socket,
+        }
+    }
+}
+
+/// An address of 127.0.0.1 that nobody has, for something that binds it later. Its port is none that the
+/// kernel gives to those who connect, or somebody else would have it by then.
+pub(crate) fn free_address() -> String {
+    /// Below net.ipv4.ip_local_port_range as the kernel has it.
+    const FIRST: u32 = 16_384;
+    const COUNT: u32 = 16_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + (std::process::id().wrapping_mul(97).wrapping_add(turn)) % COUNT;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port as u16));
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port as u16));
+        if socket.bind(&everywhere.into()).is_ok() {
+            return address.to_string();
         }
     }
 }

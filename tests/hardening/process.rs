@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::child::low_ports_are_free;
-use crate::common::backend::Refusing;
+use crate::common::backend::free_address;
 use crate::common::essentials::there_and_back;
 use crate::common::load::{Load, quick_backend};
 use crate::common::proxy::text;
@@ -109,7 +109,7 @@ pub(crate) fn a_reload_adds_a_listener() {
     let backend = Backend::echo();
     let config = as_nobody(&backend, "\"127.0.0.1:0\"", 2);
     let proxy = start(&config);
-    let second = Refusing::new().address;
+    let second = free_address();
     let more = format!("[listeners.second]\nbind = {second:?}\nupstream = \"app\"\n{config}");
     assert_eq!(text(&proxy.reload(&more), "message"), "reloaded");
     there_and_back(&connect(&second), 1000);

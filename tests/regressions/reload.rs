@@ -34,7 +34,7 @@ fn a_file_that_is_read_while_the_process_drains_holds_nothing_up() {
 #[test]
 fn a_listener_can_move_between_one_address_and_all_of_them() {
     let backend = Backend::echo();
-    let port = crate::common::backend::Refusing::new().address;
+    let port = crate::common::backend::free_address();
     let port = port.rsplit_once(':').expect("a port").1.to_owned();
     let at = |host: &str| {
         let bind = format!("bind = \"{host}:{port}\"\n");
