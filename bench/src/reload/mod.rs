@@ -211,7 +211,7 @@ impl Stage<'_> {
         let (ring, cpu) = (&self.ring, self.proxy_cpu);
         let mut running = Running::start_at(ring, peer, cpu, &plain, Service::Echo)?;
         let orders = self.wanted.orders;
-        let operator = Operator::new(orders, peer, [&changed, &plain], running.id());
+        let operator = Operator::new(orders, peer, [&changed, &plain], running.id())?;
         say(&format!("{}: quiet; process {}", peer.name, running.id()));
         let (quiet, operator) = self.phase(&mut running, operator, false)?;
         local::pass(&self.ring, REST)?;

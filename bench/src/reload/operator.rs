@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Footprint;
+use crate::error::Error;
 use crate::peers::{Heir, LOG, Peer, Place};
 use crate::procstat;
 
@@ -76,7 +77,15 @@ pub(super) struct Operator {
 
 impl Operator {
     /// Of a proxy whose first process is `root`; it was started with the second of `places`.
-    pub(super) fn new(orders: Orders, peer: &Peer, places: [&Place<'_>; 2], root: u32) -> Self {
+    ///
+    /// # Errors
+    /// The configurations can't be written.
+    pub(super) fn new(
+        orders: Orders,
+        peer: &Peer,
+        places: [&Place<'_>; 2],
+        root: u32,
+    ) -> Result<Self, Error> {
         let launches = places.map(|place| peer.launch(place));
         let folder = places[0].folder.to_owned();
         let mut operator = Self {
@@ -95,9 +104,19 @@ impl Operator {
             most_processes: 0,
             cpu: Duration::ZERO,
         };
+        for (turn, text) in operator.texts.iter().enumerate() {
+            let ready = operator.ready(turn);
+            let doing = format!("writing {}", ready.display());
+            fs::write(ready, text).map_err(Error::while_doing(doing))?;
+        }
         operator.look();
         operator.seen_at_first = operator.seen.len();
-        operator
+        Ok(operator)
+    }
+
+    /// Where a configuration waits for its turn.
+    fn ready(&self, turn: usize) -> PathBuf {
+        self.file.with_extension(turn.to_string())
     }
 
     /// The configurations that take turns.
@@ -111,9 +130,17 @@ impl Operator {
         families.collect::<BTreeSet<u32>>().into_iter().collect()
     }
 
+    /// CPU time of the proxy so far. A process that ends while it is looked at is missed, so that the most
+    /// of some looks is nearest to the truth.
+    fn cpu_so_far(&self) -> Duration {
+        const LOOKS: usize = 3;
+        let looks = (0..LOOKS).map(|_| procstat::cpu_with_ended(&self.processes()));
+        looks.max().unwrap_or_default()
+    }
+
     /// Looks on until `stopped` is, and gives its orders if it is to.
     pub(super) fn watch(mut self, gives_orders: bool, stopped: &Receiver<()>) -> Self {
-        let cpu = procstat::cpu_with_ended(&self.processes());
+        let cpu = self.cpu_so_far();
         let start = now();
         let count = if gives_orders { self.orders.count } else { 0 };
         (self.most_memory, self.most_processes) = (0, 0);
@@ -130,7 +157,7 @@ impl Operator {
             }
             self.look();
         }
-        self.cpu = procstat::cpu_with_ended(&self.processes()).saturating_sub(cpu);
+        self.cpu = self.cpu_so_far().saturating_sub(cpu);
         self
     }
 
@@ -155,9 +182,9 @@ impl Operator {
     }
 
     fn give(&mut self) {
-        let text = &self.texts[self.given % 2];
+        let next = self.ready(self.given % 2);
         self.given += 1;
-        let done = write_whole(&self.file, text).and_then(|()| match self.orders.kind {
+        let done = put_in_place(&next, &self.file).and_then(|()| match self.orders.kind {
             Kind::Reload => self.signal(),
             Kind::Upgrade => self.upgrade(),
         });
@@ -246,10 +273,11 @@ impl Operator {
     }
 }
 
-/// Puts a new file in the old one's place: nobody reads half of it.
-fn write_whole(file: &Path, text: &str) -> Result<(), String> {
+/// Puts another file in the place of `file`, at once and without writing: a file system that has bytes to
+/// write when a name changes hands makes this thread wait.
+fn put_in_place(next: &Path, file: &Path) -> Result<(), String> {
     let new = file.with_extension("new");
-    fs::write(&new, text)
+    fs::hard_link(next, &new)
         .and_then(|()| fs::rename(&new, file))
         .map_err(|error| format!("{}: {error}", file.display()))
 }
