@@ -96,6 +96,8 @@ struct Kept {
 }
 
 struct New {
+    /// Its place in the configuration.
+    order: Option<usize>,
     binding: Binding,
     /// What workers get, by worker.
     outgoing: Vec<(usize, OwnedFd)>,
@@ -159,15 +161,20 @@ impl Bindings {
         });
         // A port that is named may be one that the kernel had chosen: it is found before another one takes
         // its place.
-        let (any, named): (Vec<_>, Vec<_>) = pairs.partition(|(_, address)| is_any_port(address));
-        for (listener, address) in named.into_iter().chain(any) {
+        let pairs = pairs.enumerate();
+        let (any, named): (Vec<_>, Vec<_>) = pairs.partition(|(_, (_, bind))| is_any_port(bind));
+        for (order, (listener, address)) in named.into_iter().chain(any) {
             let provided = self.provide(&mut prepared, listener, address);
+            for new in prepared.new.iter_mut().filter(|new| new.order.is_none()) {
+                new.order = Some(order);
+            }
             provided.map_err(|error| Error::Bind {
                 listener: listener.name.clone(),
                 address: address.clone(),
                 error,
             })?;
         }
+        prepared.new.sort_by_key(|new| new.order);
         Ok(prepared)
     }
 
@@ -256,7 +263,11 @@ impl Bindings {
             closed: Arc::new(closed),
             is_closed,
         };
-        Ok(New { binding, outgoing })
+        Ok(New {
+            order: None,
+            binding,
+            outgoing,
+        })
     }
 
     /// Accepts on what is new, and stops accepting on what is not in the configuration any more. The
@@ -285,6 +296,7 @@ impl Bindings {
         for New {
             mut binding,
             outgoing,
+            ..
         } in new
         {
             let options = binding.options.as_listen();
