@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::Error;
-use super::sockets::{Inherited, Sockets};
+use super::sockets::{self, Extent, Inherited, Sockets};
 use super::upgrade::OfferedBinding;
 use super::workers::Workers;
 use crate::address::Address;
@@ -194,7 +194,9 @@ impl Bindings {
             prepared.new.push(self.bind(listener, address, sockets)?);
             return Ok(());
         };
-        if binding.options.ipv6_only != options.ipv6_only && binding.sockets.takes_any_ipv6() {
+        if binding.options.ipv6_only != options.ipv6_only
+            && sockets::is_any_ipv6(&binding.sockets.address)
+        {
             // It stays until the new one is there, and is stopped as one that nobody wants.
             let sockets = Sockets::beside(address, self.workers, &options.as_listen())?;
             prepared.new.push(self.bind(listener, address, sockets)?);
@@ -229,7 +231,9 @@ impl Bindings {
                 prepared.offered.extend(inherited.number);
                 inherited.sockets(self.workers, &options)?
             }
-            None if self.overlaps(address) => Sockets::beside(address, self.workers, &options)?,
+            None if self.overlaps(address, listener.ipv6_only) => {
+                Sockets::beside(address, self.workers, &options)?
+            }
             None => Sockets::bind(address, self.workers, &options)?,
         };
         if let Some(owner) = self.owner {
@@ -239,10 +243,14 @@ impl Bindings {
     }
 
     /// Sockets of this process have a part of the address, so that it can't be asked for alone.
-    fn overlaps(&self, address: &Address) -> bool {
-        let own = self.list.iter().map(|binding| &binding.sockets.address);
-        let mut all = own.chain(self.inherited.iter().map(|it| &it.address));
-        all.any(|other| overlap(other, address))
+    fn overlaps(&self, address: &Address, ipv6_only: bool) -> bool {
+        let wanted = Extent {
+            address,
+            both_families: !ipv6_only && sockets::is_any_ipv6(address),
+        };
+        let own = self.list.iter().map(|binding| binding.sockets.extent());
+        let mut all = own.chain(self.inherited.iter().map(Inherited::extent));
+        all.any(|own| own.overlaps(&wanted))
     }
 
     fn bind(
@@ -513,13 +521,4 @@ impl Drop for Adjusted {
 
 fn is_any_port(address: &Address) -> bool {
     address.as_ip().is_some_and(|address| address.port() == 0)
-}
-
-/// Sockets that have the one have a part of the other.
-fn overlap(one: &Address, other: &Address) -> bool {
-    let (Some(one), Some(other)) = (one.as_ip(), other.as_ip()) else {
-        return false;
-    };
-    let same = one.ip() == other.ip();
-    one.port() == other.port() && (same || one.ip().is_unspecified() || other.ip().is_unspecified())
 }

@@ -164,10 +164,9 @@ impl Sockets {
         &self.handles
     }
 
-    /// `ipv6_only` makes a difference.
-    pub(super) fn takes_any_ipv6(&self) -> bool {
-        let address = self.address.as_ip();
-        address.is_some_and(|address| address.is_ipv6() && address.ip().is_unspecified())
+    /// What they take.
+    pub(super) fn extent(&self) -> Extent<'_> {
+        Extent::of(&self.address, &self.handles)
     }
 
     /// Which file its path is, if that is its own.
@@ -276,7 +275,7 @@ impl Inherited {
             Some(ip) if ip.port() == 0 => {
                 self.wanted == *address && self.listener.as_ref() == Some(&listener.name)
             }
-            Some(ip) if ip.is_ipv6() && ip.ip().is_unspecified() => {
+            Some(_) if is_any_ipv6(address) => {
                 self.address == *address && self.fits(listener.ipv6_only)
             }
             _ => self.address == *address,
@@ -287,6 +286,11 @@ impl Inherited {
     fn fits(&self, ipv6_only: bool) -> bool {
         let mut sockets = self.sockets.iter();
         sockets.all(|it| listen::describe(it.as_fd()).is_ok_and(|it| it.ipv6_only == ipv6_only))
+    }
+
+    /// What they take.
+    pub(super) fn extent(&self) -> Extent<'_> {
+        Extent::of(&self.address, &self.sockets)
     }
 
     /// What so many workers need, with duplicates of these. They are as they were before
@@ -327,6 +331,42 @@ impl Inherited {
             held: self.held,
         })
     }
+}
+
+/// What the sockets of an address take.
+pub(super) struct Extent<'a> {
+    pub(super) address: &'a Address,
+    /// They are at `[::]` and take IPv4, too.
+    pub(super) both_families: bool,
+}
+
+impl<'a> Extent<'a> {
+    fn of(address: &'a Address, sockets: &[OwnedFd]) -> Self {
+        let takes_ipv4 = |it: &OwnedFd| listen::describe(it.as_fd()).is_ok_and(|it| !it.ipv6_only);
+        Self {
+            address,
+            both_families: is_any_ipv6(address) && sockets.iter().any(takes_ipv4),
+        }
+    }
+
+    /// There are connections that both take.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let (Some(one), Some(two)) = (self.address.as_ip(), other.address.as_ip()) else {
+            return false;
+        };
+        let (ours, theirs) = (one.ip(), two.ip());
+        one.port() == two.port()
+            && match one.is_ipv6() == two.is_ipv6() {
+                true => ours == theirs || ours.is_unspecified() || theirs.is_unspecified(),
+                false => self.both_families || other.both_families,
+            }
+    }
+}
+
+/// `ipv6_only` makes a difference.
+pub(super) fn is_any_ipv6(address: &Address) -> bool {
+    let address = address.as_ip();
+    address.is_some_and(|address| address.is_ipv6() && address.ip().is_unspecified())
 }
 
 /// An address as `Address` writes it.

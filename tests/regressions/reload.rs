@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use crate::common::proxy::text;
 use crate::common::socket::finish;
 use crate::common::{Backend, Ending, Proxy, config, ending, now, pass};
 use rustix::process::Signal;
@@ -50,5 +51,28 @@ fn a_listener_can_move_between_one_address_and_all_of_them() {
             finish(&client);
         }
     }
+    proxy.end();
+}
+
+/// An IPv4 address was bound without asking for it alone, as the process had all of IPv6 at its port: what
+/// another instance serves there was shared with it in silence.
+#[test]
+fn an_ipv4_address_of_another_instance_is_refused_beside_ipv6_of_our_own() {
+    let backend = Backend::echo();
+    let address = crate::common::backend::free_address();
+    let port = address.rsplit_once(':').expect("a port").1;
+    let at = |binds: &str| {
+        let bind = format!("bind = [{binds}]\n");
+        config(&[&backend.address], &bind, "", "[runtime]\nworkers = 2\n")
+    };
+    let (everywhere, here) = (format!("\"[::]:{port}\""), format!("\"{address}\""));
+    let other = Proxy::start(&at(&here));
+    let proxy = Proxy::start(&at(&everywhere));
+    let line = proxy.reload(&at(&format!("{everywhere}, {here}")));
+    let message = text(&line, "message");
+    assert!(message.contains("in use"), "{line}");
+    other.end();
+    let line = proxy.reload(&at(&format!("{everywhere}, {here}")));
+    assert_eq!(line["message"], "reloaded");
     proxy.end();
 }
