@@ -219,6 +219,9 @@ impl Inherited {
         offered: &OfferedBinding,
         sockets: Vec<OwnedFd>,
     ) -> io::Result<Self> {
+        if sockets.is_empty() {
+            return Err(io::Error::other("an address was offered without a socket"));
+        }
         let unix = offered.unix;
         Ok(Self {
             number: Some(number),
@@ -376,4 +379,26 @@ fn address(written: &str) -> io::Result<Address> {
     }
     let parsed = written.parse::<SocketAddr>();
     parsed.map(Address::Ip).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_offered_has_a_socket() {
+        let offered = OfferedBinding {
+            listener: "web".to_owned(),
+            configured: "127.0.0.1:80".to_owned(),
+            address: "127.0.0.1:80".to_owned(),
+            sockets: 0,
+            unix: None,
+            held: false,
+        };
+        let error = Inherited::offered(0, &offered, Vec::new()).err();
+        assert!(error.unwrap().to_string().contains("without a socket"));
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let inherited = Inherited::offered(0, &offered, vec![socket.into()]).unwrap();
+        assert_eq!(inherited.address, inherited.wanted);
+    }
 }
