@@ -237,7 +237,7 @@ fn the_sockets_file_is_gone_after_every_end() {
         let backend = Backend::echo();
         let config = common::config(&[&backend.address], "", "", tables);
         let mut proxy = Proxy::start(&config);
-        let path = instances::socket_of(&proxy);
+        let path = proxy.control_socket();
         assert!(path.exists());
         for signal in signals {
             proxy.signal(signal);

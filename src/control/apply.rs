@@ -1,6 +1,7 @@
 //! What a process makes of a configuration that was read again: all of it takes effect, or none.
 
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::process::{ENDING, Process};
@@ -127,14 +128,25 @@ impl Process {
         Ok(changes)
     }
 
-    /// What a reload with this text would change.
-    pub(super) fn plan(&self, file: &str, text: &str) -> Reply {
-        match config::parse(text, file, &mut SystemResolver) {
-            Ok(new) => {
-                let changes = diff::between(&self.config, &new);
-                Reply::Done(Outcome::Planned(Planned { changes }))
-            }
-            Err(diagnostics) => Reply::failed(diagnostics),
+    /// Tells what a reload with this text would change, from a thread of its own: resolving names may
+    /// block.
+    pub(super) fn plan(&self, file: String, text: String, answer: Answer) {
+        let present = self.config.clone();
+        let plan = move || {
+            let reply = match config::parse(&text, &file, &mut SystemResolver) {
+                Ok(new) => {
+                    let changes = diff::between(&present, &new);
+                    Reply::Done(Outcome::Planned(Planned { changes }))
+                }
+                Err(diagnostics) => Reply::failed(diagnostics),
+            };
+            // Whoever asked may have gone.
+            let _ = answer.send(reply);
+        };
+        let thread = thread::Builder::new().name("plan".to_owned());
+        if let Err(error) = thread.spawn(plan) {
+            // The answer went with what was to be run: whoever asked hears that it won't come.
+            tracing::error!(%error, "no thread to read a configuration");
         }
     }
 }

@@ -4,23 +4,38 @@ use std::time::Duration;
 
 use super::Error;
 use super::parts::is_in;
-use super::process::Process;
-use super::socket::{Command, Drained, Outcome, Part, Reply, Resumed};
+use super::process::{ENDING, Process};
+use super::socket::{Command, Drained, Outcome, Part, Reply, Request, Resumed};
 use crate::proxy::Message;
 use crate::ring;
 use crate::upstream::Order;
 
 impl Process {
-    /// Does what can be done at once.
-    pub(super) fn answer(&mut self, command: Command) -> Reply {
-        match command {
-            Command::Status => Reply::Done(Outcome::Status(Box::new(self.status()))),
-            Command::Plan { file, text } => self.plan(&file, &text),
+    /// Does what is asked for. What takes a while is begun, and answered when it has ended.
+    pub(super) fn obey(&mut self, Request { command, answer }: Request) {
+        let reply = match command {
+            Command::Status => self.tell_status(),
             Command::Drain { part, deadline } => self.drain_part(part, deadline),
-            Command::Resume { .. } | Command::Reload | Command::Upgrade => {
-                Reply::failed("this takes a while")
-            }
-        }
+            Command::Resume { part } => return self.resuming.push((part, answer)),
+            Command::Plan { file, text } => return self.plan(file, text, answer),
+            Command::Reload => return self.request_reload(Some(answer)),
+            Command::Upgrade => return self.begin_upgrade(Some(answer)),
+        };
+        // Whoever asked may have gone.
+        let _ = answer.send(reply);
+    }
+
+    /// Answers while the process drains.
+    pub(super) fn refuse(&self, Request { command, answer }: Request) {
+        let reply = match command {
+            Command::Status => self.tell_status(),
+            _ => Reply::failed(ENDING),
+        };
+        let _ = answer.send(reply);
+    }
+
+    fn tell_status(&self) -> Reply {
+        Reply::Done(Outcome::Status(Box::new(self.status())))
     }
 
     fn drain_part(&mut self, part: Part, deadline: Option<Duration>) -> Reply {
@@ -123,10 +138,10 @@ impl Process {
             }
         }
         let any = self.parts.any_aborting();
-        if any || std::mem::replace(&mut self.aborting_parts, any) {
+        let before = std::mem::replace(&mut self.aborting_parts, any);
+        if any || before {
             self.workers.post(|| Message::AbortParts(any));
         }
-        self.aborting_parts = any;
     }
 
     /// Sessions that the part has.

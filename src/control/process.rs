@@ -21,7 +21,7 @@ use super::notify::Notifier;
 use super::parts::Parts;
 use super::reload::{Answer, Reload};
 use super::signals::{Asked, Signals};
-use super::socket::{Command, Part, ProcessState, ReloadReport, Reply, Request, Server};
+use super::socket::{Part, ProcessState, ReloadReport, Request, Server};
 use super::succession::{Ancestors, Heir, Outcome, Succession};
 use super::workers::Workers;
 use crate::config::Config;
@@ -167,15 +167,7 @@ impl Process {
                 }
                 Event::Asked(Asked::Reload) => self.request_reload(None),
                 Event::Asked(Asked::Upgrade) => self.begin_upgrade(None),
-                Event::Requested(Request { command, answer }) => match command {
-                    Command::Reload => self.request_reload(Some(answer)),
-                    Command::Upgrade => self.begin_upgrade(Some(answer)),
-                    Command::Resume { part } => self.resuming.push((part, answer)),
-                    command => {
-                        // Whoever asked may have gone.
-                        let _ = answer.send(self.answer(command));
-                    }
-                },
+                Event::Requested(request) => self.obey(request),
                 Event::Closed => {
                     self.resume_waiting();
                     if self.reload.is_loaded() {
@@ -209,13 +201,7 @@ impl Process {
             Event::Watched => self.notifier.alive(),
             Event::Asked(Asked::Reload) => tracing::warn!("reload refused: {ENDING}"),
             Event::Asked(Asked::Upgrade) => tracing::warn!("upgrade refused: {ENDING}"),
-            Event::Requested(Request { command, answer }) => {
-                let reply = match command {
-                    Command::Status => self.answer(command),
-                    _ => Reply::failed(ENDING),
-                };
-                let _ = answer.send(reply);
-            }
+            Event::Requested(request) => self.refuse(request),
             Event::Asked(Asked::End(_)) | Event::Closed | Event::Succeeded(_) | Event::Ended(_) => {
             }
         }

@@ -1,11 +1,13 @@
 //! What an operator asks of a running proxy: the real commands, which find it by its configuration.
 
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::Proxy;
+use super::proxy::text;
+use super::{PATIENCE, Proxy};
 
 /// What came of a command.
 #[derive(PartialEq, Eq, Debug)]
@@ -49,8 +51,23 @@ impl Proxy {
         serde_json::from_str(&self.done("status --format json")).expect("it is JSON")
     }
 
+    /// Where the process says that it listens for commands.
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        let lines = self.lines();
+        let mut lines = lines.iter();
+        let line = lines.find(|line| line["message"] == "control socket");
+        text(line.expect("it has one"), "path").into()
+    }
+
+    /// A connection to that socket.
+    pub(crate) fn visitor(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.control_socket()).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream
+    }
+
     /// The folder with its control socket.
-    pub(crate) fn runtime_folder(&self) -> std::path::PathBuf {
+    pub(crate) fn runtime_folder(&self) -> PathBuf {
         self.file().parent().expect("it has one").to_owned()
     }
 }

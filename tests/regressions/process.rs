@@ -1,6 +1,6 @@
 //! Bugs that showed in the whole process, on real sockets.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 use crate::common::backend::{drain, finish_and_wait};
@@ -278,5 +278,38 @@ fn a_reload_promises_no_more_descriptors_than_there_are() {
     let refused = proxy.reload(&with(401, &all));
     let refusal = text(&refused, "message");
     assert!(refusal.contains("RLIMIT_NOFILE"), "{refused}");
+    proxy.end();
+}
+
+/// A configuration to be compared was read by the control thread, which heard nothing meanwhile: names that
+/// are to be resolved may take minutes.
+#[test]
+fn a_plan_that_takes_its_time_holds_nothing_up() {
+    let backend = Backend::echo();
+    let proxy = Proxy::start(&plain(&[&backend.address]));
+    let backends = (0..60_000).map(|it| format!("'10.{}.{}.1:80',", it / 250, it % 250));
+    let text = format!(
+        "[listeners.web]\nbind = '127.0.0.1:0'\nupstream = 'app'\n\
+         [upstreams.app]\nbackends = [{}]\n",
+        backends.collect::<String>()
+    );
+    let request = serde_json::json!({"command": "plan", "file": "long.toml", "text": text});
+    let mut plan = proxy.visitor();
+    plan.write_all(format!("{request}\n").as_bytes())
+        .expect("it is taken");
+    proxy.wait_line("the request", |line| {
+        (line["command"] == "plan").then_some(())
+    });
+    let mut status = proxy.visitor();
+    status
+        .write_all(b"{\"command\":\"status\"}\n")
+        .expect("it is taken");
+    let mut answer = String::new();
+    status.read_to_string(&mut answer).expect("it is answered");
+    plan.set_nonblocking(true).expect("a socket");
+    let early = plan.read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(early, Err(ErrorKind::WouldBlock), "it was answered first");
+    plan.set_nonblocking(false).expect("a socket");
+    plan.read_to_string(&mut answer).expect("it is answered");
     proxy.end();
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::common::commands::{command_in, said};
@@ -10,15 +10,6 @@ use crate::common::essentials::there_and_back;
 use crate::common::proxy::text;
 use crate::common::{Backend, Proxy, config, plain};
 use serde_json::Value;
-
-/// Where the process says that it listens for commands.
-pub(crate) fn socket_of(proxy: &Proxy) -> PathBuf {
-    let lines = proxy.lines();
-    let line = lines
-        .iter()
-        .find(|line| line["message"] == "control socket");
-    text(line.expect("it has one"), "path").into()
-}
 
 /// A shell that becomes `$BINARY` in the end.
 fn shell(script: &str) -> Command {
@@ -42,7 +33,7 @@ fn with_socket(backend: &Backend, socket: &str) -> String {
 fn it_is_its_users_alone() {
     let backend = Backend::echo();
     let proxy = Proxy::start(&plain(&[&backend.address]));
-    let socket = socket_of(&proxy);
+    let socket = proxy.control_socket();
     assert_eq!(socket.parent(), Some(&*proxy.runtime_folder()));
     let file = fs::symlink_metadata(&socket).expect("it is there");
     assert!(file.file_type().is_socket());
@@ -66,7 +57,7 @@ fn each_file_finds_its_own_process_however_it_is_spelled() {
         proxy.wait_message(0, "started");
         proxy
     });
-    let mut sockets: Vec<_> = proxies.iter().map(socket_of).collect();
+    let mut sockets: Vec<_> = proxies.iter().map(Proxy::control_socket).collect();
     sockets.sort();
     sockets.dedup();
     assert_eq!(sockets.len(), 3, "{sockets:?}");
@@ -105,7 +96,7 @@ fn off_is_none_and_a_path_is_there() {
     let path = folder.path().join("x.sock");
     let written = path.to_str().expect("it is UTF-8");
     let proxy = Proxy::start(&with_socket(&backend, written));
-    assert_eq!(socket_of(&proxy), path);
+    assert_eq!(proxy.control_socket(), path);
     assert_eq!(proxy.status()["pid"], proxy.pid());
     let output = ringress().args(["status", "--socket", written]).output();
     assert!(output.expect("it was built").status.success());

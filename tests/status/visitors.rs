@@ -1,22 +1,14 @@
 //! Those who connect to the control socket and are no help.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::common::essentials::there_and_back;
-use crate::common::{Backend, PATIENCE, Proxy, eventually, now, plain};
-use crate::instances::socket_of;
-
-fn visitor(proxy: &Proxy) -> UnixStream {
-    let stream = UnixStream::connect(socket_of(proxy)).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stream
-}
+use crate::common::{Backend, Proxy, eventually, now, plain};
 
 /// What the process says to these bytes.
 fn answer_to(proxy: &Proxy, bytes: &[u8]) -> String {
-    let mut visitor = visitor(proxy);
+    let mut visitor = proxy.visitor();
     // It may not want to hear all of it.
     let _ = visitor.write_all(bytes);
     let _ = visitor.shutdown(std::net::Shutdown::Write);
@@ -71,7 +63,7 @@ fn garbage_is_answered_or_ignored_and_changes_nothing() {
 fn who_says_nothing_keeps_nobody_waiting_for_long() {
     let backend = Backend::echo();
     let proxy = Proxy::start(&plain(&[&backend.address]));
-    let mut silent: Vec<_> = (0..40).map(|_| visitor(&proxy)).collect();
+    let mut silent: Vec<_> = (0..40).map(|_| proxy.visitor()).collect();
     // All places are taken: those who came last are told so, as is a command.
     let mut said = String::new();
     silent[39]
@@ -99,7 +91,7 @@ fn who_asks_and_goes_away_does_no_harm() {
     let backend = Backend::echo();
     let proxy = Proxy::start(&plain(&[&backend.address]));
     for _ in 0..50 {
-        let mut visitor = visitor(&proxy);
+        let mut visitor = proxy.visitor();
         visitor
             .write_all(b"{\"command\":\"status\"}\n")
             .expect("it is taken");
