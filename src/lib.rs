@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod policy;
+pub mod proto;
 pub mod proxy;
 #[allow(
     unsafe_code,

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
+use std::time::Duration;
 
 use common::socket::{finish, parse, unconnected};
 use common::{Backend, Proxy, eventually};
@@ -163,8 +164,17 @@ fn tables<'a>(
     each.filter_map(|(name, value)| Some((name, value.as_table_mut()?)))
 }
 
-/// Rewrites `file` to run here. Returns what clients of each listener hear first.
-fn settle(file: &mut Table, places: &Places) -> Vec<(String, Speech)> {
+/// A listener of a file.
+struct Listener {
+    name: String,
+    /// What its backends say.
+    speech: Speech,
+    /// It takes datagrams.
+    udp: bool,
+}
+
+/// Rewrites `file` to run here. Returns its listeners.
+fn settle(file: &mut Table, places: &Places) -> Vec<Listener> {
     let mut speeches = HashMap::new();
     for (name, upstream) in tables(file, "upstreams") {
         let speech = Speech::of(upstream);
@@ -183,12 +193,21 @@ fn settle(file: &mut Table, places: &Places) -> Vec<(String, Speech)> {
             allow.extend(["127.0.0.0/8".into(), "::1".into()]);
         }
         let upstream = listener["upstream"].as_str().expect("a name");
-        listeners.push((name.clone(), speeches[upstream].clone()));
+        let udp = listener.get("protocol") == Some(&"udp".into());
+        listeners.push(Listener {
+            name: name.clone(),
+            speech: speeches[upstream].clone(),
+            udp,
+        });
     }
     let log = "level = \"debug\"\nformat = \"json\""
         .parse()
         .expect("TOML");
     file.insert("log".to_owned(), Value::Table(log));
+    let runtime = file.entry("runtime").or_insert(Value::Table(Table::new()));
+    let runtime = runtime.as_table_mut().expect("a table");
+    // Sessions of datagrams end with silence.
+    runtime.insert("drain_timeout".to_owned(), "1s".into());
     listeners
 }
 
@@ -209,6 +228,17 @@ fn session(address: &str, speech: &Speech) -> io::Result<()> {
     }
 }
 
+/// A datagram, and its answer; an error if there was none.
+fn exchange(address: &str) -> io::Result<()> {
+    let address: SocketAddr = address.parse().expect("an address");
+    let socket = UdpSocket::bind((address.ip(), 0))?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    socket.send_to(b"a datagram", address)?;
+    let (count, from) = socket.recv_from(&mut [0; 64])?;
+    assert!(count > 0 && from == address);
+    Ok(())
+}
+
 /// Starts the proxy with the file and has a session through every address of every listener.
 fn runs(path: &Path) {
     let text = fs::read_to_string(path).expect("it can be read");
@@ -217,20 +247,31 @@ fn runs(path: &Path) {
     let listeners = settle(&mut file, &places);
     let mut proxy = Proxy::start(&file.to_string());
     let mut sessions = 0;
-    for (listener, speech) in &listeners {
-        for address in proxy.addresses(listener) {
-            let what = format!("{}: a session at {listener}", path.display());
+    let mut exchanges = 0;
+    for Listener { name, speech, udp } in &listeners {
+        for address in proxy.addresses(name) {
+            let what = format!("{}: a session at {name}", path.display());
             // Before the first probes have ended nobody may be ready.
-            eventually(&what, || session(&address, speech).ok());
-            sessions += 1;
+            eventually(&what, || match udp {
+                true => exchange(&address).ok(),
+                false => session(&address, speech).ok(),
+            });
+            match udp {
+                true => exchanges += 1,
+                false => sessions += 1,
+            }
         }
     }
-    assert!(sessions >= listeners.len(), "{}", path.display());
+    assert!(
+        sessions + exchanges >= listeners.len(),
+        "{}",
+        path.display()
+    );
     let mut served = 0;
     while served < sessions {
         let reason = proxy.next_session().reason;
         assert!(
-            ["client-closed", "no-backend"].contains(&reason.as_str()),
+            ["client-closed", "no-backend", "answered"].contains(&reason.as_str()),
             "{reason}"
         );
         served += usize::from(reason == "client-closed");

@@ -71,6 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let shared = Shared::new(&config, 1, 10_000, events, 1);
     let ring = Ring::new(Box::new(world.driver()), 64 << 20);
     let listener = ListenerSocket {
+        transport: ringress::ring::listen::Transport::Stream,
         binding: BindingId(0),
         listener: shared.snapshot.load().listeners[0].clone(),
         fd: world.listen(&front, 1)[0],

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringress::address::Address;
+use ringress::ring::listen::Transport;
 use ringress::ring::net::{self, ListenOptions};
 use ringress::ring::{Listener, Ring, Setup, Uring, limits};
 
@@ -39,6 +40,7 @@ pub fn listen(ring: &Ring, address: SocketAddr) -> Result<(Listener, SocketAddr)
         congestion: None,
         ipv6_only: true,
         unix_mode: 0o600,
+        transport: Transport::Stream,
     };
     let (sockets, bound) = net::listen(&Address::from(address), 1, &options)
         .map_err(Error::while_doing(format!("listening on {address}")))?;

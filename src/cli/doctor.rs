@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Error, print};
-use crate::control::capacity;
+use crate::control::capacity::{self, Demand};
 use crate::ring::limits;
 use crate::ring::probe::{self, Feature, SetupError};
 
@@ -16,6 +16,7 @@ pub(super) fn run() -> Result<(), Error> {
         quota: limits::cpu_quota(),
         workers: limits::worker_count(),
         memory: limits::total_memory(),
+        ports: limits::local_ports(),
     };
     print(&findings.report())?;
     if findings.can_run() {
@@ -34,6 +35,8 @@ struct Findings {
     quota: Option<usize>,
     workers: usize,
     memory: u64,
+    /// Local ports of an address.
+    ports: usize,
 }
 
 impl Findings {
@@ -44,7 +47,26 @@ impl Findings {
 
     /// The soft limit is raised to the hard one at start.
     fn max_connections(&self) -> usize {
-        capacity::max_connections(self.descriptors.1.unwrap_or(u64::MAX), self.workers, 1, 0)
+        self.max_of(false)
+    }
+
+    fn max_of(&self, datagrams_only: bool) -> usize {
+        let demand = Demand {
+            workers: self.workers,
+            addresses: 1,
+            ahead: 0,
+            datagrams_only,
+        };
+        capacity::max_connections(self.descriptors.1.unwrap_or(u64::MAX), demand)
+    }
+
+    /// What holds a listener of datagrams.
+    fn max_sessions(&self) -> String {
+        format!(
+            "{} with \"auto\" and UDP only; {} per `source` address by its local ports",
+            self.max_of(true).min(self.ports),
+            self.ports
+        )
     }
 
     fn report(&self) -> String {
@@ -66,6 +88,7 @@ impl Findings {
                 "max_connections",
                 format!("{} with \"auto\" and one address", self.max_connections()),
             ),
+            ("max_sessions", self.max_sessions()),
             (
                 "locked memory",
                 self.memlock.map_or_else(|| limit(None), mebibytes),
@@ -159,6 +182,7 @@ mod tests {
             quota: Some(1),
             workers: 1,
             memory: 4 << 30,
+            ports: 1_000,
         }
     }
 
@@ -192,11 +216,10 @@ mod tests {
     #[test]
     fn connections_follow_from_the_hard_limit() {
         let findings = findings(Ok(Vec::new()));
-        let expected = capacity::max_connections(20_000, 1, 1, 0);
-        assert!(
-            findings
-                .report()
-                .contains(&format!("{expected} with \"auto\""))
-        );
+        let report = findings.report();
+        let expected = |max: usize| format!("{max} with \"auto\"");
+        assert!(report.contains(&expected(findings.max_of(false))));
+        // There are more descriptors than local ports.
+        assert!(report.contains(&expected(1_000)), "{report}");
     }
 }

@@ -8,8 +8,8 @@ use super::Error;
 use super::process::{AT_ONCE, Process, conclude};
 use crate::control::socket::protocol::{Command, Outcome};
 use crate::control::socket::status::{
-    BackendStatus, BreakerState, DrainStatus, ListenerState, ListenerStatus, ProcessState,
-    ReloadReport, Status, UpstreamStatus,
+    BackendStatus, BreakerState, DatagramStatus, DrainStatus, ListenerState, ListenerStatus,
+    ProcessState, ReloadReport, Status, UpstreamStatus,
 };
 
 #[derive(clap::Args, Debug)]
@@ -36,6 +36,7 @@ fn text(status: &Status) -> String {
     write_process(&mut out, status);
     let tables = [
         listeners(&status.listeners),
+        datagrams(&status.listeners),
         upstreams(&status.upstreams),
         draining(&status.draining),
     ];
@@ -135,6 +136,29 @@ fn listeners(listeners: &[ListenerStatus]) -> Vec<Vec<String>> {
             &listener.upstream,
             &listener.addresses.join(", "),
         ])
+    });
+    std::iter::once(head).chain(rows).collect()
+}
+
+/// Of the listeners that take them.
+fn datagrams(listeners: &[ListenerStatus]) -> Vec<Vec<String>> {
+    let head = row(["DATAGRAMS", "RECEIVED", "SENT", "DROPPED"]);
+    let rows = listeners.iter().filter_map(|listener| {
+        let DatagramStatus {
+            received,
+            sent,
+            dropped,
+        } = listener.datagrams.as_ref()?;
+        let dropped: Vec<_> = dropped
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"))
+            .collect();
+        let dropped = match dropped.is_empty() {
+            true => "0".to_owned(),
+            false => dropped.join(", "),
+        };
+        let (received, sent) = (received.to_string(), sent.to_string());
+        Some(row([&listener.name, &received, &sent, &dropped]))
     });
     std::iter::once(head).chain(rows).collect()
 }
@@ -289,6 +313,22 @@ app       b1       ready                                  10      3         5   
 app       b2       unhealthy, ejected, breaker half-open  1       0         0            10.0.0.2:80
 ";
         assert_eq!(text(&status()), expected);
+    }
+
+    #[test]
+    fn datagrams_have_a_table_of_their_own() {
+        let mut status = status();
+        status.listeners[0].datagrams = Some(DatagramStatus {
+            received: 10,
+            sent: 7,
+            dropped: [("denied".to_owned(), 1), ("no-backend".to_owned(), 2)].into(),
+        });
+        let text = text(&status);
+        let expected = "
+DATAGRAMS  RECEIVED  SENT  DROPPED
+web        10        7     1 denied, 2 no-backend
+";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

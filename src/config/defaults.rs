@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Backend, ControlSocket, Exchange, HealthCheck, Listener, Pool, Probe, Queue, RateLimit,
-    Runtime, Timeouts, Upstream,
+    Backend, ControlSocket, Exchange, HealthCheck, Listener, Pool, Probe, Protocol, Queue,
+    RateLimit, Runtime, SessionKey, Timeouts, Udp, Upstream,
 };
 use crate::address::Address;
 use crate::policy::balance::Algorithm;
@@ -80,10 +80,25 @@ impl Default for RateLimit {
         Self {
             connections: None,
             connections_per_ip: None,
+            datagrams_per_ip: None,
             bandwidth: None,
             ipv6_prefix: 64,
             max_clients: count(100_000),
             dry_run: false,
+        }
+    }
+}
+
+impl Default for Udp {
+    /// `[listeners.NAME.udp]` without a key, or left out.
+    fn default() -> Self {
+        Self {
+            session_timeout: Duration::from_mins(1),
+            session_key: SessionKey::SourceIpPort,
+            per_packet: false,
+            max_sessions: None,
+            responses: None,
+            reject_privileged_sources: false,
         }
     }
 }
@@ -111,6 +126,7 @@ impl Listener {
         Self {
             name,
             bind,
+            protocol: Protocol::Tcp,
             upstream,
             backlog: count(4096),
             max_connections: None,

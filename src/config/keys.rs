@@ -33,6 +33,7 @@ pub const TABLES: &[Table] = &[
     LOG,
     LISTENER,
     TIMEOUTS,
+    UDP,
     RATE_LIMIT,
     RATE,
     UPSTREAM,
@@ -46,7 +47,16 @@ pub const TABLES: &[Table] = &[
 ];
 
 /// All keys that take one of a set of words.
-pub const WORDS: &[Words] = &[LEVEL, FORMAT, PROTOCOL, BALANCE, PROBE, START];
+pub const WORDS: &[Words] = &[
+    LEVEL,
+    FORMAT,
+    PROTOCOL,
+    SESSION_KEY,
+    MODE,
+    BALANCE,
+    PROBE,
+    START,
+];
 
 pub(super) const ROOT: Table = Table {
     name: "",
@@ -92,14 +102,9 @@ pub(super) const LISTENER: Table = Table {
         "deny",
         "timeouts",
         "rate_limit",
-    ],
-    not_yet: &[
-        "accept_proxy_protocol",
-        "trusted_proxies",
-        "tls",
-        "routes",
         "udp",
     ],
+    not_yet: &["accept_proxy_protocol", "trusted_proxies", "tls", "routes"],
 };
 
 pub(super) const TIMEOUTS: Table = Table {
@@ -108,11 +113,25 @@ pub(super) const TIMEOUTS: Table = Table {
     not_yet: &["handshake"],
 };
 
+pub(super) const UDP: Table = Table {
+    name: "listeners.NAME.udp",
+    keys: &[
+        "session_timeout",
+        "session_key",
+        "mode",
+        "max_sessions",
+        "responses",
+        "reject_privileged_sources",
+    ],
+    not_yet: &[],
+};
+
 pub(super) const RATE_LIMIT: Table = Table {
     name: "listeners.NAME.rate_limit",
     keys: &[
         "connections",
         "connections_per_ip",
+        "datagrams_per_ip",
         "bandwidth",
         "ipv6_prefix",
         "max_clients",
@@ -228,8 +247,20 @@ pub(super) const FORMAT: Words = Words {
 
 pub(super) const PROTOCOL: Words = Words {
     name: "listeners.NAME.protocol",
-    words: &["tcp"],
-    not_yet: &["udp", "http"],
+    words: &["tcp", "udp"],
+    not_yet: &["http"],
+};
+
+pub(super) const SESSION_KEY: Words = Words {
+    name: "listeners.NAME.udp.session_key",
+    words: &["source-ip-port", "source-ip"],
+    not_yet: &[],
+};
+
+pub(super) const MODE: Words = Words {
+    name: "listeners.NAME.udp.mode",
+    words: &["session", "per-packet"],
+    not_yet: &[],
 };
 
 pub(super) const BALANCE: Words = Words {

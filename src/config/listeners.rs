@@ -9,7 +9,9 @@ use toml::de::DeValue;
 use super::diagnostics::Fault;
 use super::section::{Findings, Key, Section, Value, one_or_many};
 use super::value::{self, Read};
-use super::{IpNet, Listener, Timeouts, Upstream, duration, endpoint, keys, networks, rate_limit};
+use super::{
+    IpNet, Listener, Timeouts, Upstream, duration, endpoint, keys, networks, rate_limit, udp,
+};
 use crate::address::Address;
 
 /// Every listener of the file. `upstreams` are those that may be referred to.
@@ -32,8 +34,15 @@ pub(super) fn read(
         .collect()
 }
 
-/// Addresses bound so far, each with the name of its listener.
-type Bound<'a> = HashMap<Address, &'a str>;
+/// Addresses bound so far, for datagrams or not, each with the name of its listener.
+type Bound<'a> = HashMap<(Address, bool), &'a str>;
+
+/// Whoever binds an address.
+#[derive(Clone, Copy)]
+struct Owner<'a> {
+    name: &'a str,
+    datagrams: bool,
+}
 
 fn listener<'a>(
     name: &'a Key<'a>,
@@ -43,15 +52,17 @@ fn listener<'a>(
     findings: &mut Findings,
 ) -> Option<Listener> {
     let section = Section::open(value, keys::LISTENER, findings);
-    // The only protocol so far is not in the model.
-    section.read("protocol", (), findings, |value| {
-        value::word(value, &keys::PROTOCOL, &[()])
-    });
-    let bind = bind(name.get_ref(), &section, bound, findings);
+    let protocol = udp::protocol(&section, findings);
+    let owner = Owner {
+        name: name.get_ref(),
+        datagrams: protocol.udp().is_some(),
+    };
+    let bind = bind(owner, &section, bound, findings);
     let unix = bind.iter().any(|address| address.as_ip().is_none());
-    let upstream = upstream(&section, upstreams, unix, findings);
+    let upstream = upstream(&section, upstreams, (unix, owner.datagrams), findings);
     let default = Listener::new(Arc::from(&**name.get_ref()), bind, 0);
     Some(Listener {
+        protocol,
         backlog: section.read("backlog", default.backlog, findings, backlog),
         max_connections: section.read("max_connections", None, findings, value::cap),
         tcp_keepalive: section.read(
@@ -98,7 +109,7 @@ fn networks(section: &Section<'_>, key: &str, unix: bool, findings: &mut Finding
 }
 
 fn bind<'a>(
-    listener: &'a str,
+    owner: Owner<'a>,
     section: &Section<'a>,
     bound: &mut Bound<'a>,
     findings: &mut Findings,
@@ -111,35 +122,42 @@ fn bind<'a>(
         let address = value::string(value.get_ref())
             .map_err(|_| value::wrong_type(value.get_ref(), endpoint::BIND_FORM))
             .and_then(endpoint::bind)
-            .and_then(|address| claim(address, listener, bound));
+            .and_then(|address| claim(address, owner, bound));
         binds.extend(findings.keep(value.span(), address));
     }
     binds
 }
 
-/// Notes that `listener` binds `address`, which nobody else may.
-fn claim<'a>(address: Address, listener: &'a str, bound: &mut Bound<'a>) -> Read<Address> {
+/// Notes that `owner` binds `address`, which nobody else may for the same.
+fn claim<'a>(address: Address, owner: Owner<'a>, bound: &mut Bound<'a>) -> Read<Address> {
+    if owner.datagrams && address.as_ip().is_none() {
+        return Err(
+            Fault::new("datagrams are not taken from unix sockets").expected("an \"ip:port\"")
+        );
+    }
     // Each port 0 becomes another port.
     if address.as_ip().is_some_and(|ip| ip.port() == 0) {
         return Ok(address);
     }
-    match bound.get(&address) {
+    let place = (address.clone(), owner.datagrams);
+    match bound.get(&place) {
         Some(owner) => Err(
             Fault::new(format!("{address} is already bound by listener {owner:?}"))
                 .expected("every address once"),
         ),
         None => {
-            bound.insert(address.clone(), listener);
+            bound.insert(place, owner.name);
             Ok(address)
         }
     }
 }
 
-/// Index of the upstream that is named; `unix` = the listener's clients have no address.
+/// Index of the upstream that is named; `unix` = the listener's clients have no address; `datagrams` = that
+/// is what they send.
 fn upstream(
     section: &Section<'_>,
     upstreams: &[Upstream],
-    unix: bool,
+    (unix, datagrams): (bool, bool),
     findings: &mut Findings,
 ) -> Option<usize> {
     let value = section.required("upstream", "the name of an upstream", findings)?;
@@ -153,7 +171,28 @@ fn upstream(
         let what = format!("balance = {:?} of upstream {name:?}", balance.name);
         findings.push(value.span(), endpoint::no_client_address(&what));
     }
+    if datagrams {
+        findings.keep(value.span(), takes_datagrams(&upstreams[index]));
+    }
     Some(index)
+}
+
+/// What an upstream can't have when datagrams go to it.
+fn takes_datagrams(upstream: &Upstream) -> Read<()> {
+    let name = &upstream.name;
+    let mut backends = upstream.backends.iter();
+    if let Some(unix) = backends.find(|it| it.address.as_ip().is_none()) {
+        let fault = Fault::new(format!(
+            "{} of upstream {name:?} takes no datagrams",
+            unix.address
+        ));
+        return Err(fault.expected("backends at an \"ip:port\" with protocol = \"udp\""));
+    }
+    if upstream.pool.preconnect > 0 {
+        let fault = Fault::new(format!("upstream {name:?} opens connections ahead"));
+        return Err(fault.expected("no \"preconnect\" where datagrams go"));
+    }
+    Ok(())
 }
 
 fn no_upstream(name: &str, upstreams: &[Upstream]) -> Fault {

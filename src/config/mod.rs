@@ -20,6 +20,7 @@ mod section;
 mod settled;
 mod share;
 mod syntax;
+mod udp;
 mod upstreams;
 mod value;
 
@@ -125,8 +126,11 @@ pub enum LogFormat {
 pub struct Listener {
     /// The table's name.
     pub name: Arc<str>,
-    /// At least one address; none twice in a configuration.
+    /// At least one address; none twice in a configuration for the same protocol, and no unix socket for
+    /// datagrams.
     pub bind: Vec<Address>,
+    /// What clients speak.
+    pub protocol: Protocol,
     /// Index into [`Config::upstreams`].
     pub upstream: usize,
     /// Length of the kernel's accept queue, per worker.
@@ -152,6 +156,52 @@ pub struct Listener {
     pub rate_limit: RateLimit,
 }
 
+/// `listeners.NAME.protocol`, and what belongs to it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Protocol {
+    /// Connections over TCP or a unix socket.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp(Udp),
+}
+
+impl Protocol {
+    /// It is UDP: what belongs to that.
+    pub fn udp(&self) -> Option<&Udp> {
+        match self {
+            Self::Tcp => None,
+            Self::Udp(udp) => Some(udp),
+        }
+    }
+}
+
+/// `[listeners.NAME.udp]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Udp {
+    /// A session ends after no datagram in either direction for this long; not zero.
+    pub session_timeout: Duration,
+    /// Which datagrams are of one session.
+    pub session_key: SessionKey,
+    /// Every datagram goes to a backend of its own: a session is that of a client with a backend.
+    pub per_packet: bool,
+    /// Cap of sessions, exact over all workers; `None` = what descriptors and ports hold.
+    pub max_sessions: Option<NonZeroUsize>,
+    /// A session ends after so many replies; `None` = it doesn't.
+    pub responses: Option<NonZeroU32>,
+    /// Datagrams from ports below 1024 are dropped.
+    pub reject_privileged_sources: bool,
+}
+
+/// `listeners.NAME.udp.session_key`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SessionKey {
+    /// Those from one address and port.
+    SourceIpPort,
+    /// Those from one address; replies go where the last one came from.
+    SourceIp,
+}
+
 /// `[listeners.NAME.rate_limit]`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RateLimit {
@@ -159,6 +209,8 @@ pub struct RateLimit {
     pub connections: Option<Rate>,
     /// New connections of one client address.
     pub connections_per_ip: Option<Rate>,
+    /// Datagrams of one client address.
+    pub datagrams_per_ip: Option<Rate>,
     /// Bytes of a connection, in each direction.
     pub bandwidth: Option<Rate>,
     /// Leading bits of an IPv6 address that are one client, 1..=128.

@@ -24,6 +24,7 @@ pub(super) fn read(listener: &Section<'_>, unix: bool, findings: &mut Findings) 
     RateLimit {
         connections: rate(&section, "connections", &CONNECTIONS, findings),
         connections_per_ip: rate(&section, "connections_per_ip", &CONNECTIONS, findings),
+        datagrams_per_ip: rate(&section, "datagrams_per_ip", &CONNECTIONS, findings),
         bandwidth: rate(&section, "bandwidth", &BYTES, findings),
         ipv6_prefix: section.read("ipv6_prefix", default.ipv6_prefix, findings, |value| {
             value::count(value, 1..=128).map(|bits| bits as u8)

@@ -6,9 +6,10 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
+use super::sockets;
 use crate::address::Address;
 use crate::config::Listener;
-use crate::ring::listen::{self, inherit};
+use crate::ring::listen::{self, Transport, inherit};
 
 /// Variables that speak to one process only: whoever starts another one, as an upgrade does, takes them
 /// out of its environment.
@@ -95,9 +96,13 @@ impl Activated {
     /// The address that it listens on.
     ///
     /// # Errors
-    /// It isn't a stream socket that listens on an address which a configuration can name.
+    /// It isn't a socket that takes connections or datagrams at an address which a configuration can name.
     pub fn address(&self) -> Result<Address, Error> {
-        let found = listening_address(&self.fd);
+        self.found().map(|(address, _)| address)
+    }
+
+    fn found(&self) -> Result<(Address, Transport), Error> {
+        let found = found(&self.fd);
         found.map_err(|error| Error::NotListening {
             name: self.shown(),
             error,
@@ -110,7 +115,8 @@ impl Activated {
     /// # Errors
     /// As [`Activated::address`] and [`place`].
     pub fn place(&self, listeners: &[Listener]) -> Result<Place, Error> {
-        place(self.name.as_deref(), &self.address()?, listeners)
+        let (address, transport) = self.found()?;
+        place(self.name.as_deref(), (&address, transport), listeners)
     }
 
     fn shown(&self) -> String {
@@ -120,26 +126,33 @@ impl Activated {
     }
 }
 
-fn listening_address(fd: &OwnedFd) -> io::Result<Address> {
+fn found(fd: &OwnedFd) -> io::Result<(Address, Transport)> {
     let other = |what: &str| Err(io::Error::other(what.to_owned()));
     let found = listen::describe(fd.as_fd())?;
     match (found.stream, found.listening) {
-        (false, _) => other("it is not a stream socket"),
+        (false, _) if found.address.as_ip().is_none() => {
+            other("it is neither a stream socket nor one of UDP")
+        }
+        (false, _) => Ok((found.address, Transport::Datagrams)),
         (true, false) => other("it does not listen"),
-        (true, true) => Ok(found.address),
+        (true, true) => Ok((found.address, Transport::Stream)),
     }
 }
 
-/// The place of a socket with this name and address. Several sockets may have the same one.
+/// The place of a socket with this name and address that takes this. Several sockets may have the same one.
 ///
 /// # Errors
 /// There is none; it says what the configuration has.
 pub fn place(
     name: Option<&str>,
-    address: &Address,
+    (address, transport): (&Address, Transport),
     listeners: &[Listener],
 ) -> Result<Place, Error> {
-    let bind = |listener: &Listener| listener.bind.iter().position(|bound| bound == address);
+    let bind = |listener: &Listener| {
+        let fits = sockets::transport(listener) == transport;
+        let found = listener.bind.iter().position(|bound| bound == address);
+        found.filter(|_| fits)
+    };
     let by_name = listeners
         .iter()
         .position(|listener| name == Some(&*listener.name));
@@ -234,7 +247,7 @@ impl fmt::Display for Error {
             Self::NotListening { name, error } => write!(
                 f,
                 "socket activation: socket \"{name}\": {error}; ringress takes sockets of \
-                 ListenStream= with Accept=no"
+                 ListenStream= with Accept=no, or ListenDatagram="
             ),
             Self::OtherAddress {
                 listener,
@@ -243,7 +256,7 @@ impl fmt::Display for Error {
             } => write!(
                 f,
                 "socket activation: socket \"{listener}\" listens on {address}, and the listener of that \
-                 name binds {binds}: let ListenStream= and bind say the same"
+                 name binds {binds}: let ListenStream= or ListenDatagram= and bind say the same"
             ),
             Self::NoListener {
                 name,
@@ -285,7 +298,9 @@ mod tests {
 
     #[test]
     fn a_name_and_an_address_find_their_place() {
-        let place = |name, address: &str| place(name, &ip(address), &listeners()).unwrap();
+        let stream = Transport::Stream;
+        let place =
+            |name, address: &str| place(name, (&ip(address), stream), &listeners()).unwrap();
         assert_eq!(place(Some("web"), "[::]:80"), at(0, 1));
         assert_eq!(place(Some("ringress.socket"), "127.0.0.1:81"), at(1, 0));
         assert_eq!(place(None, "0.0.0.0:80"), at(0, 0));
@@ -294,7 +309,8 @@ mod tests {
     #[test]
     fn a_socket_without_a_place_says_what_there_is() {
         let said = |name, address: &str| {
-            let refused = place(name, &ip(address), &listeners());
+            let address = ip(address);
+            let refused = place(name, (&address, Transport::Stream), &listeners());
             refused.expect_err("no place").to_string()
         };
         // By its name it is for one listener, by its address for another.
@@ -369,6 +385,10 @@ mod tests {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let bound = Address::Ip(tcp.local_addr().unwrap());
         assert_eq!(activated(tcp).address().unwrap(), bound);
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let bound = Address::Ip(udp.local_addr().unwrap());
+        let found = activated(udp).found().unwrap();
+        assert_eq!(found, (bound, Transport::Datagrams));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
         let unix = UnixListener::bind(&path).unwrap();
@@ -380,12 +400,12 @@ mod tests {
     fn what_does_not_listen_is_refused() {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
-        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (datagrams, _) = std::os::unix::net::UnixDatagram::pair().unwrap();
         let file = tempfile::tempfile().unwrap();
         for (fd, part) in [
             (activated(client), "does not listen"),
-            (activated(udp), "not a stream"),
             (activated(file), "socket"),
+            (activated(datagrams), "neither"),
         ] {
             let said = fd.address().expect_err("refused").to_string();
             assert!(

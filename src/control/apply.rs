@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::process::{ENDING, Process};
 use super::reload::Answer;
 use super::socket::{Outcome, Planned, ReloadReport, Reloaded, Reply};
-use super::{Error, events, health, max_connections};
+use super::{Error, events, health, max_connections, with_max_sessions};
 use crate::config::diff::{self, Change};
 use crate::config::{self, Config, Diagnostics, SystemResolver};
 use crate::proxy::Message;
@@ -105,12 +105,13 @@ impl Process {
         }
         let refused = |error: Error| Refusal::told(&error.to_string());
         let most = max_connections(&new, self.shared.workers()).map_err(refused)?;
+        let limited = with_max_sessions(&new, most).map_err(refused)?;
         let drained = self.parts.listeners();
         let prepared = self.bindings.prepare(&new, &drained).map_err(refused)?;
         for change in &changes {
             tracing::info!("change: {change}");
         }
-        let snapshot = self.shared.reload(&new);
+        let snapshot = self.shared.reload(&limited);
         self.shared.max_connections.store(most, Ordering::Relaxed);
         self.bindings.commit(prepared, &snapshot, &self.workers);
         self.workers.post(|| Message::Reloaded);

@@ -21,9 +21,9 @@ use super::sockets::{self, Extent, Inherited, Sockets};
 use super::upgrade::OfferedBinding;
 use super::workers::Workers;
 use crate::address::Address;
-use crate::config::{Config, Listener};
+use crate::config::{Config, Listener, SessionKey};
 use crate::proxy::{BindingId, Closed, ListenerSocket, Message, Snapshot};
-use crate::ring::listen::{self, AdjustError, ListenOptions};
+use crate::ring::listen::{self, AdjustError, ListenOptions, Transport};
 use crate::ring::net::into_fd;
 
 /// How long a socket that is to be closed goes on accepting while it takes no SYN any more: handshakes that
@@ -67,6 +67,9 @@ struct Options {
     congestion: Option<Arc<str>>,
     ipv6_only: bool,
     unix_mode: u32,
+    transport: Transport,
+    /// A client's datagrams go to one worker whatever its port.
+    by_source: bool,
 }
 
 /// A binding that was stopped.
@@ -231,7 +234,7 @@ impl Bindings {
                 prepared.offered.extend(inherited.number);
                 inherited.sockets(self.workers, &options)?
             }
-            None if self.overlaps(address, listener.ipv6_only) => {
+            None if self.overlaps(address, listener) => {
                 Sockets::beside(address, self.workers, &options)?
             }
             None => Sockets::bind(address, self.workers, &options)?,
@@ -243,10 +246,11 @@ impl Bindings {
     }
 
     /// Sockets of this process have a part of the address, so that it can't be asked for alone.
-    fn overlaps(&self, address: &Address, ipv6_only: bool) -> bool {
+    fn overlaps(&self, address: &Address, listener: &Listener) -> bool {
         let wanted = Extent {
             address,
-            both_families: !ipv6_only && sockets::is_any_ipv6(address),
+            both_families: !listener.ipv6_only && sockets::is_any_ipv6(address),
+            transport: sockets::transport(listener),
         };
         let own = self.list.iter().map(|binding| binding.sockets.extent());
         let mut all = own.chain(self.inherited.iter().map(Inherited::extent));
@@ -292,6 +296,7 @@ impl Bindings {
         for (place, mut binding) in std::mem::take(&mut self.list).into_iter().enumerate() {
             if let Some(options) = prepared.settle(place) {
                 binding.options = options;
+                binding.steer();
             }
             match kept.iter().position(|(kept, _)| *kept == place) {
                 Some(index) => {
@@ -309,6 +314,7 @@ impl Bindings {
         {
             let options = binding.options.as_listen();
             binding.sockets.settle(self.workers, &options);
+            binding.steer();
             binding.open(outgoing, snapshot, workers);
             self.list.push(binding);
         }
@@ -396,6 +402,7 @@ impl Bindings {
                 sockets: binding.sockets.count(),
                 unix: identity.map(|identity| (identity.device, identity.inode)),
                 held: binding.sockets.held,
+                datagrams: binding.sockets.transport == Transport::Datagrams,
             });
             for socket in binding.sockets.handles() {
                 offered.sockets.push(socket.try_clone()?);
@@ -414,6 +421,9 @@ impl Bindings {
 impl Binding {
     /// It is what the configuration means with this address of `listener`.
     fn serves(&self, listener: &Listener, address: &Address) -> bool {
+        if self.sockets.transport != sockets::transport(listener) {
+            return false;
+        }
         match address.as_ip() {
             // Every listener has ports of its own that the kernel chose.
             Some(ip) if ip.port() == 0 => self.wanted == *address && self.listener == listener.name,
@@ -427,6 +437,7 @@ impl Binding {
         tracing::info!(%listener, %address, "listening");
         let state = snapshot.listener(listener).expect("it was prepared for");
         let shared = self.sockets.count() < outgoing.len();
+        let transport = self.sockets.transport;
         for (worker, socket) in outgoing {
             workers.post_to(
                 worker,
@@ -435,9 +446,17 @@ impl Binding {
                     listener: state.clone(),
                     fd: into_fd(socket),
                     shared,
+                    transport,
                     closed: self.closed.clone(),
                 }),
             );
+        }
+    }
+
+    /// Sees to it that datagrams go to the workers that are meant to have them.
+    fn steer(&self) {
+        if self.options.transport == Transport::Datagrams {
+            self.sockets.steer_by_source(self.options.by_source);
         }
     }
 
@@ -458,6 +477,11 @@ impl Options {
             congestion: listener.congestion.clone(),
             ipv6_only: listener.ipv6_only,
             unix_mode: listener.unix_mode,
+            transport: sockets::transport(listener),
+            by_source: listener
+                .protocol
+                .udp()
+                .is_some_and(|udp| udp.session_key == SessionKey::SourceIp),
         }
     }
 
@@ -468,6 +492,7 @@ impl Options {
             congestion: self.congestion.as_deref(),
             ipv6_only: self.ipv6_only,
             unix_mode: self.unix_mode,
+            transport: self.transport,
         }
     }
 }

@@ -3,8 +3,10 @@
 
 use crate::ring::{BUFFER_BYTES, MOST_BUFFERS, MOST_PIPES};
 
-/// Both ends of a session.
-const PER_SESSION: u64 = 2;
+/// Both ends of a session over TCP.
+const PER_CONNECTION: u64 = 2;
+/// The backend's end of a session of datagrams: all clients of a worker share its listening socket.
+const PER_DATAGRAM_SESSION: u64 = 1;
 /// A worker's ring, its eventfd, and the sender's copy of that; and connections that the kernel has
 /// accepted for it and that are still to be refused because a cap is reached; and its pipes.
 const PER_WORKER: u64 = 3 + 128 + 2 * MOST_PIPES as u64;
@@ -15,13 +17,34 @@ const PER_ADDRESS: u64 = 3;
 /// the control socket's connections, and a few to look at the process with.
 const PROCESS: u64 = 96;
 
-/// Client connections that fit into `descriptors`, where each of `workers` listens on `addresses` and
-/// `ahead` connections are for probes or held ahead of sessions; 0 when not even the process itself
-/// fits.
-pub fn max_connections(descriptors: u64, workers: usize, addresses: usize, ahead: usize) -> usize {
-    let reserved =
-        PROCESS + workers as u64 * (PER_WORKER + PER_ADDRESS * addresses as u64) + ahead as u64;
-    usize::try_from(descriptors.saturating_sub(reserved) / PER_SESSION).unwrap_or(usize::MAX)
+/// What a process takes descriptors for, beside its sessions.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand {
+    /// Workers.
+    pub workers: usize,
+    /// Addresses that each of them listens on.
+    pub addresses: usize,
+    /// Connections for probes, or held ahead of sessions.
+    pub ahead: usize,
+    /// All listeners take datagrams.
+    pub datagrams_only: bool,
+}
+
+/// Sessions that fit into `descriptors`; 0 when not even the process itself fits.
+pub fn max_connections(descriptors: u64, demand: Demand) -> usize {
+    let per_worker = PER_WORKER + PER_ADDRESS * demand.addresses as u64;
+    let reserved = PROCESS + demand.workers as u64 * per_worker + demand.ahead as u64;
+    let per_session = match demand.datagrams_only {
+        true => PER_DATAGRAM_SESSION,
+        false => PER_CONNECTION,
+    };
+    usize::try_from(descriptors.saturating_sub(reserved) / per_session).unwrap_or(usize::MAX)
+}
+
+/// Sessions of datagrams at once: no more than `connections` of the process, and each needs a local port
+/// of its own, of which every one of so many source addresses has `ports`.
+pub(super) fn max_sessions(connections: usize, ports: usize, sources: usize) -> usize {
+    connections.min(ports.saturating_mul(sources.max(1))).max(1)
 }
 
 /// Bytes of receive buffers per worker when the configuration leaves it open: a buffer for each
@@ -47,8 +70,28 @@ mod tests {
 
     #[test]
     fn connections_are_what_the_process_and_its_workers_leave() {
-        assert_eq!(max_connections(1024, 2, 1, 20), (1024 - 96 - 524 - 20) / 2);
-        assert_eq!(max_connections(10, 2, 1, 0), 0);
+        let demand = Demand {
+            workers: 2,
+            addresses: 1,
+            ahead: 20,
+            datagrams_only: false,
+        };
+        let left = 1024 - 96 - 524 - 20;
+        assert_eq!(max_connections(1024, demand), left / 2);
+        assert_eq!(max_connections(10, demand), 0);
+        let datagrams_only = true;
+        let demand = Demand {
+            datagrams_only,
+            ..demand
+        };
+        assert_eq!(max_connections(1024, demand), left);
+    }
+
+    #[test]
+    fn sessions_are_bound_by_descriptors_and_by_ports_per_source() {
+        assert_eq!(max_sessions(19_000, 28_232, 0), 19_000);
+        assert_eq!(max_sessions(90_000, 28_232, 0), 28_232);
+        assert_eq!(max_sessions(90_000, 28_232, 2), 56_464);
     }
 
     #[test]

@@ -24,13 +24,15 @@ mod workers;
 
 use std::fmt;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use self::capacity::Demand;
 use self::start::Start;
 use self::workers::Plan;
 use crate::address::Address;
-use crate::config::Config;
+use crate::config::{Config, Protocol};
 use crate::ring::probe::SetupError;
 use crate::ring::{Without, limits};
 
@@ -107,7 +109,16 @@ fn max_connections(config: &Config, workers: usize) -> Result<usize, Error> {
         // A probe at a time, and what every worker holds.
         upstream.backends.len() * (1 + workers * upstream.pool.preconnect as usize)
     });
-    let most = capacity::max_connections(descriptors, workers, addresses, ahead.sum());
+    let demand = Demand {
+        workers,
+        addresses,
+        ahead: ahead.sum(),
+        datagrams_only: config
+            .listeners
+            .iter()
+            .all(|it| it.protocol.udp().is_some()),
+    };
+    let most = capacity::max_connections(descriptors, demand);
     let wanted = config.runtime.max_connections.map_or(most, usize::from);
     if wanted > most || most == 0 {
         return Err(Error::TooManyConnections {
@@ -117,6 +128,40 @@ fn max_connections(config: &Config, workers: usize) -> Result<usize, Error> {
         });
     }
     Ok(wanted)
+}
+
+/// The configuration with every `max_sessions` a number that descriptors and local ports hold, where the
+/// process has `max_connections` at most.
+fn with_max_sessions(config: &Config, max_connections: usize) -> Result<Config, Error> {
+    let mut config = config.clone();
+    let ports = limits::local_ports();
+    for listener in &mut config.listeners {
+        let Protocol::Udp(udp) = &mut listener.protocol else {
+            continue;
+        };
+        let sources = config.upstreams[listener.upstream].source.len();
+        let most = capacity::max_sessions(max_connections, ports, sources);
+        let wanted = udp.max_sessions.map_or(most, usize::from);
+        if wanted > most {
+            return Err(Error::TooManySessions {
+                listener: listener.name.clone(),
+                wanted,
+                most,
+                ports,
+            });
+        }
+        udp.max_sessions = NonZeroUsize::new(wanted);
+    }
+    Ok(config)
+}
+
+/// Tells how many sessions of datagrams there may be.
+fn tell_max_sessions(config: &Config) {
+    for listener in &config.listeners {
+        if let Some(max_sessions) = listener.protocol.udp().and_then(|udp| udp.max_sessions) {
+            tracing::info!(listener = %listener.name, max_sessions, "takes datagrams");
+        }
+    }
 }
 
 /// Why the proxy can't run.
@@ -141,6 +186,17 @@ pub enum Error {
         most: usize,
         /// RLIMIT_NOFILE.
         descriptors: u64,
+    },
+    /// `udp.max_sessions` needs more descriptors or local ports than there are.
+    TooManySessions {
+        /// The listener's name.
+        listener: Arc<str>,
+        /// Sessions asked for.
+        wanted: usize,
+        /// Sessions that fit.
+        most: usize,
+        /// Local ports of an address.
+        ports: usize,
     },
     /// A thread, a descriptor or a signal handler could not be had.
     Resources(io::Error),
@@ -189,6 +245,18 @@ impl fmt::Display for Error {
                 f,
                 "max_connections = {wanted} needs more descriptors than the {descriptors} of RLIMIT_NOFILE, \
                  which hold {most}: lower it, or raise the limit (`ulimit -n`, LimitNOFILE=)"
+            ),
+            Self::TooManySessions {
+                listener,
+                wanted,
+                most,
+                ports,
+            } => write!(
+                f,
+                "max_sessions = {wanted} of listener \"{listener}\" is more than fits, which is {most}: a \
+                 session takes one of the process's max_connections, and one of the {ports} local ports of \
+                 its source address; lower it, raise the limit of descriptors (`ulimit -n`, LimitNOFILE=) \
+                 or net.ipv4.ip_local_port_range, or give its upstream several addresses as `source`"
             ),
             Self::Resources(error) => write!(f, "can't start: {error}"),
             Self::Feature(name) => write!(f, "{WITHOUT} names \"{name}\", which is no feature"),

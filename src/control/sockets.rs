@@ -10,12 +10,13 @@ use std::sync::Arc;
 use super::activation::{self, Activated};
 use super::upgrade::OfferedBinding;
 use crate::address::Address;
-use crate::config::Listener;
-use crate::ring::listen::{self, Identity, ListenOptions};
+use crate::config::{Listener, Protocol};
+use crate::ring::listen::{self, Identity, ListenOptions, Transport};
 
 /// One per worker where workers can have one each, which unix sockets can't; dropping the last handle of
 /// a unix socket removes its path if that is still its own.
 pub(super) struct Sockets {
+    pub(super) transport: Transport,
     /// With the port that the kernel chose.
     pub(super) address: Address,
     /// Before the sockets: another file may have its number once they are closed.
@@ -56,27 +57,27 @@ impl Sockets {
     ) -> io::Result<Self> {
         if let Address::Unix(path) = address {
             let (handles, identity) = listen::listen_unix(path, 1, options)?;
-            return Ok(Self::unix(path.to_path_buf(), handles, identity));
-        }
-        let (handles, address) = listen::listen(address, workers, options)?;
-        Ok(Self {
-            address,
-            handles,
-            path: None,
-            foreign: false,
-            held: false,
-        })
-    }
-
-    fn unix(path: PathBuf, handles: Vec<OwnedFd>, identity: Identity) -> Self {
-        Self {
-            address: Address::Unix(path.clone().into()),
-            handles,
-            path: Some(OwnPath {
-                path,
+            let own = OwnPath {
+                path: path.to_path_buf(),
                 identity,
                 left: false,
-            }),
+            };
+            return Ok(Self {
+                path: Some(own),
+                ..Self::new(address.clone(), handles, options)
+            });
+        }
+        let (handles, address) = listen::listen(address, workers, options)?;
+        Ok(Self::new(address, handles, options))
+    }
+
+    /// Of our own, without a path.
+    fn new(address: Address, handles: Vec<OwnedFd>, options: &ListenOptions<'_>) -> Self {
+        Self {
+            transport: options.transport,
+            address,
+            path: None,
+            handles,
             foreign: false,
             held: false,
         }
@@ -91,13 +92,8 @@ impl Sockets {
         let Some(ip) = address.as_ip() else {
             return Err(io::Error::from(io::ErrorKind::AddrInUse));
         };
-        Ok(Self {
-            address: address.clone(),
-            path: None,
-            handles: listen::listen_beside(ip, workers, options)?,
-            foreign: false,
-            held: false,
-        })
+        let handles = listen::listen_beside(ip, workers, options)?;
+        Ok(Self::new(address.clone(), handles, options))
     }
 
     /// Makes them what `workers` workers need, once this process serves; before, they were not touched, so
@@ -116,6 +112,10 @@ impl Sockets {
                 tracing::warn!(address = %self.address, %error, "a socket that was handed over");
             }
         }
+        if self.transport == Transport::Datagrams {
+            // Each is received from: another number of them would send sessions elsewhere.
+            return;
+        }
         let fewer = u32::try_from(workers)
             .ok()
             .filter(|_| self.count() > workers);
@@ -127,9 +127,23 @@ impl Sockets {
         );
     }
 
-    /// A descriptor for each worker at least, and one of each socket; by worker.
+    /// Lets a client's datagrams stay with a worker whatever its port, or not.
+    pub(super) fn steer_by_source(&self, by_source: bool) {
+        let first = self.handles[0].as_fd();
+        // ENOENT where nothing was steered; a socket alone, which is in no group, gets all.
+        let _ = match by_source {
+            true => listen::steer_by_source(first, self.handles.len() as u32),
+            false => listen::unsteer(first),
+        };
+    }
+
+    /// A descriptor of each socket; for connections one for each worker at least. By worker.
     pub(super) fn for_workers(&self, workers: usize) -> io::Result<Vec<(usize, OwnedFd)>> {
-        let count = self.handles.len().max(workers);
+        let count = match self.transport {
+            Transport::Stream => self.handles.len().max(workers),
+            // Datagrams that two workers receive from one socket go to either of them.
+            Transport::Datagrams => self.handles.len(),
+        };
         let sockets = self.handles.iter().cycle().take(count).enumerate();
         sockets
             .map(|(number, socket)| Ok((number % workers, socket.try_clone()?)))
@@ -150,7 +164,8 @@ impl Sockets {
     /// Takes no connection that is begun from now on; false where that can't be had.
     pub(super) fn refuse_new(&self) -> bool {
         let mut handles = self.handles.iter();
-        self.path.is_none()
+        self.transport == Transport::Stream
+            && self.path.is_none()
             && !self.held
             && handles.all(|socket| listen::refuse_new(socket.as_fd()).is_ok())
     }
@@ -166,7 +181,7 @@ impl Sockets {
 
     /// What they take.
     pub(super) fn extent(&self) -> Extent<'_> {
-        Extent::of(&self.address, &self.handles)
+        Extent::of(&self.address, &self.handles, self.transport)
     }
 
     /// Which file its path is, if that is its own.
@@ -179,6 +194,7 @@ impl Sockets {
     pub(super) fn leave(self, listener: Arc<str>, wanted: Address) -> Option<Inherited> {
         self.held.then(|| Inherited {
             number: None,
+            transport: self.transport,
             listener: Some(listener),
             wanted,
             address: self.address,
@@ -200,6 +216,7 @@ impl Sockets {
 pub(super) struct Inherited {
     /// In the order of whoever handed them over, if that was a process before this one.
     pub(super) number: Option<usize>,
+    pub(super) transport: Transport,
     /// Whose they were, or are to be.
     pub(super) listener: Option<Arc<str>>,
     /// What the configuration had for them.
@@ -225,6 +242,10 @@ impl Inherited {
         let unix = offered.unix;
         Ok(Self {
             number: Some(number),
+            transport: match offered.datagrams {
+                true => Transport::Datagrams,
+                false => Transport::Stream,
+            },
             listener: Some(Arc::from(offered.listener.as_str())),
             wanted: address(&offered.configured)?,
             address: address(&offered.address)?,
@@ -243,6 +264,7 @@ impl Inherited {
             sockets: self.sockets.len(),
             unix: None,
             held: self.held,
+            datagrams: self.transport == Transport::Datagrams,
         }
     }
 
@@ -256,10 +278,13 @@ impl Inherited {
             let place = socket.place(listeners)?;
             let address = socket.address()?;
             let listener = &listeners[place.listener];
-            match all.iter_mut().find(|known| known.address == address) {
+            let transport = transport(listener);
+            let same = |known: &&mut Self| known.address == address && known.transport == transport;
+            match all.iter_mut().find(same) {
                 Some(known) => known.sockets.push(socket.fd),
                 None => all.push(Self {
                     number: None,
+                    transport,
                     listener: Some(listener.name.clone()),
                     wanted: listener.bind[place.bind].clone(),
                     address,
@@ -274,6 +299,9 @@ impl Inherited {
 
     /// It is what the configuration means with this address of `listener`.
     pub(super) fn serves(&self, listener: &Listener, address: &Address) -> bool {
+        if self.transport != transport(listener) {
+            return false;
+        }
         match address.as_ip() {
             Some(ip) if ip.port() == 0 => {
                 self.wanted == *address && self.listener.as_ref() == Some(&listener.name)
@@ -293,7 +321,7 @@ impl Inherited {
 
     /// What they take.
     pub(super) fn extent(&self) -> Extent<'_> {
-        Extent::of(&self.address, &self.sockets)
+        Extent::of(&self.address, &self.sockets, self.transport)
     }
 
     /// What so many workers need, with duplicates of these. They are as they were before
@@ -316,7 +344,11 @@ impl Inherited {
             }),
             Address::Ip(address) => {
                 let in_group = listen::describe(handles[0].as_fd())?.reuse_port;
-                let missing = workers.saturating_sub(handles.len());
+                let missing = match self.transport {
+                    Transport::Stream => workers.saturating_sub(handles.len()),
+                    // Another number of sockets would send sessions elsewhere.
+                    Transport::Datagrams => 0,
+                };
                 match listen::bind_more(*address, if in_group { missing } else { 0 }, options) {
                     Ok(more) => handles.extend(more),
                     // The service manager's are another user's. Workers can share them.
@@ -327,6 +359,7 @@ impl Inherited {
             }
         };
         Ok(Sockets {
+            transport: self.transport,
             address: self.address.clone(),
             path,
             handles,
@@ -341,28 +374,39 @@ pub(super) struct Extent<'a> {
     pub(super) address: &'a Address,
     /// They are at `[::]` and take IPv4, too.
     pub(super) both_families: bool,
+    pub(super) transport: Transport,
 }
 
 impl<'a> Extent<'a> {
-    fn of(address: &'a Address, sockets: &[OwnedFd]) -> Self {
+    fn of(address: &'a Address, sockets: &[OwnedFd], transport: Transport) -> Self {
         let takes_ipv4 = |it: &OwnedFd| listen::describe(it.as_fd()).is_ok_and(|it| !it.ipv6_only);
         Self {
             address,
             both_families: is_any_ipv6(address) && sockets.iter().any(takes_ipv4),
+            transport,
         }
     }
 
-    /// There are connections that both take.
+    /// There are connections or datagrams that both take.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let (Some(one), Some(two)) = (self.address.as_ip(), other.address.as_ip()) else {
             return false;
         };
         let (ours, theirs) = (one.ip(), two.ip());
-        one.port() == two.port()
+        self.transport == other.transport
+            && one.port() == two.port()
             && match one.is_ipv6() == two.is_ipv6() {
                 true => ours == theirs || ours.is_unspecified() || theirs.is_unspecified(),
                 false => self.both_families || other.both_families,
             }
+    }
+}
+
+/// What the sockets of a listener take.
+pub(super) fn transport(listener: &Listener) -> Transport {
+    match listener.protocol {
+        Protocol::Tcp => Transport::Stream,
+        Protocol::Udp(_) => Transport::Datagrams,
     }
 }
 
@@ -394,6 +438,7 @@ mod tests {
             sockets: 0,
             unix: None,
             held: false,
+            datagrams: false,
         };
         let error = Inherited::offered(0, &offered, Vec::new()).err();
         assert!(error.unwrap().to_string().contains("without a socket"));

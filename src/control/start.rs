@@ -22,7 +22,7 @@ use super::sockets::Inherited;
 use super::succession::{Ancestors, State, Succession};
 use super::upgrade::{Committed, Inheritance, Launch, Predecessor};
 use super::workers::{Plan, Workers};
-use super::{Error, events, max_connections, plan, seed};
+use super::{Error, events, max_connections, plan, seed, tell_max_sessions, with_max_sessions};
 use crate::config::{Config, ControlSocket};
 use crate::proxy::Shared;
 use crate::ring::probe;
@@ -42,6 +42,8 @@ pub(super) struct Start {
 /// A process that has what it needs, and does nothing yet.
 pub(super) struct Ready {
     config: Config,
+    /// The same, with caps of sessions that hold here.
+    limited: Config,
     source: Option<PathBuf>,
     seed: u64,
     plan: Plan,
@@ -101,6 +103,7 @@ impl Start {
             .workers
             .map_or_else(limits::worker_count, usize::from);
         let max_connections = max_connections(&config, workers)?;
+        let limited = with_max_sessions(&config, max_connections)?;
         let plan = plan(&config, workers, max_connections)?;
         let mut inherited = self.inherited;
         let activated = activation::from_environment().map_err(Error::Activation)?;
@@ -120,6 +123,7 @@ impl Start {
         privileges::can_read(&self.source).map_err(Error::Privileges)?;
         Ok(Ready {
             config,
+            limited,
             source: self.source,
             seed: self.seed,
             plan,
@@ -166,8 +170,9 @@ impl Ready {
             Ok(reporter) => reporter,
             Err(error) => return Err(refused(predecessor, error)),
         };
+        tell_max_sessions(&self.limited);
         let started = Shared::new(
-            &self.config,
+            &self.limited,
             self.plan.workers,
             self.max_connections,
             events,

@@ -1,15 +1,17 @@
 //! What the process tells about itself.
 
+use std::collections::BTreeMap;
 use std::process;
 
 use super::process::Process;
 use super::socket::{
-    BackendStatus, BreakerState, DrainStatus, ListenerState, ListenerStatus, Status, UpstreamStatus,
+    BackendStatus, BreakerState, DatagramStatus, DrainStatus, ListenerState, ListenerStatus,
+    Status, UpstreamStatus,
 };
 use crate::policy::breaker;
 use crate::proxy;
 use crate::ring;
-use crate::telemetry::Reason;
+use crate::telemetry::{Dropped, Reason};
 use crate::upstream::{Backend, BackendImage, Order, Upstream};
 
 impl Process {
@@ -54,10 +56,15 @@ impl Process {
         let addresses = self.bindings.addresses();
         let own = addresses.filter(|(name, _)| **name == listener.name);
         let addresses: Vec<_> = own.map(|(_, address)| address.to_string()).collect();
-        let closed = Reason::ALL
-            .iter()
-            .map(|reason| (reason.as_str().to_owned(), listener.closed(*reason)))
-            .filter(|(_, count)| *count > 0);
+        let totals = listener.totals();
+        let policy = listener.policy.load();
+        let closed = Reason::ALL.map(|reason| (reason.as_str(), totals.closed(reason)));
+        let dropped = Dropped::ALL.map(|reason| (reason.as_str(), totals.dropped(reason)));
+        let datagrams = policy.udp.map(|_| DatagramStatus {
+            received: totals.datagrams_received,
+            sent: totals.datagrams_sent,
+            dropped: counted(&dropped),
+        });
         ListenerStatus {
             name: listener.name.to_string(),
             state: match addresses.is_empty() {
@@ -65,10 +72,11 @@ impl Process {
                 false => ListenerState::Accepting,
             },
             addresses,
-            upstream: listener.policy.load().upstream.name().to_string(),
+            upstream: policy.upstream.name().to_string(),
             sessions: listener.active.now() as u64,
-            accepted: listener.accepted(),
-            closed: closed.collect(),
+            accepted: totals.accepted,
+            closed: counted(&closed),
+            datagrams,
         }
     }
 
@@ -82,6 +90,13 @@ impl Process {
             })
             .collect()
     }
+}
+
+/// Those of which there are any.
+fn counted(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    let some = counts.iter().filter(|(_, count)| *count > 0);
+    some.map(|(name, count)| ((*name).to_owned(), *count))
+        .collect()
 }
 
 fn upstream(upstream: &Upstream) -> UpstreamStatus {

@@ -8,11 +8,9 @@ use std::sync::atomic::Ordering;
 
 use super::listener::LocalListener;
 use super::snapshot::ListenerPolicy;
-use super::state::ListenerState;
 use super::worker::WorkerState;
 use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
-use crate::telemetry::counters::ListenerCounters;
 use crate::time::Instant;
 
 /// A session's places under the caps of its listener and of the process; they are free again when
@@ -33,7 +31,7 @@ impl Policy {
     /// Asks who the client is where that matters.
     pub(super) fn new(
         ring: &Ring,
-        listener: &Arc<ListenerPolicy>,
+        listener: Arc<ListenerPolicy>,
         client: &Socket,
     ) -> Result<Self, Reason> {
         let address = match listener.needs_client() {
@@ -42,7 +40,7 @@ impl Policy {
             false => None,
         };
         Ok(Self {
-            listener: listener.clone(),
+            listener,
             client: address.map(|address| address.ip()),
         })
     }
@@ -55,13 +53,24 @@ impl Admission {
         listener: &Rc<LocalListener>,
         client: &Socket,
     ) -> Result<(Self, Policy), Reason> {
+        let (admission, policy) = Self::enter(listener)?;
+        let policy = Policy::new(ring, policy, client)?;
+        let by = &policy.listener;
+        by.screen(listener, policy.client, ring.now())?;
+        Ok((admission, policy))
+    }
+
+    /// Takes the places of a session, or says which cap is in the way.
+    pub(super) fn enter(
+        listener: &Rc<LocalListener>,
+    ) -> Result<(Self, Arc<ListenerPolicy>), Reason> {
         let LocalListener { worker, state } = &**listener;
         let shared = &worker.shared;
         let most = shared.max_connections.load(Ordering::Relaxed);
         if !shared.active.enter(most) {
             return Err(Reason::ProcessFull);
         }
-        let policy = state.policy.load();
+        let policy = state.policy.load_full();
         if !state.active.enter(policy.max_connections) {
             shared.active.leave();
             return Err(Reason::ListenerFull);
@@ -70,9 +79,6 @@ impl Admission {
         let admission = Self {
             listener: listener.clone(),
         };
-        let policy = Policy::new(ring, &policy, client)?;
-        let by = &policy.listener;
-        by.screen(state, listener.counters(), policy.client, ring.now())?;
         Ok((admission, policy))
     }
 
@@ -92,10 +98,9 @@ impl Drop for Admission {
 
 impl ListenerPolicy {
     /// By its address and by rates. A client above its own rate takes nothing from the listener's.
-    fn screen(
+    pub(super) fn screen(
         &self,
-        state: &ListenerState,
-        counters: &ListenerCounters,
+        listener: &LocalListener,
         client: Option<IpAddr>,
         now: Instant,
     ) -> Result<(), Reason> {
@@ -113,14 +118,14 @@ impl ListenerPolicy {
             false => Reason::ClientRateLimit,
             true if limits
                 .connections
-                .is_none_or(|rate| state.bucket.take(rate, now)) =>
+                .is_none_or(|rate| listener.state.bucket.take(rate, now)) =>
             {
                 return Ok(());
             }
             true => Reason::RateLimit,
         };
         if limits.dry_run {
-            counters.rate_limit_dry_run.add(1);
+            listener.counters().rate_limit_dry_run.add(1);
             return Ok(());
         }
         Err(reason)

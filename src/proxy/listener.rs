@@ -15,6 +15,7 @@ use super::worker::{Aborting, BindingId, Closed, ListenerSocket, WorkerState};
 use crate::ring::{Listener, Ring, Socket, Waker};
 use crate::telemetry::counters::ListenerCounters;
 use crate::time::Instant;
+use crate::upstream::Lease;
 
 /// How long accepting pauses when the system has no descriptor or memory: long enough not to spin,
 /// short enough that a client in the queue hardly notices.
@@ -36,11 +37,11 @@ impl LocalListener {
         &self.state.counters[self.worker.index]
     }
 
-    /// Its sessions are to end, or all are.
-    pub(super) fn is_aborting(&self) -> bool {
+    /// A session of it is to end, which has a backend or not yet.
+    pub(super) fn is_aborting(&self, lease: Option<&Lease>) -> bool {
         match self.worker.aborting.get() {
             Aborting::Nothing => false,
-            Aborting::Parts => self.state.is_aborting(),
+            Aborting::Parts => self.state.is_aborting() || lease.is_some_and(Lease::is_aborting),
             Aborting::Everything => true,
         }
     }
@@ -127,7 +128,17 @@ impl Acceptor {
         }
     }
 
-    fn listener(&self) -> Rc<LocalListener> {
+    /// The calling task is the one that orders wake.
+    pub(super) fn begin(&self, ring: &Ring) {
+        self.task.replace(Some(ring.waker()));
+    }
+
+    /// When to stop.
+    pub(super) fn stop_at(&self) -> Option<Instant> {
+        self.stop_at.get()
+    }
+
+    pub(super) fn listener(&self) -> Rc<LocalListener> {
         self.listener.borrow().clone()
     }
 }
@@ -139,7 +150,7 @@ pub(super) async fn accept_loop(
     socket: Listener,
     closed: Closed,
 ) {
-    acceptor.task.replace(Some(ring.waker()));
+    acceptor.begin(&ring);
     let worker = acceptor.listener().worker.clone();
     loop {
         match next(&ring, &worker, &acceptor, &socket).await {

@@ -12,6 +12,7 @@ mod relay;
 mod snapshot;
 mod state;
 mod tcp;
+mod udp;
 mod worker;
 
 pub use image::{Image, Totals};

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 
 use super::state::ListenerState;
-use crate::config::{self, Config, RateLimit, Timeouts};
+use crate::config::{self, Config, RateLimit, Timeouts, Udp};
 use crate::policy::admission::Occupancy;
+use crate::policy::bucket::Rate;
 use crate::policy::cidr::Acl;
 use crate::policy::clients::Clients;
 use crate::telemetry::events::Events;
@@ -42,6 +43,10 @@ pub struct ListenerPolicy {
     pub rate_limit: RateLimit,
     /// The buckets of clients, if each has one.
     pub clients: Option<Arc<Clients>>,
+    /// The buckets of clients for datagrams, likewise.
+    pub datagram_clients: Option<Arc<Clients>>,
+    /// It takes datagrams, and how.
+    pub udp: Option<Udp>,
 }
 
 /// The process, as its workers see it.
@@ -106,23 +111,28 @@ impl ListenerPolicy {
                 .map(|network| (network.network(), network.prefix_len()))
                 .collect::<Vec<_>>()
         };
-        let clients = rate_limit.connections_per_ip.map(|_| {
-            let kept = before.filter(|before| {
-                let old = before.rate_limit;
-                (old.max_clients, old.ipv6_prefix)
-                    == (rate_limit.max_clients, rate_limit.ipv6_prefix)
-            });
-            let kept = kept.and_then(|before| before.clients.clone());
-            kept.unwrap_or_else(|| Arc::new(Clients::new(rate_limit.max_clients, seed)))
+        let same = before.filter(|before| {
+            let old = before.rate_limit;
+            (old.max_clients, old.ipv6_prefix) == (rate_limit.max_clients, rate_limit.ipv6_prefix)
         });
+        let clients = |wanted: Option<Rate>, kept: fn(&Self) -> &Option<Arc<Clients>>| {
+            let new = || Arc::new(Clients::new(rate_limit.max_clients, seed));
+            let kept = same.and_then(|before| kept(before).clone());
+            wanted.map(|_| kept.unwrap_or_else(new))
+        };
+        let udp = model.protocol.udp().copied();
+        let most_sessions = udp.and_then(|udp| udp.max_sessions);
+        let most = model.max_connections.into_iter().chain(most_sessions);
         Self {
             name: model.name.clone(),
             upstream: upstreams[model.upstream].clone(),
             timeouts: model.timeouts,
-            max_connections: model.max_connections.map_or(usize::MAX, usize::from),
+            max_connections: most.min().map_or(usize::MAX, usize::from),
             acl: Arc::new(Acl::new(networks(&model.allow), networks(&model.deny))),
+            clients: clients(rate_limit.connections_per_ip, |it| &it.clients),
+            datagram_clients: clients(rate_limit.datagrams_per_ip, |it| &it.datagram_clients),
             rate_limit,
-            clients,
+            udp,
         }
     }
 

@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 use super::admission::{Admission, Policy};
 use super::listener::{self, LocalListener};
 use super::relay::{Ending, Outcome, Relay};
-use super::worker::Aborting;
 use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
 use crate::telemetry::events::{Event, SessionRecord};
@@ -88,7 +87,7 @@ impl Session {
         };
         let mut connecting = pin!(upstream::connect(ring, &worker.local, upstream, caller));
         poll_fn(|context| {
-            if listener.is_aborting() {
+            if listener.is_aborting(None) {
                 return Poll::Ready(Err(Reason::Drained));
             }
             connecting
@@ -137,7 +136,7 @@ impl Future for Relaying {
         let Some(live) = &mut this.live else {
             return Poll::Ready(());
         };
-        let ending = match live.is_aborting() {
+        let ending = match live.admission.listener.is_aborting(Some(&live.lease)) {
             true => Poll::Ready(Ending::DRAINED),
             false => live.relay.poll(),
         };
@@ -154,16 +153,6 @@ impl Future for Relaying {
 }
 
 impl Live {
-    /// The session is to end now.
-    fn is_aborting(&self) -> bool {
-        let listener = &self.admission.listener;
-        match listener.worker.aborting.get() {
-            Aborting::Nothing => false,
-            Aborting::Parts => listener.state.is_aborting() || self.lease.is_aborting(),
-            Aborting::Everything => true,
-        }
-    }
-
     fn end(self, record: Option<Box<Record>>, ending: Ending) {
         let ring = self.relay.ring().clone();
         if ending == Ending::STALE {
@@ -181,7 +170,7 @@ impl Live {
     fn begin_again(self, ring: &Ring, record: Option<Box<Record>>) {
         let admission = self.admission;
         let (client, listener) = self.relay.into_client();
-        match Policy::new(ring, &listener, &client) {
+        match Policy::new(ring, listener, &client) {
             Ok(policy) => {
                 let session = Session {
                     admission,

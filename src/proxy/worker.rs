@@ -11,6 +11,8 @@ use std::time::Duration;
 use super::listener::{self, Acceptor};
 use super::snapshot::Shared;
 use super::state::ListenerState;
+use super::udp;
+use crate::ring::listen::Transport;
 use crate::ring::{Fd, Mailbox, Receiver, Ring};
 use crate::time::Instant;
 use crate::upstream::Local;
@@ -53,6 +55,8 @@ pub struct ListenerSocket {
     pub fd: Fd,
     /// Other workers accept from the same socket (unix).
     pub shared: bool,
+    /// What comes in there.
+    pub transport: Transport,
     /// Let go of when the socket is closed.
     pub closed: Closed,
 }
@@ -126,9 +130,14 @@ impl WorkerState {
             acceptor.stop(ring.now());
         }
         self.acceptors.borrow_mut().push(acceptor.clone());
-        let listener = ring.listener(socket.fd, socket.shared);
         // Counted at once: a drain that comes before the task's first poll waits for it.
         self.begin();
+        if socket.transport == Transport::Datagrams {
+            let datagrams = ring.datagrams(socket.fd);
+            ring.spawn(udp::serve(ring.clone(), acceptor, datagrams, socket.closed));
+            return;
+        }
+        let listener = ring.listener(socket.fd, socket.shared);
         ring.spawn(listener::accept_loop(
             ring.clone(),
             acceptor,

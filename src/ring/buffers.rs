@@ -14,11 +14,34 @@ use super::mapping::Mapping;
 
 /// Bytes of a buffer: four pages, where multishot receive and plain receive cost the same.
 pub const BUFFER_BYTES: u32 = 16 * 1024;
-/// Bytes that a buffer takes of its mapping: a page more than it holds, within which it begins at a
-/// place of its own. Would all begin at multiples of 16 KiB, their first lines, often all that is
-/// used of them, would fall into the same few sets of every cache.
-const STRIDE: usize = BUFFER_BYTES as usize + PAGE;
 const PAGE: usize = 4096;
+/// What the buffers of a pool are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    /// What one holds.
+    pub(crate) bytes: u32,
+    /// What it takes of its mapping, in whole pages: a page more than it holds, within which it begins
+    /// at a place of its own. Would all begin at multiples of a page, their first lines, often all that
+    /// is used of them, would fall into the same few sets of every cache.
+    stride: usize,
+}
+
+impl Size {
+    /// For the bytes of streams.
+    pub(crate) const STREAM: Self = Self::of(BUFFER_BYTES);
+
+    /// For the largest datagram there is, or as many as the kernel joins into one (64 KiB), behind what
+    /// it says of them.
+    pub(crate) const DATAGRAM: Self = Self::of((64 << 10) + 256);
+
+    const fn of(bytes: u32) -> Self {
+        Self {
+            bytes,
+            stride: (bytes as usize).next_multiple_of(PAGE) + PAGE,
+        }
+    }
+}
+
 /// Buffers a pool starts with: half a MiB, which fits a core's cache.
 pub(crate) const INITIAL: usize = 32;
 /// Buffers a pool grows by at once; also the unit of allocation.
@@ -27,6 +50,9 @@ const STEP: usize = 32;
 pub(crate) const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest provided-buffer ring there is (io_uring_register_buf_ring(3)).
 pub const MOST_BUFFERS: usize = 32768;
+
+/// The most buffers for datagrams: they are held within a turn only, so that a turn's worth is enough.
+pub const MOST_DATAGRAM_BUFFERS: usize = 256;
 
 const NONE: u16 = u16::MAX;
 
@@ -58,8 +84,8 @@ impl Chain {
 #[derive(Clone, Copy)]
 struct Filled {
     next: u16,
-    start: u16,
-    len: u16,
+    start: u32,
+    len: u32,
     place: Place,
     /// It was filled since its pages were last given back.
     touched: bool,
@@ -73,10 +99,9 @@ enum Place {
     Session,
 }
 
-const _: () = assert!(BUFFER_BYTES <= u16::MAX as u32);
-
 /// The pool. What goes to the kernel is collected until [`Buffers::take_outgoing`].
 pub(crate) struct Buffers {
+    size: Size,
     blocks: Vec<Mapping>,
     filled: Vec<Filled>,
     /// Buffers that neither the kernel nor a session has.
@@ -101,20 +126,21 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     /// A pool of at most `limit` buffers (1..=32768).
-    pub(crate) fn new(limit: usize) -> Self {
+    pub(crate) fn new(size: Size, limit: usize) -> Self {
         let limit = limit.clamp(1, MOST_BUFFERS);
         let mut pool = Self {
             target: INITIAL.min(limit),
             limit,
-            ..Self::empty()
+            ..Self::empty(size)
         };
         pool.fill();
         pool
     }
 
     /// No pool at all.
-    pub(crate) fn empty() -> Self {
+    pub(crate) fn empty(size: Size) -> Self {
         Self {
+            size,
             blocks: Vec::new(),
             filled: Vec::new(),
             spare: Vec::new(),
@@ -145,10 +171,10 @@ impl Buffers {
 
     /// What is to be provided to the kernel, each whole buffer once.
     pub(crate) fn take_outgoing(&mut self) -> impl Iterator<Item = (u16, NonNull<u8>)> {
-        let blocks = &self.blocks;
+        let (blocks, size) = (&self.blocks, self.size);
         self.outgoing
             .drain(..)
-            .map(|buffer| (buffer, start_of(blocks, buffer)))
+            .map(move |buffer| (buffer, start_of(blocks, size, buffer)))
     }
 
     /// Brings what is in circulation up to the target.
@@ -182,11 +208,14 @@ impl Buffers {
             Place::Kernel,
             "the kernel returned buffer {buffer}, which it did not have"
         );
-        let len16 = u16::try_from(len).expect("a buffer holds no more than its size");
+        assert!(
+            len <= self.size.bytes,
+            "a buffer holds no more than its size"
+        );
         *entry = Filled {
             next: NONE,
             start: 0,
-            len: len16,
+            len,
             place: Place::Session,
             touched: true,
         };
@@ -211,7 +240,7 @@ impl Buffers {
             return;
         }
         let last = self.filled[chain.tail as usize];
-        let room = BUFFER_BYTES - u32::from(last.start) - u32::from(last.len);
+        let room = self.size.bytes - last.start - last.len;
         if one.bytes <= room {
             let from = self.bytes_of(one.head);
             let to = self.room_of(chain.tail);
@@ -220,9 +249,19 @@ impl Buffers {
             unsafe {
                 std::ptr::copy_nonoverlapping(from.0.as_ptr(), to.as_ptr(), one.bytes as usize);
             };
-            self.filled[chain.tail as usize].len += one.bytes as u16;
+            self.filled[chain.tail as usize].len += one.bytes;
             chain.bytes += one.bytes;
             self.release(&mut one);
+            return;
+        }
+        self.link(chain, one);
+    }
+
+    /// Puts the one buffer of `one` behind `chain`, as it is.
+    pub(crate) fn link(&mut self, chain: &mut Chain, one: Chain) {
+        debug_assert_eq!(one.count, 1);
+        if chain.is_empty() {
+            *chain = one;
             return;
         }
         self.filled[chain.tail as usize].next = one.head;
@@ -246,7 +285,7 @@ impl Buffers {
             let entry = self.filled[chain.head as usize];
             front.tail = chain.head;
             front.count += 1;
-            front.bytes += u32::from(entry.len);
+            front.bytes += entry.len;
             chain.head = entry.next;
         }
         if front.tail != NONE {
@@ -264,12 +303,12 @@ impl Buffers {
         while chain.count > 0 {
             let head = chain.head;
             let entry = &mut self.filled[head as usize];
-            if u32::from(entry.len) > bytes {
-                entry.start += bytes as u16;
-                entry.len -= bytes as u16;
+            if entry.len > bytes {
+                entry.start += bytes;
+                entry.len -= bytes;
                 return;
             }
-            bytes -= u32::from(entry.len);
+            bytes -= entry.len;
             chain.head = entry.next;
             chain.count -= 1;
             self.take_back(head);
@@ -351,7 +390,7 @@ impl Buffers {
         if count == 0 {
             return false;
         }
-        let Ok(block) = Mapping::new(count * STRIDE) else {
+        let Ok(block) = Mapping::new(count * self.size.stride) else {
             return false;
         };
         self.blocks.push(block);
@@ -372,13 +411,10 @@ impl Buffers {
 
     fn bytes_of(&self, buffer: u16) -> (NonNull<u8>, u32) {
         let entry = self.filled[buffer as usize];
-        let start = start_of(&self.blocks, buffer);
-        // SAFETY: start + len never passes BUFFER_BYTES: `filled` checks it, `append` uses the room
+        let start = start_of(&self.blocks, self.size, buffer);
+        // SAFETY: start + len never passes the buffer's size: `filled` checks it, `append` uses the room
         // left, `consume` moves both by the same amount.
-        (
-            unsafe { start.add(usize::from(entry.start)) },
-            u32::from(entry.len),
-        )
+        (unsafe { start.add(entry.start as usize) }, entry.len)
     }
 
     fn room_of(&self, buffer: u16) -> NonNull<u8> {
@@ -388,182 +424,33 @@ impl Buffers {
     }
 
     fn forget_pages(&self, buffer: u16) {
-        let start = slot_of(&self.blocks, buffer).as_ptr().cast();
+        let start = slot_of(&self.blocks, self.size, buffer).as_ptr().cast();
         // SAFETY: the range is one whole buffer of a private anonymous mapping of ours, page-aligned;
         // it turns to zeros, and nobody needs its content: `trim` asks for spare buffers, and for
         // the kernel's when its caller has made sure that they are empty.
-        let forgotten = unsafe { rustix::mm::madvise(start, STRIDE, Advice::LinuxDontNeed) };
+        let forgotten =
+            unsafe { rustix::mm::madvise(start, self.size.stride, Advice::LinuxDontNeed) };
         debug_assert!(forgotten.is_ok());
     }
 }
 
-fn start_of(blocks: &[Mapping], buffer: u16) -> NonNull<u8> {
+fn start_of(blocks: &[Mapping], size: Size, buffer: u16) -> NonNull<u8> {
     /// An odd number of cache lines, so that neighbours never meet in a set.
     const COLOUR: usize = 5 * 64;
     let offset = (buffer as usize * COLOUR) % PAGE;
-    let slot = slot_of(blocks, buffer);
-    // SAFETY: a slot has STRIDE bytes, and `offset` is less than what that is more than a buffer.
+    let slot = slot_of(blocks, size, buffer);
+    // SAFETY: a slot has `stride` bytes, and `offset` is less than what that is more than a buffer.
     unsafe { slot.add(offset) }
 }
 
-/// The first of the STRIDE bytes that are the buffer's.
-fn slot_of(blocks: &[Mapping], buffer: u16) -> NonNull<u8> {
+/// The first of the `stride` bytes that are the buffer's.
+fn slot_of(blocks: &[Mapping], size: Size, buffer: u16) -> NonNull<u8> {
     let block = &blocks[buffer as usize / STEP];
-    let offset = (buffer as usize % STEP) * STRIDE;
+    let offset = (buffer as usize % STEP) * size.stride;
     assert!(offset < block.bytes);
     // SAFETY: `offset` is inside the mapping, whose length is `block.bytes`.
     unsafe { block.start.add(offset) }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// A kernel that only keeps what it was given, in order.
-    #[derive(Default)]
-    struct Given(std::collections::VecDeque<(u16, NonNull<u8>)>);
-
-    impl Given {
-        fn take_from(&mut self, pool: &mut Buffers) {
-            self.0.extend(pool.take_outgoing());
-        }
-
-        fn receive(&mut self, pool: &mut Buffers, payload: &[u8]) -> Chain {
-            let (buffer, start) = self.0.pop_front().expect("a buffer is there");
-            // SAFETY: the pool gave this buffer of BUFFER_BYTES for writing, and no payload of
-            // these tests is longer.
-            unsafe {
-                std::ptr::copy_nonoverlapping(payload.as_ptr(), start.as_ptr(), payload.len());
-            };
-            pool.filled(buffer, payload.len() as u32)
-        }
-    }
-
-    fn payload(pool: &Buffers, chain: &Chain) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for (start, len) in pool.slices(chain) {
-            // SAFETY: the slice was filled by `receive` and its chain has not been given back.
-            bytes.extend_from_slice(unsafe {
-                std::slice::from_raw_parts(start.as_ptr(), len as usize)
-            });
-        }
-        bytes
-    }
-
-    #[test]
-    fn single_bytes_share_a_buffer() {
-        let (mut pool, mut given) = (Buffers::new(64), Given::default());
-        given.take_from(&mut pool);
-        let mut chain = Chain::EMPTY;
-        for byte in 0..100u8 {
-            let one = given.receive(&mut pool, &[byte]);
-            pool.append(&mut chain, one);
-            given.take_from(&mut pool);
-        }
-        assert_eq!((chain.count, chain.bytes, pool.held()), (1, 100, 1));
-        assert_eq!(payload(&pool, &chain), (0..100).collect::<Vec<u8>>());
-    }
-
-    #[test]
-    fn growth_ends_at_the_limit_and_is_given_back_after_a_quiet_interval() {
-        let (mut pool, mut given) = (Buffers::new(80), Given::default());
-        given.take_from(&mut pool);
-        let mut held = Vec::new();
-        while held.len() < 80 {
-            if given.0.is_empty() {
-                assert!(pool.grow());
-                given.take_from(&mut pool);
-            }
-            held.push(given.receive(&mut pool, b"x"));
-        }
-        assert!(!pool.grow());
-        pool.trim(true);
-        pool.trim(true);
-        for mut chain in held {
-            pool.release(&mut chain);
-        }
-        given.take_from(&mut pool);
-        assert_eq!((pool.held(), pool.provided()), (0, 80));
-        pool.trim(true);
-        pool.trim(true);
-        assert!(!pool.wants_trim());
-        let mut one = given.receive(&mut pool, b"x");
-        pool.release(&mut one);
-        assert_eq!((pool.provided(), pool.wants_trim()), (79, true));
-    }
-
-    #[test]
-    fn growth_helps_at_once_when_sessions_hold_more_than_the_target() {
-        let (mut pool, mut given) = (Buffers::new(1024), Given::default());
-        given.take_from(&mut pool);
-        let mut held = Vec::new();
-        while held.len() < 300 {
-            if given.0.is_empty() {
-                assert!(pool.grow());
-                given.take_from(&mut pool);
-            }
-            held.push(given.receive(&mut pool, b"x"));
-        }
-        pool.trim(true);
-        pool.trim(true);
-        while !given.0.is_empty() {
-            held.push(given.receive(&mut pool, b"x"));
-        }
-        assert!(pool.grow());
-        for mut chain in held {
-            pool.release(&mut chain);
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "returned twice")]
-    fn a_buffer_returned_twice_is_a_broken_invariant() {
-        let (mut pool, mut given) = (Buffers::new(8), Given::default());
-        given.take_from(&mut pool);
-        let one = given.receive(&mut pool, b"x");
-        let (mut first, mut second) = (one, one);
-        pool.release(&mut first);
-        pool.release(&mut second);
-    }
-
-    proptest! {
-        #[test]
-        fn a_chain_is_a_byte_queue(steps in prop::collection::vec((0u8..4, 1usize..20_000), 1..60)) {
-            let (mut pool, mut given) = (Buffers::new(2048), Given::default());
-            given.take_from(&mut pool);
-            let (mut chain, mut model, mut next) = (Chain::EMPTY, Vec::<u8>::new(), 0u8);
-            for (kind, amount) in steps {
-                given.take_from(&mut pool);
-                match kind {
-                    0 | 1 => {
-                        let bytes: Vec<u8> = (0..amount.min(BUFFER_BYTES as usize)).map(|_| { next = next.wrapping_add(1); next }).collect();
-                        if given.0.is_empty() {
-                            prop_assert!(pool.grow());
-                            given.take_from(&mut pool);
-                        }
-                        let one = given.receive(&mut pool, &bytes);
-                        pool.append(&mut chain, one);
-                        model.extend(bytes);
-                    }
-                    2 => {
-                        let some = (amount as u32).min(chain.bytes);
-                        pool.consume(&mut chain, some);
-                        model.drain(..some as usize);
-                    }
-                    _ => {
-                        let mut front = pool.split(&mut chain, (amount % 5) as u16);
-                        prop_assert_eq!(payload(&pool, &front), &model[..front.bytes as usize]);
-                        model.drain(..front.bytes as usize);
-                        pool.release(&mut front);
-                    }
-                }
-                prop_assert_eq!(payload(&pool, &chain), &model[..]);
-                prop_assert_eq!(chain.bytes as usize, model.len());
-            }
-            pool.release(&mut chain);
-            prop_assert_eq!(pool.held(), 0);
-        }
-    }
-}
+mod tests;

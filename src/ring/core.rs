@@ -4,13 +4,14 @@
 
 use std::collections::VecDeque;
 
-use super::buffers::{BUFFER_BYTES, Buffers, Chain, TRIM_INTERVAL};
+use super::buffers::{BUFFER_BYTES, Buffers, Chain, MOST_DATAGRAM_BUFFERS, Size, TRIM_INTERVAL};
 use super::driver::{Capabilities, Driver, Shutdown};
 use super::executor::RunQueue;
-use super::op::{Completion, Fd, Lane, Op, Token};
-use super::slots::{End, LaneState, Memory, Slots};
+use super::op::{Completion, Fd, Group, Lane, Op, Token};
+use super::slots::{End, LaneState, Memory, Receives, Slots};
 use super::splice::Pipes;
 use super::timers::{TimerId, Timers};
+use super::udp::Templates;
 use crate::time::Instant;
 
 /// Starved receivers looked at in one turn: the rest keep their place in the line.
@@ -18,9 +19,12 @@ const STARVED_PER_TURN: usize = 256;
 
 pub(super) struct Core {
     pub(super) driver: Box<dyn Driver>,
-    capabilities: Capabilities,
+    pub(super) capabilities: Capabilities,
     pub(super) slots: Slots,
     pub(super) buffers: Buffers,
+    /// Empty until there is a datagram socket.
+    pub(super) datagrams: Buffers,
+    pub(super) templates: Box<Templates>,
     pub(super) timers: Timers,
     pub(super) queue: RunQueue,
     pub(super) now: Instant,
@@ -46,7 +50,9 @@ impl Core {
             driver,
             capabilities,
             slots: Slots::default(),
-            buffers: Buffers::new(most_buffers),
+            buffers: Buffers::new(Size::STREAM, most_buffers),
+            datagrams: Buffers::empty(Size::DATAGRAM),
+            templates: Templates::new(),
             timers: Timers::new(now),
             queue: RunQueue::default(),
             now,
@@ -71,10 +77,23 @@ impl Core {
 
     /// Gives the kernel the buffers that are free again.
     pub(super) fn provide(&mut self) {
-        for (buffer, start) in self.buffers.take_outgoing() {
-            // SAFETY: the pool hands over whole buffers of its mappings, each to the kernel or to
-            // a session at a time; see `drop` for its mappings' end.
-            unsafe { self.driver.provide(buffer, start, BUFFER_BYTES) };
+        let pools = [
+            (Group::Stream, Size::STREAM, &mut self.buffers),
+            (Group::Datagrams, Size::DATAGRAM, &mut self.datagrams),
+        ];
+        for (group, size, pool) in pools {
+            for (buffer, start) in pool.take_outgoing() {
+                // SAFETY: the pool hands over whole buffers of its mappings, each to the kernel or to
+                // a session at a time; see `drop` for its mappings' end.
+                unsafe { self.driver.provide(group, buffer, start, size.bytes) };
+            }
+        }
+    }
+
+    /// There is a datagram socket: buffers for it, if this is the first.
+    pub(super) fn begin_datagrams(&mut self) {
+        if self.datagrams.limit() == 0 {
+            self.datagrams = Buffers::new(Size::DATAGRAM, MOST_DATAGRAM_BUFFERS);
         }
     }
 
@@ -93,10 +112,12 @@ impl Core {
         }
         self.due = due;
         if self.trim_at.is_some_and(|at| at <= now) {
-            self.buffers.trim(self.driver.is_quiescent());
+            let quiescent = self.driver.is_quiescent();
+            self.buffers.trim(quiescent);
+            self.datagrams.trim(quiescent);
             self.trim_at = None;
         }
-        if self.trim_at.is_none() && self.buffers.wants_trim() {
+        if self.trim_at.is_none() && (self.buffers.wants_trim() || self.datagrams.wants_trim()) {
             self.trim_at = Some(now + TRIM_INTERVAL);
         }
     }
@@ -107,8 +128,11 @@ impl Core {
         match token.lane() {
             Some(Lane::Read) if self.slots.is_current(token) => self.complete_read(completion),
             Some(Lane::Write) if self.slots.is_current(token) => self.complete_write(completion),
+            Some(Lane::Datagrams) if self.slots.is_current(token) => {
+                self.complete_datagram(completion);
+            }
             // A stale completion still gives its buffer back; an accepted descriptor has no owner.
-            _ => self.give_back(completion),
+            lane => self.give_back(completion, lane),
         }
     }
 
@@ -194,10 +218,14 @@ impl Core {
         }
     }
 
-    fn give_back(&mut self, completion: &Completion) {
+    fn give_back(&mut self, completion: &Completion, lane: Option<Lane>) {
+        let pool = match lane {
+            Some(Lane::Datagrams) => &mut self.datagrams,
+            _ => &mut self.buffers,
+        };
         if let Some(buffer) = completion.buffer {
-            let mut one = self.buffers.filled(buffer, 0);
-            self.buffers.release(&mut one);
+            let mut one = pool.filled(buffer, 0);
+            pool.release(&mut one);
         }
     }
 
@@ -256,7 +284,7 @@ impl Core {
         let op = Op::Recv {
             fd: slot.fd,
             budget: recv_budget.then_some(slot.budget),
-            multishot: multishot_recv && recv_budget && !slot.one_shot,
+            multishot: multishot_recv && recv_budget && slot.receives == Receives::Stream,
             poll_first: slot.drained,
         };
         slot.read = LaneState::Armed;
@@ -313,7 +341,11 @@ impl Core {
         let slot = &mut self.slots[index];
         if slot.read == LaneState::Armed {
             slot.read = LaneState::Cancelling;
-            let target = slot.token(Lane::Read, index);
+            let lane = match slot.receives {
+                Receives::Datagrams => Lane::Datagrams,
+                Receives::Stream | Receives::StreamByBuffer => Lane::Read,
+            };
+            let target = slot.token(lane, index);
             self.push_cancel(target);
         }
     }
@@ -375,11 +407,14 @@ impl Core {
         let mut received = std::mem::replace(&mut slot.received, Chain::EMPTY);
         let mut sending = std::mem::replace(&mut slot.sending, Chain::EMPTY);
         let memory = slot.memory.take();
-        let (fd, retry) = (slot.fd, slot.retry);
+        let (fd, retry, receives) = (slot.fd, slot.retry, slot.receives);
         if retry != TimerId::NONE {
             self.timers.remove(retry);
         }
-        self.buffers.release(&mut received);
+        match receives {
+            Receives::Datagrams => self.datagrams.release(&mut received),
+            Receives::Stream | Receives::StreamByBuffer => self.buffers.release(&mut received),
+        }
         self.buffers.release(&mut sending);
         if let Some(Memory::Accepted(accepted)) = memory.map(|memory| *memory) {
             for unclaimed in accepted {
@@ -432,7 +467,13 @@ impl Drop for Core {
     fn drop(&mut self) {
         self.close_spare_pipes();
         if self.slots.len() > 0 {
-            std::mem::forget(std::mem::replace(&mut self.buffers, Buffers::empty()));
+            let (stream, datagrams) = (Size::STREAM, Size::DATAGRAM);
+            std::mem::forget(std::mem::replace(&mut self.buffers, Buffers::empty(stream)));
+            std::mem::forget(std::mem::replace(
+                &mut self.datagrams,
+                Buffers::empty(datagrams),
+            ));
+            std::mem::forget(std::mem::replace(&mut self.templates, Templates::new()));
             std::mem::forget(std::mem::take(&mut self.slots));
         }
     }

@@ -7,8 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use super::op::{Completion, Fd, Op, Token};
+use super::op::{Completion, Fd, Group, Op, Token};
 use crate::address::Address;
+use crate::proto::datagram::Local;
 use crate::time::Instant;
 
 /// What the kernel under a driver can do; a missing one has a slower way round it.
@@ -30,6 +31,19 @@ pub struct SocketOptions {
     pub keepalive: Option<Duration>,
     /// Unacknowledged data for this long is an error; `None` = the system's.
     pub user_timeout: Option<Duration>,
+}
+
+/// A datagram to be sent, or several of one size.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// The payload.
+    pub bytes: &'a [u8],
+    /// To whom; `None` where the socket is connected.
+    pub to: Option<SocketAddr>,
+    /// The address of ours that it leaves from; `None` = what the socket is bound to.
+    pub from: Option<Local>,
+    /// `bytes` are datagrams of this size, the last of which may be smaller.
+    pub segment: Option<u16>,
 }
 
 /// The two ends of a pipe.
@@ -60,7 +74,8 @@ pub trait Driver {
     /// What this kernel can do.
     fn capabilities(&self) -> Capabilities;
 
-    /// Buffers that it can be provided with at once.
+    /// Buffers of [`Group::Stream`] that it can be provided with at once; of the other group,
+    /// [`MOST_DATAGRAM_BUFFERS`](super::MOST_DATAGRAM_BUFFERS).
     fn most_buffers(&self) -> usize;
 
     /// The time now. Never goes back.
@@ -87,12 +102,12 @@ pub trait Driver {
         out: &mut Vec<Completion>,
     ) -> io::Result<()>;
 
-    /// Gives the kernel a buffer to receive into. It comes back in a completion's `buffer`.
+    /// Gives the kernel a buffer of `group` to receive into. It comes back in a completion's `buffer`.
     ///
     /// # Safety
     /// `start..start + len` is valid for writes and used by nobody else until the buffer comes
     /// back, or until the driver is dropped.
-    unsafe fn provide(&mut self, buffer: u16, start: NonNull<u8>, len: u32);
+    unsafe fn provide(&mut self, group: Group, buffer: u16, start: NonNull<u8>, len: u32);
 
     /// No provided buffer has bytes in it whose completion has not been returned, and until the
     /// next turn none will. False when that can't be told.
@@ -109,6 +124,21 @@ pub trait Driver {
         source: Option<IpAddr>,
         options: &SocketOptions,
     ) -> io::Result<Fd>;
+
+    /// A datagram socket that is connected to `to`, and bound to `source` when given, that tells of
+    /// datagrams joined by the kernel and of those it has lost.
+    ///
+    /// # Errors
+    /// As socket(2), bind(2), connect(2) and setsockopt(2); EAGAIN or EADDRNOTAVAIL when no local port is left.
+    fn open_datagrams(&mut self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Fd>;
+
+    /// Sends datagrams without waiting, in order. Returns how many were taken; fewer than all when one
+    /// was not.
+    ///
+    /// # Errors
+    /// As sendmsg(2), of the first one; EAGAIN when there is no room. What an earlier datagram has met
+    /// (ICMP) may come up here, too.
+    fn send_datagrams(&mut self, fd: Fd, datagrams: &[Datagram<'_>]) -> io::Result<usize>;
 
     /// Connects a unix socket, without waiting.
     ///

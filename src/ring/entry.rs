@@ -6,10 +6,7 @@ use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{self, CancelBuilder};
 
-use super::op::Op;
-
-/// The one buffer group of a ring.
-pub(super) const GROUP: u16 = 0;
+use super::op::{Fd, Group, Op};
 
 /// Builds the entry of an op. What is new here goes into [`SQE_OPERATIONS`], too.
 pub(super) fn entry(op: Op) -> Entry {
@@ -29,15 +26,21 @@ pub(super) fn entry(op: Op) -> Entry {
             multishot: true,
             poll_first,
         } => {
-            let entry = opcode::RecvMulti::new(types::Fd(fd.0), GROUP).build();
+            let entry = opcode::RecvMulti::new(types::Fd(fd.0), Group::Stream as u16).build();
             with_receive_fields(entry, poll_first, budget.unwrap_or(0))
         }
         Op::Recv { fd, poll_first, .. } => {
             let entry = opcode::Recv::new(types::Fd(fd.0), std::ptr::null_mut(), 0)
-                .buf_group(GROUP)
+                .buf_group(Group::Stream as u16)
                 .build();
             with_receive_fields(entry.flags(Flags::BUFFER_SELECT), poll_first, 0)
         }
+        Op::ReceiveDatagrams {
+            fd,
+            message,
+            multishot,
+            poll_first,
+        } => datagrams(fd, message, multishot, poll_first),
         Op::Send { fd, data, len } => opcode::Send::new(types::Fd(fd.0), data, len)
             .flags(STREAM)
             .build(),
@@ -64,10 +67,26 @@ pub(super) fn entry(op: Op) -> Entry {
     }
 }
 
-/// The operations of [`entry`]. A datagram's will join them.
-pub(super) const SQE_OPERATIONS: [u8; 8] = [
+fn datagrams(fd: Fd, message: *const libc::msghdr, multishot: bool, poll_first: bool) -> Entry {
+    let (fd, group) = (types::Fd(fd.0), Group::Datagrams as u16);
+    let ioprio = if poll_first { POLL_FIRST } else { 0 };
+    if multishot {
+        return opcode::RecvMsgMulti::new(fd, message, group)
+            .ioprio(ioprio)
+            .build();
+    }
+    opcode::RecvMsg::new(fd, message.cast_mut())
+        .ioprio(ioprio)
+        .buf_group(group)
+        .build()
+        .flags(Flags::BUFFER_SELECT)
+}
+
+/// The operations of [`entry`].
+pub(super) const SQE_OPERATIONS: [u8; 9] = [
     opcode::Accept::CODE,
     opcode::Recv::CODE,
+    opcode::RecvMsg::CODE,
     opcode::Send::CODE,
     opcode::SendMsg::CODE,
     opcode::PollAdd::CODE,
@@ -92,6 +111,9 @@ pub(super) fn allowed() -> Vec<Restriction> {
     operations.chain(rest).collect()
 }
 
+/// IORING_RECVSEND_POLL_FIRST.
+const POLL_FIRST: u16 = 1;
+
 const _: () = assert!(size_of::<Entry>() == size_of::<[u8; 64]>());
 
 /// The crate's multishot receive has no field for `ioprio` (POLL_FIRST) nor for the byte budget,
@@ -99,7 +121,6 @@ const _: () = assert!(size_of::<Entry>() == size_of::<[u8; 64]>());
 fn with_receive_fields(entry: Entry, poll_first: bool, budget: u32) -> Entry {
     const IOPRIO: usize = 2;
     const OPTLEN: usize = 44;
-    const POLL_FIRST: u16 = 1;
     // SAFETY: an Entry is the 64 bytes of io_uring_sqe (checked above), plain data in both views.
     let mut bytes: [u8; 64] = unsafe { std::mem::transmute(entry) };
     let ioprio = u16::from_ne_bytes([bytes[IOPRIO], bytes[IOPRIO + 1]])
@@ -116,7 +137,7 @@ mod tests {
     use std::ptr;
 
     use super::*;
-    use crate::ring::op::{Fd, Token};
+    use crate::ring::op::Token;
 
     const FD: Fd = Fd(0);
 
@@ -128,6 +149,12 @@ mod tests {
             multishot,
             poll_first: true,
         };
+        let datagrams = |multishot| Op::ReceiveDatagrams {
+            fd: FD,
+            message: ptr::null(),
+            multishot,
+            poll_first: true,
+        };
         Some(match op {
             None => Op::AcceptMulti { fd: FD },
             Some(Op::AcceptMulti { .. }) => Op::Accept { fd: FD },
@@ -135,7 +162,11 @@ mod tests {
             Some(Op::Recv {
                 multishot: true, ..
             }) => recv(false),
-            Some(Op::Recv { .. }) => Op::Send {
+            Some(Op::Recv { .. }) => datagrams(true),
+            Some(Op::ReceiveDatagrams {
+                multishot: true, ..
+            }) => datagrams(false),
+            Some(Op::ReceiveDatagrams { .. }) => Op::Send {
                 fd: FD,
                 data: ptr::null(),
                 len: 0,

@@ -33,6 +33,38 @@ pub fn nofile_limit() -> (Option<u64>, Option<u64>) {
     (limit.current, limit.maximum)
 }
 
+/// Local ports that the kernel chooses from for sockets of one address (ip_local_port_range, without
+/// ip_local_reserved_ports).
+pub fn local_ports() -> usize {
+    let read = |name: &str| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok();
+    let range = read("ip_local_port_range");
+    let reserved = read("ip_local_reserved_ports").unwrap_or_default();
+    let range = range.and_then(|text| {
+        let mut bounds = text.split_whitespace().map(|bound| bound.parse().ok());
+        Some((bounds.next()??, bounds.next()??))
+    });
+    range.map_or(usize::from(u16::MAX), |range| {
+        count_ports(range, reserved.trim())
+    })
+}
+
+fn count_ports((first, last): (u16, u16), reserved: &str) -> usize {
+    let ports = reserved.split(',').filter_map(|part| {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to): (u16, u16) = (from.parse().ok()?, to.parse().ok()?);
+        let (from, to) = (from.max(first), to.min(last));
+        Some(
+            usize::from(to)
+                .saturating_add(1)
+                .saturating_sub(usize::from(from)),
+        )
+    });
+    let all = usize::from(last)
+        .saturating_add(1)
+        .saturating_sub(usize::from(first));
+    all.saturating_sub(ports.sum())
+}
+
 /// Bytes of memory that may be locked, which rings are charged to; `None` = no limit.
 pub fn memlock_limit() -> Option<u64> {
     getrlimit(Resource::Memlock).current
@@ -162,6 +194,17 @@ mod tests {
     use super::*;
 
     const V1: &str = "12:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/\n";
+
+    #[test]
+    fn reserved_ports_are_not_chosen() {
+        assert_eq!(count_ports((32_768, 60_999), ""), 28_232);
+        let reserved = "80,40000,50000-50009,60990-61010";
+        assert_eq!(
+            count_ports((32_768, 60_999), reserved),
+            28_232 - 1 - 10 - 10
+        );
+        assert_eq!(count_ports((9, 8), "x"), 0);
+    }
 
     #[test]
     fn a_quota_is_rounded_up_to_whole_cpus() {

@@ -12,7 +12,8 @@
 //! | `slots`, `buffers`, `timers`, `executor` | one table each |
 //! | `core`, `send` | what a completion does to those tables |
 //! | `splice` | bulk transfer without copying |
-//! | `runtime`, `socket` | what tasks hold: [`Ring`], [`Socket`], [`Listener`], [`Event`], [`Timer`] |
+//! | `udp`, `datagrams` | datagram sockets, and the calls for them |
+//! | `runtime`, `socket` | what tasks hold: [`Ring`], [`Socket`], [`Listener`], [`Event`], [`Timer`]; in `udp`: [`DatagramSocket`] |
 //!
 //! The contract: memory that the kernel may touch belongs to a slot until the last completion of
 //! its op; a dropped handle cancels, waits and closes without its owner; no task runs while
@@ -20,6 +21,7 @@
 
 mod buffers;
 mod core;
+mod datagrams;
 mod driver;
 mod entry;
 mod executor;
@@ -38,14 +40,16 @@ mod slots;
 mod socket;
 mod splice;
 mod timers;
+mod udp;
 mod uring;
 
-pub use buffers::{BUFFER_BYTES, MOST_BUFFERS};
-pub use driver::{Capabilities, Driver, PipeEnds, Shutdown, SocketOptions};
+pub use buffers::{BUFFER_BYTES, MOST_BUFFERS, MOST_DATAGRAM_BUFFERS};
+pub use driver::{Capabilities, Datagram, Driver, PipeEnds, Shutdown, SocketOptions};
 pub use mailbox::{Mailbox, Receiver};
-pub use op::{Completion, Fd, Lane, Op, Token};
+pub use op::{Completion, Fd, Group, Lane, Op, Token};
 pub use runtime::{Ring, Timer, Usage, Waker};
 pub use setup::{Setup, Without};
 pub use socket::{Event, Flow, Listener, Relayed, Socket};
 pub use splice::{MOST_PIPES, Pipe};
+pub use udp::{Arrival, DatagramSocket};
 pub use uring::{Uring, now};

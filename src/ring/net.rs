@@ -205,9 +205,9 @@ pub(super) fn close(fd: Fd) {
     drop(unsafe { OwnedFd::from_raw_fd(fd.0) });
 }
 
-fn borrow(fd: Fd) -> BorrowedFd<'static> {
+pub(super) fn borrow(fd: Fd) -> BorrowedFd<'static> {
     // SAFETY: the number belongs to a slot, which keeps the descriptor open for as long as any
-    // function of this file runs; the borrow does not leave them.
+    // function of the calls in `ring` runs; the borrow does not leave them.
     unsafe { BorrowedFd::borrow_raw(fd.0) }
 }
 

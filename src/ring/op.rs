@@ -35,6 +35,19 @@ pub enum Op {
         /// Wait for readiness before the first try.
         poll_first: bool,
     },
+    /// Receive datagrams into provided buffers of [`Group::Datagrams`], one each, as
+    /// [`crate::proto::datagram`] describes; with `multishot` until the first failure. `result` = bytes
+    /// of the buffer; ENOBUFS = no buffer was left.
+    ReceiveDatagrams {
+        /// The datagram socket.
+        fd: Fd,
+        /// The room for name and control messages.
+        message: *const libc::msghdr,
+        /// Go on after the first one.
+        multishot: bool,
+        /// Wait for readiness before the first try.
+        poll_first: bool,
+    },
     /// Send without waiting: `result` = the bytes that there was room for, or EAGAIN. (Waiting for
     /// room within a send is not to be had: io_uring takes a peer's FIN for readiness to write, and
     /// after 128 tries in vain hands the send to a kernel thread.)
@@ -86,6 +99,16 @@ pub enum Op {
     },
 }
 
+/// Which buffers: an op takes its buffer from one group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u16)]
+pub enum Group {
+    /// For the bytes of streams.
+    Stream = 0,
+    /// For datagrams.
+    Datagrams = 1,
+}
+
 /// Which op of a slot a completion belongs to. The two directions of a socket are different lanes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -96,6 +119,8 @@ pub enum Lane {
     Write = 2,
     /// Cancel; its completions are dropped.
     Cancel = 3,
+    /// ReceiveDatagrams.
+    Datagrams = 4,
 }
 
 /// The user_data of an op: lane (8 bits), the slot's generation (24 bits), the slot (32 bits).
@@ -114,6 +139,7 @@ impl Token {
             1 => Some(Lane::Read),
             2 => Some(Lane::Write),
             3 => Some(Lane::Cancel),
+            4 => Some(Lane::Datagrams),
             _ => None,
         }
     }
@@ -167,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_token_carries_its_three_parts_and_tells_the_lanes_apart() {
-        for lane in [Lane::Read, Lane::Write, Lane::Cancel] {
+        for lane in [Lane::Read, Lane::Write, Lane::Cancel, Lane::Datagrams] {
             let token = Token::new(lane, 0x1ab_cdef, u32::MAX);
             assert_eq!(token.lane(), Some(lane));
             assert_eq!(token.generation(), 0xab_cdef);

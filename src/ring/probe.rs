@@ -342,13 +342,17 @@ const RESTRICTIONS: Feature = wanted(
     "a bug in the proxy could use any io_uring operation",
 );
 
-const OPERATIONS: [(u8, Feature); 8] = [
+const OPERATIONS: [(u8, Feature); 9] = [
     (opcode::Accept::CODE, required("ACCEPT", "5.5", "clients")),
     (
         opcode::Connect::CODE,
         required("CONNECT", "5.5", "backends"),
     ),
     (opcode::Recv::CODE, required("RECV", "5.6", "receiving")),
+    (
+        opcode::RecvMsg::CODE,
+        required("RECVMSG", "5.3", "receiving datagrams"),
+    ),
     (opcode::Send::CODE, required("SEND", "5.6", "sending")),
     (
         opcode::SendMsg::CODE,

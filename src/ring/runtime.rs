@@ -16,7 +16,7 @@ use super::core::Core;
 use super::driver::{Driver, SocketOptions};
 use super::executor::{Executor, TaskId};
 use super::op::{Completion, Fd};
-use super::slots::{LaneState, Memory};
+use super::slots::{LaneState, Memory, Receives};
 use super::socket::{Event, Listener, Socket};
 use super::timers::TimerId;
 use crate::address::Address;
@@ -75,7 +75,7 @@ impl Ring {
         Usage {
             tasks: self.0.executor.len(),
             slots: core.slots.len(),
-            buffers: core.buffers.held(),
+            buffers: core.buffers.held() + core.datagrams.held(),
             timers: core.timers.len(),
         }
     }
@@ -211,7 +211,7 @@ impl Ring {
     pub(super) fn take_over(&self, fd: Fd, one_shot: bool) -> Socket {
         let index = self.with(|core| {
             let index = core.slots.insert(fd);
-            core.slots[index].one_shot = one_shot;
+            core.slots[index].receives = Receives::stream(one_shot);
             index
         });
         Socket::new(self.clone(), index)
@@ -221,7 +221,7 @@ impl Ring {
     pub fn listener(&self, fd: Fd, shared: bool) -> Listener {
         let index = self.with(|core| {
             let index = core.slots.insert(fd);
-            core.slots[index].one_shot = core.driver.loses_ends(fd);
+            core.slots[index].receives = Receives::stream(core.driver.loses_ends(fd));
             core.slots[index].memory = Some(Box::new(Memory::Accepted(
                 std::collections::VecDeque::new(),
             )));

@@ -47,6 +47,28 @@ impl LaneState {
     }
 }
 
+/// What a descriptor receives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Receives {
+    /// Bytes.
+    Stream,
+    /// Bytes, a buffer at a time: where data and the end come together, multishot receive takes the data,
+    /// and no event is left for the end (unix sockets; for TCP the kernel counts FIN as data).
+    StreamByBuffer,
+    /// Datagrams, in buffers of that group.
+    Datagrams,
+}
+
+impl Receives {
+    /// `one_shot`: a buffer at a time.
+    pub(super) fn stream(one_shot: bool) -> Self {
+        match one_shot {
+            true => Self::StreamByBuffer,
+            false => Self::Stream,
+        }
+    }
+}
+
 /// How the bytes of a socket end, or why a listener stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
@@ -110,9 +132,7 @@ pub(super) struct Slot {
     pub(super) holds: bool,
     /// The task wants to be polled when the send in flight is done, not only if it fails.
     pub(super) wants_sent: bool,
-    /// Receive a buffer at a time: where data and the end come together, multishot receive takes the
-    /// data, and no event is left for the end (unix sockets; for TCP the kernel counts FIN as data).
-    pub(super) one_shot: bool,
+    pub(super) receives: Receives,
     /// How often in a row a send was tried again in vain.
     pub(super) retries: u8,
     /// Set while the write lane is blocked.
@@ -142,7 +162,7 @@ impl Slot {
             drained: false,
             holds: false,
             wants_sent: false,
-            one_shot: false,
+            receives: Receives::Stream,
             retries: 0,
             retry: TimerId::NONE,
             budget: 0,

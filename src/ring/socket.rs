@@ -12,7 +12,7 @@ use std::task::Poll;
 use super::driver::Shutdown;
 use super::op::Fd;
 use super::runtime::Ring;
-use super::slots::{End, LaneState, Memory};
+use super::slots::{End, LaneState, Memory, Receives};
 
 /// A connected stream socket. Dropped, it closes in order: what the kernel has taken is delivered,
 /// then FIN.
@@ -323,8 +323,9 @@ impl Listener {
 
     /// An accepted socket is of the listener's family.
     fn take_over(&self, fd: Fd) -> Socket {
-        let one_shot = self.ring.with(|core| core.slots[self.index].one_shot);
-        self.ring.take_over(fd, one_shot)
+        let receives = self.ring.with(|core| core.slots[self.index].receives);
+        self.ring
+            .take_over(fd, receives == Receives::StreamByBuffer)
     }
 }
 

@@ -12,12 +12,13 @@ use io_uring::squeue::Entry;
 use io_uring::types::{BufRingEntry, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue};
 
-use super::buffers::MOST_BUFFERS;
-use super::driver::{Capabilities, Driver, PipeEnds, Shutdown, SocketOptions};
-use super::entry::{GROUP, entry};
+use super::buffers::{MOST_BUFFERS, MOST_DATAGRAM_BUFFERS};
+use super::datagrams;
+use super::driver::{Capabilities, Datagram, Driver, PipeEnds, Shutdown, SocketOptions};
+use super::entry::entry;
 use super::mapping::Mapping;
 use super::net;
-use super::op::{Completion, Fd, Op, Token};
+use super::op::{Completion, Fd, Group, Op, Token};
 use super::setup::{self, ENTER_REGISTERED_RING, Setup};
 use crate::address::Address;
 use crate::time::Instant;
@@ -28,6 +29,7 @@ pub struct Uring {
     /// Entries that found the submission queue full while the kernel would take none.
     waiting: VecDeque<Entry>,
     buffers: BufferRing,
+    datagrams: BufferRing,
     capabilities: Capabilities,
     /// What io_uring_enter(2) is called with: the registered ring's index, or the descriptor.
     enter_fd: i32,
@@ -65,7 +67,9 @@ impl Uring {
     pub fn new(setup: &Setup) -> io::Result<Self> {
         let (ring, deferred) = setup::build(setup)?;
         let entries = setup.buffers.clamp(1, MOST_BUFFERS).next_power_of_two();
-        let buffers = BufferRing::register(&ring, entries as u16)?;
+        let buffers = BufferRing::register(&ring, Group::Stream, entries as u16)?;
+        let datagrams = MOST_DATAGRAM_BUFFERS as u16;
+        let datagrams = BufferRing::register(&ring, Group::Datagrams, datagrams)?;
         let mut wait_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         if ring.params().is_feature_no_iowait() && !setup.without.no_iowait {
             wait_flags |= EnterFlags::NO_IOWAIT;
@@ -88,6 +92,7 @@ impl Uring {
             ring,
             waiting: VecDeque::new(),
             buffers,
+            datagrams,
             capabilities,
             enter_fd,
             wait_flags: wait_flags.bits() | registered,
@@ -196,6 +201,7 @@ impl Driver for Uring {
         out: &mut Vec<Completion>,
     ) -> io::Result<()> {
         self.buffers.publish();
+        self.datagrams.publish();
         self.refill();
         let wait = if self.waiting.is_empty() {
             wait
@@ -214,8 +220,12 @@ impl Driver for Uring {
         Ok(())
     }
 
-    unsafe fn provide(&mut self, buffer: u16, start: NonNull<u8>, len: u32) {
-        self.buffers.add(buffer, start, len);
+    unsafe fn provide(&mut self, group: Group, buffer: u16, start: NonNull<u8>, len: u32) {
+        let ring = match group {
+            Group::Stream => &mut self.buffers,
+            Group::Datagrams => &mut self.datagrams,
+        };
+        ring.add(buffer, start, len);
     }
 
     /// With DEFER_TASKRUN the kernel works for a ring only within its own enter.
@@ -231,6 +241,14 @@ impl Driver for Uring {
         options: &SocketOptions,
     ) -> io::Result<Fd> {
         net::open(to, source, options)
+    }
+
+    fn open_datagrams(&mut self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Fd> {
+        datagrams::open(to, source)
+    }
+
+    fn send_datagrams(&mut self, fd: Fd, datagrams: &[Datagram<'_>]) -> io::Result<usize> {
+        datagrams::send(fd, datagrams)
     }
 
     fn connect_unix(&mut self, fd: Fd, address: &Address) -> io::Result<()> {
@@ -317,14 +335,14 @@ struct BufferRing {
 }
 
 impl BufferRing {
-    fn register(ring: &IoUring, entries: u16) -> io::Result<Self> {
+    fn register(ring: &IoUring, group: Group, entries: u16) -> io::Result<Self> {
         let mapping = Mapping::new(usize::from(entries) * size_of::<BufRingEntry>())?;
         let start = mapping.start.as_ptr() as u64;
         // SAFETY: the mapping is page-aligned, long enough for `entries`, and lives as long as the
         // ring: `Uring` drops the ring before it (field order).
         unsafe {
             ring.submitter()
-                .register_buf_ring_with_flags(start, entries, GROUP, 0)
+                .register_buf_ring_with_flags(start, entries, group as u16, 0)
         }?;
         Ok(Self {
             mapping,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Reason;
+use super::{Dropped, Reason};
 
 /// A number that one thread raises and any thread reads.
 #[derive(Debug, Default)]
@@ -43,10 +43,16 @@ pub struct ListenerCounters {
     pub accept_pauses: Counter,
     /// Connections that `rate_limit` would have refused, had it not been a dry run.
     pub rate_limit_dry_run: Counter,
+    /// Datagrams from clients, dropped ones included.
+    pub datagrams_received: Counter,
+    /// Datagrams that were sent to clients.
+    pub datagrams_sent: Counter,
     closed: [Counter; REASONS],
+    dropped: [Counter; DROPPED],
 }
 
 const REASONS: usize = Reason::ALL.len();
+const DROPPED: usize = Dropped::ALL.len();
 
 impl ListenerCounters {
     /// A session ended.
@@ -59,6 +65,11 @@ impl ListenerCounters {
         self.closed[reason as usize].value()
     }
 
+    /// So many datagrams went no further.
+    pub fn drop(&self, dropped: Dropped, count: u64) {
+        self.dropped[dropped as usize].add(count);
+    }
+
     /// All of them, each at its own moment.
     pub fn totals(&self) -> Totals {
         Totals {
@@ -68,7 +79,10 @@ impl ListenerCounters {
             connect_failures: self.connect_failures.value(),
             accept_pauses: self.accept_pauses.value(),
             rate_limit_dry_run: self.rate_limit_dry_run.value(),
+            datagrams_received: self.datagrams_received.value(),
+            datagrams_sent: self.datagrams_sent.value(),
             closed: self.closed.each_ref().map(Counter::value),
+            dropped: self.dropped.each_ref().map(Counter::value),
         }
     }
 
@@ -80,7 +94,10 @@ impl ListenerCounters {
         self.connect_failures.add(more.connect_failures);
         self.accept_pauses.add(more.accept_pauses);
         self.rate_limit_dry_run.add(more.rate_limit_dry_run);
-        for (counter, more) in self.closed.iter().zip(more.closed) {
+        self.datagrams_received.add(more.datagrams_received);
+        self.datagrams_sent.add(more.datagrams_sent);
+        let closed = self.closed.iter().zip(more.closed);
+        for (counter, more) in closed.chain(self.dropped.iter().zip(more.dropped)) {
             counter.add(more);
         }
     }
@@ -103,15 +120,27 @@ pub struct Totals {
     pub accept_pauses: u64,
     /// [`ListenerCounters::rate_limit_dry_run`]
     pub rate_limit_dry_run: u64,
+    /// [`ListenerCounters::datagrams_received`]
+    pub datagrams_received: u64,
+    /// [`ListenerCounters::datagrams_sent`]
+    pub datagrams_sent: u64,
     /// Sessions that ended, in the order of [`Reason::ALL`]; by name where they are written down.
-    #[serde(serialize_with = "write_by_name", deserialize_with = "read_by_name")]
+    #[serde(with = "closed")]
     pub closed: [u64; REASONS],
+    /// Datagrams that were dropped, in the order of [`Dropped::ALL`]; likewise.
+    #[serde(with = "dropped")]
+    pub dropped: [u64; DROPPED],
 }
 
 impl Totals {
     /// Sessions that ended for `reason`.
     pub fn closed(&self, reason: Reason) -> u64 {
         self.closed[reason as usize]
+    }
+
+    /// Datagrams that were dropped for this reason.
+    pub fn dropped(&self, reason: Dropped) -> u64 {
+        self.dropped[reason as usize]
     }
 
     /// Adds what was counted elsewhere.
@@ -132,21 +161,44 @@ impl Totals {
             connect_failures: both(self.connect_failures, other.connect_failures),
             accept_pauses: both(self.accept_pauses, other.accept_pauses),
             rate_limit_dry_run: both(self.rate_limit_dry_run, other.rate_limit_dry_run),
+            datagrams_received: both(self.datagrams_received, other.datagrams_received),
+            datagrams_sent: both(self.datagrams_sent, other.datagrams_sent),
             closed: std::array::from_fn(|reason| both(self.closed[reason], other.closed[reason])),
+            dropped: std::array::from_fn(|it| both(self.dropped[it], other.dropped[it])),
         }
     }
 }
 
-fn write_by_name<S: Serializer>(closed: &[u64; REASONS], to: S) -> Result<S::Ok, S::Error> {
-    let named = Reason::ALL.iter().map(|reason| reason.as_str());
-    to.collect_map(named.zip(closed))
+/// Numbers by the name of what they count.
+macro_rules! by_name {
+    ($module:ident, $kind:ident) => {
+        mod $module {
+            use super::{BTreeMap, Deserialize, Deserializer, Serializer};
+            use crate::telemetry::$kind;
+
+            const COUNT: usize = $kind::ALL.len();
+
+            pub(super) fn serialize<S: Serializer>(
+                counts: &[u64; COUNT],
+                to: S,
+            ) -> Result<S::Ok, S::Error> {
+                let named = $kind::ALL.iter().map(|kind| kind.as_str());
+                to.collect_map(named.zip(counts))
+            }
+
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+                from: D,
+            ) -> Result<[u64; COUNT], D::Error> {
+                let named = BTreeMap::<String, u64>::deserialize(from)?;
+                let of = |kind: $kind| named.get(kind.as_str()).copied();
+                Ok($kind::ALL.map(|kind| of(kind).unwrap_or(0)))
+            }
+        }
+    };
 }
 
-fn read_by_name<'de, D: Deserializer<'de>>(from: D) -> Result<[u64; REASONS], D::Error> {
-    let named = BTreeMap::<String, u64>::deserialize(from)?;
-    let of = |reason: Reason| named.get(reason.as_str()).copied();
-    Ok(Reason::ALL.map(|reason| of(reason).unwrap_or(0)))
-}
+by_name!(closed, Reason);
+by_name!(dropped, Dropped);
 
 #[cfg(test)]
 mod tests {
@@ -161,8 +213,13 @@ mod tests {
         counters.connect_failures.add(4);
         counters.accept_pauses.add(5);
         counters.rate_limit_dry_run.add(6);
+        counters.datagrams_received.add(7);
+        counters.datagrams_sent.add(8);
         for reason in Reason::ALL {
-            (0..7 + reason as u64).for_each(|_| counters.close(reason));
+            (0..9 + reason as u64).for_each(|_| counters.close(reason));
+        }
+        for dropped in Dropped::ALL {
+            counters.drop(dropped, 40 + dropped as u64);
         }
         counters
     }
@@ -171,7 +228,11 @@ mod tests {
     fn totals_hold_every_number_and_go_on_from_there() {
         let before = counters().totals();
         assert_eq!((before.accepted, before.rate_limit_dry_run), (1, 6));
-        assert_eq!(before.closed(Reason::Drained), 7 + Reason::Drained as u64);
+        assert_eq!(before.closed(Reason::Drained), 9 + Reason::Drained as u64);
+        assert_eq!(
+            before.dropped(Dropped::Draining),
+            40 + Dropped::Draining as u64
+        );
         let here = ListenerCounters::default();
         here.add(&before);
         assert_eq!(here.totals(), before);
@@ -198,7 +259,7 @@ mod tests {
     fn totals_are_written_by_name_and_read_as_far_as_they_are_known() {
         let totals = counters().totals();
         let text = serde_json::to_string(&totals).expect("numbers");
-        assert!(text.contains(r#""closed":{"client-closed":7,"backend-closed":8,"#));
+        assert!(text.contains(r#""closed":{"client-closed":9,"backend-closed":10,"#));
         let read = |text: &str| serde_json::from_str::<Totals>(text).expect("it is understood");
         assert_eq!(read(&text), totals);
         let newer = r#"{"accepted": 3, "datagrams": 9, "closed": {"idle": 2, "bored": 5}}"#;

@@ -2,8 +2,10 @@
 //! plane hands to the control plane.
 
 pub mod counters;
+mod dropped;
 pub mod events;
 pub mod log;
 mod reason;
 
+pub use dropped::Dropped;
 pub use reason::Reason;

@@ -16,7 +16,7 @@ pub enum Reason {
     ClientLost,
     /// The backend can't be reached any more (keepalive or unacknowledged data).
     BackendLost,
-    /// No byte for `timeouts.idle`.
+    /// No byte for `timeouts.idle`, or no datagram for `udp.session_timeout`.
     Idle,
     /// No byte for `timeouts.half_close` after one side had finished.
     HalfClose,
@@ -42,11 +42,15 @@ pub enum Reason {
     NoResources,
     /// Still open at `drain_timeout`.
     Drained,
+    /// The backend has sent as many datagrams as `udp.responses` says.
+    Answered,
+    /// The backend takes no datagrams (ICMP), and no other was to be had.
+    BackendRefused,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::ClientClosed,
         Self::BackendClosed,
         Self::ClientReset,
@@ -66,6 +70,8 @@ impl Reason {
         Self::QueueTimeout,
         Self::NoResources,
         Self::Drained,
+        Self::Answered,
+        Self::BackendRefused,
     ];
 
     /// As it stands in logs and metrics.
@@ -90,6 +96,8 @@ impl Reason {
             Self::QueueTimeout => "queue-timeout",
             Self::NoResources => "no-resources",
             Self::Drained => "drained",
+            Self::Answered => "answered",
+            Self::BackendRefused => "backend-refused",
         }
     }
 }

@@ -81,6 +81,11 @@ impl Backend {
         }
     }
 
+    /// Its health checks say so.
+    pub fn is_healthy(&self) -> bool {
+        self.state.health.is_healthy()
+    }
+
     /// It has a cap of its own.
     pub(super) fn is_capped(&self) -> bool {
         self.most_connections != usize::MAX
@@ -347,8 +352,8 @@ impl Lease {
     /// The session has ended.
     pub fn ended(&mut self, reason: Reason, now: Instant) {
         let verdict = match reason {
-            Reason::ClientClosed | Reason::BackendClosed => Verdict::Success,
-            Reason::BackendReset | Reason::BackendLost => Verdict::Failure,
+            Reason::ClientClosed | Reason::BackendClosed | Reason::Answered => Verdict::Success,
+            Reason::BackendReset | Reason::BackendLost | Reason::BackendRefused => Verdict::Failure,
             _ => Verdict::Abandoned,
         };
         self.conclude(verdict, true, now);

@@ -235,7 +235,7 @@ impl Drop for Charge<'_> {
     }
 }
 
-fn classify(error: &io::Error) -> Failure {
+pub(super) fn classify(error: &io::Error) -> Failure {
     match error.raw_os_error() {
         Some(libc::ETIMEDOUT) => Failure::TimedOut,
         _ if lacks_resources(error) => Failure::NoResources,

@@ -3,6 +3,7 @@
 
 mod backend;
 mod connect;
+pub mod datagrams;
 mod image;
 mod lines;
 mod local;

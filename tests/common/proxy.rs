@@ -244,6 +244,14 @@ impl Proxy {
         self.signal(Signal::TERM);
         assert_eq!(self.wait_exit().code(), Some(0));
     }
+
+    /// Ends it with two SIGTERM, whatever sessions are left.
+    pub(crate) fn end_now(mut self) {
+        self.signal(Signal::TERM);
+        self.wait_message(0, "draining");
+        self.signal(Signal::TERM);
+        assert_eq!(self.wait_exit().code(), Some(0));
+    }
 }
 
 impl Drop for Proxy {

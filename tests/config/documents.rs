@@ -25,13 +25,15 @@ fn every_file_in_conf_is_valid() {
 }
 
 #[test]
-fn conf_tcp_has_every_key() {
-    let file: Table = uncommented(include_str!("../../conf/tcp.toml"))
-        .parse()
-        .unwrap();
+fn conf_tcp_and_udp_have_every_key() {
+    let files = [
+        include_str!("../../conf/tcp.toml"),
+        include_str!("../../conf/udp.toml"),
+    ];
+    let files = files.map(|text| Value::Table(uncommented(text).parse().unwrap()));
     for table in TABLES {
         let path: Vec<_> = table.name.split('.').filter(|it| !it.is_empty()).collect();
-        let found = at(&Value::Table(file.clone()), &path);
+        let found: Vec<_> = files.iter().flat_map(|file| at(file, &path)).collect();
         for key in table.keys {
             let has = found.iter().any(|table| table.contains_key(*key));
             assert!(has, "[{}] {key}", table.name);

@@ -118,6 +118,7 @@ fn limits_are_rates_with_a_burst() {
     let expected = RateLimit {
         connections: rate(1000, 1),
         connections_per_ip: rate(1_000_000_000, 1_000_000_000),
+        datagrams_per_ip: None,
         bandwidth: rate(10 << 20, 1 << 10),
         ipv6_prefix: 128,
         max_clients: 10_000_000.try_into().unwrap(),

@@ -34,9 +34,19 @@ const LISTENER_LINES: &[Wrong] = &[
         "already bound by listener \"web\"",
     ),
     (
-        "protocol = 'udp'",
-        "'udp'",
-        "\"udp\" is not available yet in this version",
+        "protocol = 'http'",
+        "'http'",
+        "\"http\" is not available yet in this version",
+    ),
+    (
+        "udp = {}",
+        "udp",
+        "\"udp\" has no meaning with protocol \"tcp\", which is the default",
+    ),
+    (
+        "rate_limit.datagrams_per_ip = { rate = 1 }",
+        "datagrams_per_ip",
+        "only with protocol = \"udp\"",
     ),
     ("protocol = 'tpc'", "'tpc'", "did you mean \"tcp\"?"),
     ("upstream = 'ap'", "'ap'", "help: did you mean \"app\"?"),
@@ -107,6 +117,61 @@ const LISTENER_LINES: &[Wrong] = &[
         "[listeners.b]",
         "missing key \"upstream\"",
     ),
+];
+
+#[test]
+fn what_does_not_go_with_datagrams_is_shown_at_its_place() {
+    let udp = |line: &str| with(&format!("protocol = 'udp'\n{line}"), "");
+    says_where_and_what(udp, UDP_LINES);
+    let udp = |line: &str| with("protocol = 'udp'", line);
+    says_where_and_what(udp, UDP_UPSTREAM_LINES);
+    let twice = "[listeners.a]\nbind = '127.0.0.1:53'\nupstream = 'app'\n\
+                 [listeners.b]\nbind = '127.0.0.1:53'\nupstream = 'app'\nprotocol = 'udp'\n\
+                 [upstreams.app]\nbackends = ['10.0.0.1:53']\n";
+    parse(twice).expect("each protocol has ports of its own");
+    let error = parse(&twice.replace("\n[listeners.b]", "\nprotocol = 'udp'\n[listeners.b]"));
+    let error = error.expect_err("the same port twice").to_string();
+    assert!(error.contains("already bound by listener \"a\""), "{error}");
+}
+
+const UDP_LINES: &[Wrong] = &[
+    ("backlog = 9", "backlog", "only with protocol = \"tcp\""),
+    (
+        "tcp_keepalive = 'off'",
+        "tcp_keepalive",
+        "no meaning with protocol \"udp\"",
+    ),
+    ("congestion = 'bbr'", "congestion", "no meaning"),
+    ("unix_mode = '0600'", "unix_mode", "no meaning"),
+    ("timeouts.idle = '1s'", "timeouts", "no meaning"),
+    (
+        "rate_limit.bandwidth = { rate = 9999 }",
+        "bandwidth",
+        "no meaning",
+    ),
+    (
+        "bind = 'unix:/run/a'",
+        "'unix:/run/a'",
+        "not taken from unix sockets",
+    ),
+    ("udp = 5", "5", "expected: a table"),
+    ("udp.timeout = '5s'", "timeout", "unknown key"),
+    ("udp.session_timeout = '0s'", "'0s'", "zero"),
+    ("udp.session_key = 'source'", "'source'", "source-ip"),
+    ("udp.mode = 'packet'", "'packet'", "per-packet"),
+    ("udp.max_sessions = 0", "0", "from 1 to"),
+    ("udp.max_sessions = 'all'", "'all'", "\"auto\""),
+    ("udp.responses = -1", "-1", "out of range"),
+    ("udp.reject_privileged_sources = 1", "1", "true or false"),
+];
+
+const UDP_UPSTREAM_LINES: &[Wrong] = &[
+    (
+        "backends = ['unix:/run/b']",
+        "'app'",
+        "unix:/run/b of upstream \"app\" takes no datagrams",
+    ),
+    ("pool.preconnect = 1", "'app'", "opens connections ahead"),
 ];
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ringress::policy::health;
 use ringress::proxy::{BindingId, ListenerSocket, ListenerState, Message, Shared, Worker};
+use ringress::ring::listen::Transport;
 use ringress::ring::sim::{Advance, Ending, EventHandle, PeerRecord, Step, World};
 use ringress::ring::{BUFFER_BYTES, Mailbox, Ring, Usage};
 use ringress::telemetry::Reason;
@@ -168,6 +169,7 @@ impl Run {
                     listener: shared.snapshot.load().listeners[0].clone(),
                     fd,
                     shared: binding > 0,
+                    transport: Transport::Stream,
                     closed: Arc::new(()),
                 }));
             }

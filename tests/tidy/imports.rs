@@ -11,7 +11,7 @@ const TABLE: [(&str, &[&str]); 10] = [
     ("proto", &[]),
     ("config", &["policy"]),
     ("telemetry", &["config"]),
-    ("ring", &[]),
+    ("ring", &["proto"]),
     ("upstream", &["ring", "policy", "config", "telemetry"]),
     (
         "proxy",

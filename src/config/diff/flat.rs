@@ -7,8 +7,8 @@ use super::How;
 use super::How::{Live, NeedsUpgrade, NewConnections, Rebind};
 use super::written::{self, duration, list, or, text};
 use crate::config::{
-    Backend, Config, HealthCheck, Listener, Log, Pool, Queue, RateLimit, Runtime, Timeouts,
-    Upstream,
+    Backend, Config, HealthCheck, Listener, Log, Pool, Protocol, Queue, RateLimit, Runtime,
+    SessionKey, Timeouts, Udp, Upstream,
 };
 use crate::policy::{breaker, health, outlier, retry};
 
@@ -164,6 +164,7 @@ fn listener_keys(listeners: &mut Section<'_>, listener: &Listener, to: &str) {
     let Listener {
         name,
         bind,
+        protocol,
         // Its index: the upstream is the same if it has the same name.
         upstream: _,
         backlog,
@@ -181,6 +182,7 @@ fn listener_keys(listeners: &mut Section<'_>, listener: &Listener, to: &str) {
     let about = written::items(&bind, &[]);
     let mut section = listeners.table(name, about, Rebind);
     section.list("bind", bind, Rebind);
+    section.key("protocol", protocol_word(protocol), Rebind);
     section.key("upstream", text(to), NewConnections);
     section.key("backlog", backlog, Live);
     section.key("max_connections", or("0", max_connections), NewConnections);
@@ -195,12 +197,50 @@ fn listener_keys(listeners: &mut Section<'_>, listener: &Listener, to: &str) {
     timeouts.key("idle", duration(*idle), NewConnections);
     timeouts.key("half_close", duration(*half_close), NewConnections);
     rate_limit_keys(&mut section.within("rate_limit"), rate_limit);
+    if let Protocol::Udp(udp) = protocol {
+        udp_keys(&mut section.within("udp"), udp);
+    }
+}
+
+fn protocol_word(protocol: &Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp(_) => "udp",
+    }
+}
+
+fn udp_keys(section: &mut Section<'_>, udp: &Udp) {
+    let Udp {
+        session_timeout,
+        session_key,
+        per_packet,
+        max_sessions,
+        responses,
+        reject_privileged_sources,
+    } = udp;
+    let how = NewConnections;
+    section.key("session_timeout", duration(*session_timeout), how);
+    let key = match session_key {
+        SessionKey::SourceIpPort => "source-ip-port",
+        SessionKey::SourceIp => "source-ip",
+    };
+    section.key("session_key", key, how);
+    let mode = match per_packet {
+        true => "per-packet",
+        false => "session",
+    };
+    section.key("mode", mode, how);
+    section.key("max_sessions", or("auto", max_sessions), how);
+    section.key("responses", or("0", responses), how);
+    let rejects = reject_privileged_sources;
+    section.key("reject_privileged_sources", rejects, how);
 }
 
 fn rate_limit_keys(section: &mut Section<'_>, limits: &RateLimit) {
     let RateLimit {
         connections,
         connections_per_ip,
+        datagrams_per_ip,
         bandwidth,
         ipv6_prefix,
         max_clients,
@@ -209,6 +249,7 @@ fn rate_limit_keys(section: &mut Section<'_>, limits: &RateLimit) {
     for (key, rate) in [
         ("connections", connections),
         ("connections_per_ip", connections_per_ip),
+        ("datagrams_per_ip", datagrams_per_ip),
     ] {
         let rate = rate.map(|rate| written::rate(rate, |tokens| tokens.to_string()));
         section.key(key, or("none", &rate), NewConnections);

@@ -26,6 +26,14 @@ circuit_breaker = {}
 backends = ['10.0.0.2:80']
 ";
 
+/// [`OLD`], with a listener for datagrams.
+fn with_datagrams() -> String {
+    format!(
+        "{OLD}[listeners.dns]\nbind = '127.0.0.1:53'\nprotocol = 'udp'\nupstream = 'other'\n\
+         [listeners.dns.udp]\n"
+    )
+}
+
 pub(super) fn read(text: &str) -> Config {
     let mut unknown = |_: &str, _: u16| Err(std::io::ErrorKind::NotFound.into());
     parse(text, "diff.toml", &mut unknown).unwrap_or_else(|errors| panic!("{text}\n{errors}"))
@@ -440,22 +448,48 @@ fn the_words_are_the_same_in_json() {
 }
 
 #[test]
+fn keys_of_datagrams_say_what_they_take() {
+    let new = |key: &str| format!("listeners.dns.udp.{key} (new connections only)");
+    for (line, said) in [
+        ("session_timeout = '5s'", "session_timeout: 1m → 5s"),
+        (
+            "session_key = 'source-ip'",
+            "session_key: source-ip-port → source-ip",
+        ),
+        ("mode = 'per-packet'", "mode: session → per-packet"),
+        ("max_sessions = 9", "max_sessions: auto → 9"),
+        ("responses = 1", "responses: 0 → 1"),
+        (
+            "reject_privileged_sources = true",
+            "reject_privileged_sources: false → true",
+        ),
+    ] {
+        let place = "[listeners.dns.udp]";
+        let found = lines(&with_datagrams(), place, &format!("{place}\n{line}"));
+        assert_eq!(found, [new(said)], "{line}");
+    }
+    let udp = "protocol = 'udp'\nupstream = 'other'\n[listeners.dns.udp]";
+    let other = lines(&with_datagrams(), udp, "upstream = 'other'");
+    assert_eq!(other[0], "listeners.dns.protocol: udp → tcp (rebind)");
+}
+
+#[test]
 fn every_key_that_is_read_has_its_entry() {
-    let config = read(OLD);
+    let config = read(&with_datagrams());
     let paths: BTreeSet<String> = flatten(&config).keys().map(|it| it.join(" ")).collect();
     for table in TABLES {
-        // Limits are values; the name is what a backend is found by; of protocols there is one.
+        // Limits are values; the name is what a backend is found by.
         for key in table.keys.iter().filter(|key| {
             !matches!(table.name, "" | "listeners.NAME.rate_limit.LIMIT")
                 && !matches!((table.name, **key), ("upstreams.NAME.backends", "name"))
-                && !matches!((table.name, **key), ("listeners.NAME", "protocol"))
         }) {
             let table = table.name.replace('.', " ");
             let table = table
+                .replace("listeners NAME udp", "listeners dns udp")
                 .replace("listeners NAME", "listeners web")
                 .replace("upstreams NAME", "upstreams app")
                 .replace(" backends", " backends b2");
-            let path = format!("{table} {key}");
+            let path = format!("{table} {key}").replace("web udp", "dns udp");
             let there = |it: &String| *it == path || it.starts_with(&format!("{path} "));
             assert!(paths.iter().any(there), "{path}");
         }

@@ -92,6 +92,21 @@ pub struct ListenerStatus {
     pub accepted: u64,
     /// Sessions that ended since the process started, by reason.
     pub closed: BTreeMap<String, u64>,
+    /// Of a listener that takes datagrams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub datagrams: Option<DatagramStatus>,
+}
+
+/// Datagrams since the process started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DatagramStatus {
+    /// From clients, dropped ones included.
+    pub received: u64,
+    /// To clients.
+    pub sent: u64,
+    /// Those that went no further, in either direction, by reason.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// Whether a listener takes new connections.

@@ -92,6 +92,9 @@ pub(super) struct OfferedBinding {
     /// Somebody else keeps them open, such as the service manager.
     #[serde(default)]
     pub(super) held: bool,
+    /// They take datagrams.
+    #[serde(default)]
+    pub(super) datagrams: bool,
 }
 
 /// The new process can serve and says with what.

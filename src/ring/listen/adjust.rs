@@ -10,6 +10,7 @@ use std::path::Path;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{ListenOptions, queue_length};
+use crate::ring::datagrams;
 
 /// One of the options, by the key that it has in the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +25,8 @@ pub enum Setting {
     NoDelay,
     /// `unix_mode`
     UnixMode,
+    /// What a socket for datagrams needs, which has no key.
+    Datagrams,
 }
 
 impl fmt::Display for Setting {
@@ -34,6 +37,7 @@ impl fmt::Display for Setting {
             Self::Congestion => "congestion",
             Self::NoDelay => "TCP_NODELAY",
             Self::UnixMode => "unix_mode",
+            Self::Datagrams => "what datagrams need",
         })
     }
 }
@@ -89,6 +93,10 @@ impl From<AdjustError> for io::Error {
 pub fn adjust(fd: BorrowedFd<'_>, options: &ListenOptions<'_>) -> Result<(), AdjustError> {
     let socket = SockRef::from(&fd);
     let address = socket.local_addr().map_err(of(Setting::Backlog))?;
+    if let (false, Some(address)) = (options.listens(), address.as_socket()) {
+        let prepared = datagrams::prepare_for_clients(&socket, address);
+        return prepared.map_err(of(Setting::Datagrams));
+    }
     if let Some(path) = address.as_pathname() {
         set_mode(path, options.unix_mode).map_err(of(Setting::UnixMode))?;
     } else if address.as_socket().is_some() {

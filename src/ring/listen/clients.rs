@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{ListenOptions, describe, listen};
+use super::{ListenOptions, Transport, describe, listen};
 use crate::address::Address;
 
 pub(super) const OPTIONS: ListenOptions<'_> = ListenOptions {
@@ -16,6 +16,7 @@ pub(super) const OPTIONS: ListenOptions<'_> = ListenOptions {
     congestion: None,
     ipv6_only: true,
     unix_mode: 0o600,
+    transport: Transport::Stream,
 };
 
 /// A group of so many at a port of their own.

@@ -62,11 +62,66 @@ const WHOLE: u32 = u32::MAX;
 pub fn steer(fd: BorrowedFd<'_>, count: u32) -> io::Result<()> {
     /// A random number, where a packet's bytes are not.
     const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
-    let mut program = [
-        code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, RANDOM),
+    attach(
+        fd,
+        &mut [
+            code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, RANDOM),
+            code(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, count),
+            code(libc::BPF_RET | libc::BPF_A, 0),
+        ],
+    )
+}
+
+/// Datagrams of the group that `fd` is a member of go to one of its `count` members by the source address
+/// alone: those of a client whose port changes stay together. Otherwise as [`steer`].
+///
+/// # Errors
+/// As [`steer`].
+pub fn steer_by_source(fd: BorrowedFd<'_>, count: u32) -> io::Result<()> {
+    let mut program = vec![
+        code(LOAD_BYTE, IP_HEADER),
+        code(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 4),
+        // IPv6 goes on behind the two instructions of IPv4.
+        jump_if(6, 2),
+        code(LOAD_WORD, IP_HEADER + 12),
+        // Past all of IPv6 but the end, which loads what it has stored.
+        code(libc::BPF_JMP | libc::BPF_JA, 1 + 3 * 4),
+    ];
+    program.push(code(LOAD_WORD, IP_HEADER + 8));
+    for word in 1..4 {
+        program.extend([
+            code(libc::BPF_ST, 0),
+            code(LOAD_WORD, IP_HEADER + 8 + 4 * word),
+            code(libc::BPF_LDX | libc::BPF_W | libc::BPF_MEM, 0),
+            code(libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X, 0),
+        ]);
+    }
+    /// 2^32 divided by the golden ratio: addresses that differ in a bit differ in the upper half.
+    const SPREAD: u32 = 0x9e37_79b1;
+    program.extend([
+        code(libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K, SPREAD),
+        code(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 16),
         code(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, count),
         code(libc::BPF_RET | libc::BPF_A, 0),
-    ];
+    ]);
+    attach(fd, &mut program)
+}
+
+const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+/// Where the header of IP is for a program that is shown what is behind that of UDP.
+const IP_HEADER: u32 = libc::SKF_NET_OFF as u32;
+
+/// Goes so many instructions further if the accumulator is `value`.
+fn jump_if(value: u32, further: u8) -> libc::sock_filter {
+    libc::sock_filter {
+        jt: further,
+        ..code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value)
+    }
+}
+
+/// Who of the group gets what is from now on for `program` to say.
+fn attach(fd: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),

@@ -9,6 +9,7 @@
 //! | [`adjust`] | | an option of a socket that stays | sockets that were handed over | |
 //! | [`refuse_new`] | | a listener is removed | | before the last accepts |
 //! | [`steer`], [`unsteer`] | | | fewer workers than sockets were handed over | |
+//! | [`steer_by_source`] | datagrams, where a client is an address | as `session_key` says | as at start | |
 //! | [`inherit`], [`describe`] | systemd's sockets | | sockets that were handed over | |
 //! | [`give_to`], [`own_path`] | before root is given up | | | |
 //! | [`listen_unix`], [`Identity`], [`remove_path`] | unix listeners | unix listeners | | the path goes |
@@ -32,9 +33,10 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use self::adjust::{AdjustError, Setting, adjust};
-pub use self::group::{refuse_new, steer, unsteer};
+pub use self::group::{refuse_new, steer, steer_by_source, unsteer};
 pub use self::inherit::{Inherited, describe, give_to, inherit};
 pub use self::unix::{Identity, listen_unix, own_path, remove_path};
+use super::datagrams;
 use crate::address::Address;
 
 /// What a listening socket is set to. Accepted sockets inherit keepalive, congestion control and
@@ -51,6 +53,17 @@ pub struct ListenOptions<'a> {
     pub ipv6_only: bool,
     /// Permission bits of a unix socket.
     pub unix_mode: u32,
+    /// What comes in; the options above, but for `ipv6_only`, are about connections.
+    pub transport: Transport,
+}
+
+/// What a listening socket takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Transport {
+    /// Connections.
+    Stream,
+    /// Datagrams.
+    Datagrams,
 }
 
 /// Listening sockets for `workers` workers on one address. IP: one member of a group each, after
@@ -94,13 +107,14 @@ pub fn listen_more(
 ) -> io::Result<Vec<OwnedFd>> {
     let sockets = bind_more(to, count, options)?;
     // All are bound before the first one listens: who gets an error has taken no connection.
-    for socket in &sockets {
+    for socket in sockets.iter().filter(|_| options.listens()) {
         SockRef::from(socket).listen(queue_length(options))?;
     }
     Ok(sockets)
 }
 
-/// The same, but they don't listen yet, and get nothing: [`adjust`] lets them.
+/// The same, but they don't listen yet, and get nothing: [`adjust`] lets them. Datagrams come from the
+/// bind on.
 ///
 /// # Errors
 /// As bind(2) and setsockopt(2).
@@ -148,8 +162,10 @@ pub fn listen_beside(
 /// Finds out whether anybody is at `address`, and which port the kernel chooses for port 0.
 fn probe(address: SocketAddr, options: &ListenOptions<'_>) -> io::Result<SocketAddr> {
     let probe = bind_ip(address, false, options)?;
-    // Listening is what conflicts with a socket that shares the port, so the probe listens too.
-    probe.listen(1)?;
+    if options.listens() {
+        // Listening is what conflicts with a socket that shares the port, so the probe listens too.
+        probe.listen(1)?;
+    }
     Ok(probe.local_addr()?.as_socket().unwrap_or(address))
 }
 
@@ -158,19 +174,35 @@ fn bind_ip(
     reuse_port: bool,
     options: &ListenOptions<'_>,
 ) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
+    let domain = Domain::for_address(address);
+    let socket = match options.transport {
+        Transport::Stream => {
+            let tcp = Some(Protocol::TCP);
+            let socket = Socket::new(domain, Type::STREAM.nonblocking(), tcp)?;
+            // For datagrams it would let others in.
+            socket.set_reuse_address(true)?;
+            adjust::tune(&(&socket).into(), options)?;
+            socket
+        }
+        Transport::Datagrams => {
+            let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+            datagrams::prepare_for_clients(&SockRef::from(&socket), address)?;
+            socket
+        }
+    };
     if address.is_ipv6() {
         socket.set_only_v6(options.ipv6_only)?;
     }
     socket.set_reuse_port(reuse_port)?;
-    adjust::tune(&(&socket).into(), options)?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+impl ListenOptions<'_> {
+    /// There is a queue of connections.
+    fn listens(&self) -> bool {
+        self.transport == Transport::Stream
+    }
 }
 
 fn queue_length(options: &ListenOptions<'_>) -> i32 {

@@ -13,7 +13,8 @@ use super::ops::op_fd;
 use super::tcp::{Phase, Readable};
 use crate::address::Address;
 use crate::ring::{
-    Capabilities, Completion, Driver, Fd, Lane, Op, PipeEnds, Shutdown, SocketOptions, Token,
+    Capabilities, Completion, Datagram, Driver, Fd, Group, Lane, Op, PipeEnds, Shutdown,
+    SocketOptions, Token,
 };
 use crate::time::Instant;
 
@@ -108,9 +109,13 @@ impl Driver for SimDriver {
         Ok(())
     }
 
-    unsafe fn provide(&mut self, buffer: u16, start: NonNull<u8>, len: u32) {
+    unsafe fn provide(&mut self, group: Group, buffer: u16, start: NonNull<u8>, len: u32) {
         let mut kernel = self.kernel.borrow_mut();
-        let buffers = &mut kernel.workers[self.worker].buffers;
+        let worker = &mut kernel.workers[self.worker];
+        let buffers = match group {
+            Group::Stream => &mut worker.buffers,
+            Group::Datagrams => &mut worker.datagram_buffers,
+        };
         if let Err(what) = buffers.provide(buffer, start, len) {
             return kernel.violate(format!("worker {}: {what}", self.worker));
         }
@@ -146,6 +151,14 @@ impl Driver for SimDriver {
         let endpoint = kernel.new_endpoint(latency, None);
         kernel.endpoints[endpoint].local = source.map(|ip| SocketAddr::new(ip, 0));
         Ok(kernel.new_fd(Object::Stream(endpoint), Some(self.worker), false))
+    }
+
+    fn open_datagrams(&mut self, _to: SocketAddr, _source: Option<IpAddr>) -> io::Result<Fd> {
+        Err(os_error(libc::EAFNOSUPPORT))
+    }
+
+    fn send_datagrams(&mut self, _fd: Fd, _datagrams: &[Datagram<'_>]) -> io::Result<usize> {
+        Err(os_error(libc::EAFNOSUPPORT))
     }
 
     fn connect_unix(&mut self, fd: Fd, address: &Address) -> io::Result<()> {

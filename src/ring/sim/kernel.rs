@@ -115,6 +115,7 @@ pub(super) struct Worker {
     /// By due time, then in order.
     pub(super) ready: BTreeMap<(u64, u64), Completion>,
     pub(super) buffers: Buffers,
+    pub(super) datagram_buffers: Buffers,
     pub(super) deadline: Option<u64>,
 }
 

@@ -408,6 +408,7 @@ pub(super) fn op_fd(op: &Op) -> Option<Fd> {
         Op::AcceptMulti { fd }
         | Op::Accept { fd }
         | Op::Recv { fd, .. }
+        | Op::ReceiveDatagrams { fd, .. }
         | Op::Send { fd, .. }
         | Op::SendVectored { fd, .. }
         | Op::WaitForRoom { fd }

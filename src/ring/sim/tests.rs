@@ -12,7 +12,9 @@ use socket2::SockAddr;
 
 use super::{Advance, BackendScript, ClientScript, Ending, Faults, SimDriver, Step, World};
 use crate::address::Address;
-use crate::ring::{Capabilities, Completion, Driver, Fd, Lane, Op, Shutdown, SocketOptions, Token};
+use crate::ring::{
+    Capabilities, Completion, Driver, Fd, Group, Lane, Op, Shutdown, SocketOptions, Token,
+};
 use crate::time::Instant;
 
 /// A world with one driver, and the memory that was lent to it.
@@ -104,7 +106,10 @@ impl Rig {
             let start = NonNull::new(memory.as_mut_ptr()).unwrap();
             self.memory.push(memory);
             // SAFETY: the memory stays in the rig, behind the driver, and nobody touches it.
-            unsafe { self.driver.provide(number, start, len as u32) };
+            unsafe {
+                self.driver
+                    .provide(Group::Stream, number, start, len as u32);
+            };
         }
     }
 
@@ -511,7 +516,7 @@ fn a_buffer_given_back_before_it_is_sent_shows_in_what_is_heard() {
     let memory = rig.memory.last_mut().unwrap();
     let start = NonNull::new(memory.as_mut_ptr()).unwrap();
     // SAFETY: valid for 64 bytes; that they are being sent is the breach to be found.
-    unsafe { rig.driver.provide(0, start, 64) };
+    unsafe { rig.driver.provide(Group::Stream, 0, start, 64) };
     rig.settle();
     let session = &rig.world.backend_sessions(&back())[0];
     assert_eq!((session.received, session.intact), (72, false));

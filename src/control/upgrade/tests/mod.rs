@@ -37,6 +37,7 @@ fn offer(sockets: &[usize]) -> Offer {
                 sockets: *sockets,
                 unix: Some((u64::MAX, 1)),
                 held: false,
+                datagrams: false,
             })
             .collect(),
         drained: Vec::new(),

@@ -30,7 +30,7 @@ impl Rig {
             self.memory.push(memory);
             let number = self.memory.len() as u16;
             // SAFETY: the memory stays in the rig, behind the driver, and nobody touches it.
-            unsafe { self.driver.provide(number, start, 4096) };
+            unsafe { self.driver.provide(Group::Stream, number, start, 4096) };
         }
     }
 }

@@ -1,0 +1,3 @@
+//! Formats that peers and the kernel speak: parsers and writers that are fed bytes. No I/O.
+
+pub mod datagram;

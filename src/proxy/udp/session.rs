@@ -1,0 +1,500 @@
+//! A session of datagrams: what a client and a backend say to each other, until nothing is said any more.
+//!
+//! ```text
+//!             ┌─────────────── refused, for the first time since a reply ──────────────┐
+//!             ▼                                                                        │
+//!   begin ──▶ with a backend ──silence, replies used up, refused again, aborted──▶ ended
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::Flows;
+use super::parcel::{self, Parcel};
+use super::table::Key;
+use crate::config::Udp;
+use crate::proto::datagram::Local;
+use crate::proxy::admission::Admission;
+use crate::proxy::snapshot::ListenerPolicy;
+use crate::ring::{Arrival, Datagram, DatagramSocket, Ring, Timer, Waker};
+use crate::telemetry::events::{Event, SessionRecord};
+use crate::telemetry::{Dropped, Reason};
+use crate::time::Instant;
+use crate::upstream::datagrams::{self, Sender};
+use crate::upstream::{Backend, Failure, Lease};
+
+/// A datagram that is kept in case that the backend refuses it, at most: what fits into a packet.
+const LONGEST_KEPT: usize = 1500;
+/// For how long: ICMP takes a round trip.
+const KEPT_FOR: Duration = Duration::from_secs(1);
+
+/// All that belongs to one client's datagrams.
+pub(super) struct Session {
+    pub(super) key: Key,
+    /// Where the last datagram came from, in the socket's family: replies go there.
+    client: Cell<SocketAddr>,
+    /// The address that the client uses.
+    local: Option<Local>,
+    admission: Admission,
+    policy: Arc<ListenerPolicy>,
+    udp: Udp,
+    backend: RefCell<Side>,
+    /// The last datagram in either direction.
+    last: Cell<Instant>,
+    /// The last datagram, until there is a reply, or a second is over.
+    kept: RefCell<Vec<u8>>,
+    replies: Cell<u32>,
+    /// The backend was changed, and the new one has not said anything.
+    moved: Cell<bool>,
+    /// It is over.
+    over: Cell<Option<Reason>>,
+    /// Datagrams to the client may be sent several at a time.
+    pub(super) offload: Cell<bool>,
+    bytes_received: Cell<u64>,
+    bytes_sent: Cell<u64>,
+    began: Instant,
+    task: RefCell<Option<Waker>>,
+}
+
+/// The backend's side.
+struct Side {
+    socket: DatagramSocket,
+    lease: Lease,
+    /// Datagrams to it may be sent several at a time.
+    offload: bool,
+    /// Datagrams that its socket has lost.
+    lost: u32,
+}
+
+/// Who a session is to be for.
+pub(super) struct Caller {
+    pub(super) key: Key,
+    pub(super) client: SocketAddr,
+    pub(super) local: Option<Local>,
+    /// The backend that was chosen already, if one was.
+    pub(super) lease: Option<Lease>,
+}
+
+impl Session {
+    /// Begins a session, or says why not.
+    pub(super) fn begin(
+        flows: &Rc<Flows>,
+        admission: Admission,
+        policy: Arc<ListenerPolicy>,
+        caller: Caller,
+    ) -> Result<Rc<Self>, Dropped> {
+        let ring = &flows.ring;
+        let Caller {
+            key,
+            client,
+            local,
+            lease,
+        } = caller;
+        let side = connect(ring, &admission, &policy, client.ip(), lease)?;
+        admission.listener.counters().accepted.add(1);
+        let session = Rc::new(Self {
+            key,
+            client: Cell::new(client),
+            local,
+            admission,
+            udp: policy.udp.unwrap_or_default(),
+            policy,
+            backend: RefCell::new(side),
+            last: Cell::new(ring.now()),
+            kept: RefCell::default(),
+            replies: Cell::new(0),
+            moved: Cell::new(false),
+            over: Cell::new(None),
+            offload: Cell::new(true),
+            bytes_received: Cell::new(0),
+            bytes_sent: Cell::new(0),
+            began: ring.now(),
+            task: RefCell::new(None),
+        });
+        ring.spawn(Serving {
+            timer: None,
+            session: session.clone(),
+            flows: flows.clone(),
+        });
+        Ok(session)
+    }
+
+    /// Where replies go, and from where.
+    pub(super) fn client(&self) -> (SocketAddr, Option<Local>) {
+        (self.client.get(), self.local)
+    }
+
+    /// It has ended, and its task has not seen to that yet.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.get().is_some()
+    }
+
+    /// The client was sent something.
+    pub(super) fn sent(&self, datagram: &Datagram<'_>) {
+        let counters = self.admission.listener.counters();
+        counters.datagrams_sent.add(count(datagram));
+        counters.bytes_sent.add(datagram.bytes.len() as u64);
+    }
+
+    /// The client could not be sent something.
+    pub(super) fn lost(&self, datagram: &Datagram<'_>, error: &io::Error) {
+        let dropped = parcel::dropped_for(error).unwrap_or(Dropped::Unroutable);
+        let counters = self.admission.listener.counters();
+        counters.drop(dropped, count(datagram));
+    }
+
+    /// Hands datagrams of the client on.
+    pub(super) fn forward(self: &Rc<Self>, flows: &Flows, from: SocketAddr, parcel: Parcel<'_>) {
+        self.last.set(flows.ring.now());
+        self.client.set(from);
+        add(&self.bytes_received, parcel.bytes.len());
+        let counters = self.admission.listener.counters();
+        counters.bytes_received.add(parcel.bytes.len() as u64);
+        let is_healthy = self.backend.borrow().lease.backend().is_healthy();
+        if !is_healthy && !self.policy.upstream.is_failing_open() {
+            // Silence of the other side does not end a session that the client keeps alive.
+            self.move_on(flows, Reason::BackendLost);
+        }
+        if let Err((error, count)) = self.send(parcel) {
+            self.not_sent(flows, parcel, &error, count);
+        }
+        self.keep(parcel);
+        self.look(&flows.ring);
+    }
+
+    fn send(&self, parcel: Parcel<'_>) -> Result<(), (io::Error, u64)> {
+        let side = &mut *self.backend.borrow_mut();
+        parcel::send(&side.socket, parcel, &mut side.offload)
+    }
+
+    fn not_sent(self: &Rc<Self>, flows: &Flows, parcel: Parcel<'_>, error: &io::Error, count: u64) {
+        let drop = |dropped| self.admission.listener.counters().drop(dropped, count);
+        if let Some(dropped) = parcel::dropped_for(error) {
+            return drop(dropped);
+        }
+        // What was sent before met it, or this has: in either case the backend is not there.
+        if !self.refused(flows, error) {
+            return drop(Dropped::NoBackend);
+        }
+        if let Err((error, _)) = self.send(parcel) {
+            drop(parcel::dropped_for(&error).unwrap_or(Dropped::Unroutable));
+        }
+    }
+
+    /// Keeps what may have to be sent again, where there is another backend for it.
+    fn keep(&self, parcel: Parcel<'_>) {
+        let mut kept = self.kept.borrow_mut();
+        kept.clear();
+        let wanted = parcel.segment.is_none()
+            && parcel.bytes.len() <= LONGEST_KEPT
+            && self.policy.upstream.backends().len() > 1;
+        if wanted {
+            kept.extend_from_slice(parcel.bytes);
+        }
+    }
+
+    /// The backend takes no datagrams. Goes on with another one, or ends the session; false then.
+    fn refused(self: &Rc<Self>, flows: &Flows, error: &io::Error) -> bool {
+        let tell = self.tells(&flows.ring);
+        tell(self.backend.borrow().lease.backend(), error);
+        if self.moved.get() || !self.move_on(flows, Reason::BackendRefused) {
+            self.end(Reason::BackendRefused);
+            return false;
+        }
+        self.moved.set(true);
+        true
+    }
+
+    /// Takes another backend, if there is one, as the one it has is of no use for this reason.
+    fn move_on(self: &Rc<Self>, flows: &Flows, reason: Reason) -> bool {
+        let ring = &flows.ring;
+        let tell = self.tells(ring);
+        let opened = {
+            let side = self.backend.borrow();
+            let sender = Sender {
+                address: self.client.get().ip().to_canonical(),
+                not: Some(side.lease.backend()),
+                failed: &tell,
+            };
+            let local = &self.admission.worker().local;
+            datagrams::open(ring, local, &self.policy.upstream, sender)
+        };
+        let Ok((socket, lease)) = opened else {
+            return false;
+        };
+        let mut before = self.backend.replace(Side::new(socket, lease));
+        before.lease.ended(reason, ring.now());
+        if self.udp.per_packet {
+            // It is not the session with that backend any more.
+            flows.forget(self);
+        }
+        self.wake();
+        true
+    }
+
+    fn tells<'a>(&'a self, ring: &'a Ring) -> impl Fn(&Backend, &io::Error) + use<'a> {
+        tells(ring, &self.admission, &self.policy)
+    }
+
+    fn look(&self, ring: &Ring) {
+        let lease = &mut self.backend.borrow_mut().lease;
+        if lease.is_watched() {
+            lease.look(ring, self.bytes_received.get(), self.bytes_sent.get());
+        }
+    }
+
+    /// The session is over as soon as its task is polled.
+    fn end(&self, reason: Reason) {
+        self.over.set(self.over.get().or(Some(reason)));
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            task.wake();
+        }
+    }
+
+    /// Takes what the backend has said; true when it was the last reply.
+    fn take_replies(self: &Rc<Self>, flows: &Flows) -> bool {
+        while let Some(arrival) = self.next() {
+            let count = Parcel {
+                bytes: arrival.bytes(),
+                segment: arrival.header.segment,
+            }
+            .count();
+            self.note_reply(flows, &arrival);
+            flows.reply(self, arrival);
+            let replies = self.replies.get().saturating_add(count as u32);
+            self.replies.set(replies);
+            if self.udp.responses.is_some_and(|most| replies >= most.get()) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn next(&self) -> Option<Arrival> {
+        self.backend.borrow().socket.take()
+    }
+
+    fn note_reply(&self, flows: &Flows, arrival: &Arrival) {
+        self.last.set(flows.ring.now());
+        self.moved.set(false);
+        self.kept.replace(Vec::new());
+        add(&self.bytes_sent, arrival.bytes().len());
+        let counters = self.admission.listener.counters();
+        if let Some(lost) = arrival.header.lost {
+            let before = std::mem::replace(&mut self.backend.borrow_mut().lost, lost);
+            counters.drop(Dropped::Overflow, u64::from(lost.wrapping_sub(before)));
+        }
+        if arrival.header.truncated {
+            counters.drop(Dropped::Truncated, 1);
+        }
+    }
+
+    /// What an earlier datagram has met.
+    fn take_error(self: &Rc<Self>, flows: &Flows) {
+        let errno = self.backend.borrow().socket.take_error();
+        let Some(errno) = errno.filter(|errno| is_refusal(*errno)) else {
+            return;
+        };
+        let kept = self.kept.replace(Vec::new());
+        let error = io::Error::from_raw_os_error(errno);
+        let lost = || {
+            let counters = self.admission.listener.counters();
+            counters.drop(Dropped::NoBackend, 1);
+        };
+        if !self.refused(flows, &error) || kept.is_empty() {
+            return lost();
+        }
+        let again = Parcel {
+            bytes: &kept,
+            segment: None,
+        };
+        if self.send(again).is_err() {
+            lost();
+        }
+    }
+
+    fn is_aborting(&self) -> bool {
+        let lease = &self.backend.borrow().lease;
+        self.admission.listener.is_aborting(Some(lease))
+    }
+
+    /// Why it is over, or until when it goes on.
+    fn verdict(&self, now: Instant) -> Result<Instant, Reason> {
+        if let Some(reason) = self.over.get() {
+            return Err(reason);
+        }
+        if self.is_aborting() {
+            return Err(Reason::Drained);
+        }
+        let deadline = self.last.get() + self.udp.session_timeout;
+        if now >= deadline {
+            return Err(Reason::Idle);
+        }
+        if self.kept.borrow().is_empty() {
+            return Ok(deadline);
+        }
+        let until = self.last.get() + KEPT_FOR;
+        if now >= until {
+            self.kept.replace(Vec::new());
+            return Ok(deadline);
+        }
+        Ok(deadline.min(until))
+    }
+
+    /// Books the end.
+    fn finish(self: &Rc<Self>, flows: &Flows, reason: Reason) {
+        let now = flows.ring.now();
+        flows.forget(self);
+        let backend = {
+            let lease = &mut self.backend.borrow_mut().lease;
+            lease.ended(reason, now);
+            lease.backend().name.clone()
+        };
+        let listener = &self.admission.listener;
+        listener.counters().close(reason);
+        let events = &listener.worker.shared.around.events;
+        if events.sessions() {
+            events.send(Event::SessionClosed(Box::new(SessionRecord {
+                listener: listener.state.name.clone(),
+                client: Some(canonical(self.client.get())),
+                backend: Some(backend),
+                reason,
+                bytes_received: self.bytes_received.get(),
+                bytes_sent: self.bytes_sent.get(),
+                duration: now - self.began,
+            })));
+        }
+    }
+}
+
+impl Side {
+    fn new(socket: DatagramSocket, lease: Lease) -> Self {
+        Self {
+            socket,
+            lease,
+            offload: true,
+            lost: 0,
+        }
+    }
+}
+
+fn connect(
+    ring: &Ring,
+    admission: &Admission,
+    policy: &Arc<ListenerPolicy>,
+    client: IpAddr,
+    chosen: Option<Lease>,
+) -> Result<Side, Dropped> {
+    let tell = tells(ring, admission, policy);
+    let sender = Sender {
+        address: client.to_canonical(),
+        not: None,
+        failed: &tell,
+    };
+    let (local, upstream) = (&admission.worker().local, &policy.upstream);
+    let opened = match chosen {
+        Some(lease) => datagrams::open_chosen(ring, local, upstream, (lease, sender)),
+        None => datagrams::open(ring, local, upstream, sender),
+    };
+    let (socket, lease) = opened.map_err(dropped)?;
+    Ok(Side::new(socket, lease))
+}
+
+/// Counts a failed try to reach a backend, and tells it.
+fn tells<'a>(
+    ring: &'a Ring,
+    admission: &'a Admission,
+    policy: &'a ListenerPolicy,
+) -> impl Fn(&Backend, &io::Error) + use<'a> {
+    move |backend, error| {
+        let listener = &admission.listener;
+        listener.counters().connect_failures.add(1);
+        let events = &listener.worker.shared.around.events;
+        let upstream = policy.upstream.name();
+        events.connect_failed(ring.now(), upstream, &backend.name, error);
+    }
+}
+
+pub(super) fn dropped(failure: Failure) -> Dropped {
+    match failure {
+        Failure::QueueFull | Failure::QueueTimeout => Dropped::BackendsFull,
+        Failure::NoResources => Dropped::NoResources,
+        Failure::Refused | Failure::TimedOut | Failure::ClientGone => Dropped::NoBackend,
+    }
+}
+
+/// ICMP says that the datagram can't get there; that it was too long for the way is no fault of the
+/// backend's.
+fn is_refusal(errno: i32) -> bool {
+    errno != libc::EMSGSIZE
+}
+
+/// With an IPv4 address where it is one.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+fn count(datagram: &Datagram<'_>) -> u64 {
+    Parcel {
+        bytes: datagram.bytes,
+        segment: datagram.segment,
+    }
+    .count()
+}
+
+fn add(sum: &Cell<u64>, bytes: usize) {
+    sum.set(sum.get() + bytes as u64);
+}
+
+/// The task of a session: takes what the backend says, and knows when it is over.
+struct Serving {
+    session: Rc<Session>,
+    flows: Rc<Flows>,
+    timer: Option<Timer>,
+}
+
+impl Future for Serving {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let (session, ring) = (&this.session, &this.flows.ring);
+        session
+            .task
+            .borrow_mut()
+            .get_or_insert_with(|| ring.waker());
+        session.backend.borrow().socket.belongs_to_this_task();
+        if session.take_replies(&this.flows) {
+            session.end(Reason::Answered);
+        }
+        session.take_error(&this.flows);
+        session.look(ring);
+        match session.verdict(ring.now()) {
+            Ok(deadline) => {
+                let timer = this.timer.get_or_insert_with(|| ring.timer());
+                timer.set(deadline);
+                let side = session.backend.borrow();
+                side.socket.belongs_to_this_task();
+                side.socket.receive();
+                Poll::Pending
+            }
+            Err(reason) => {
+                session.finish(&this.flows, reason);
+                Poll::Ready(())
+            }
+        }
+    }
+}
