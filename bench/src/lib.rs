@@ -7,6 +7,7 @@
 //! | `local` | a ring of this thread, and running one future on it |
 //! | `load/` | the load generator: what is asked for, in which rhythm, how it is counted |
 //! | `backend` | the backends: echo, download, one that stalls |
+//! | `udp/` | the same with datagrams: generator, counts, backends |
 //! | `honesty` | the self-check: is a stall seen? |
 //! | `procstat`, `machine` | what /proc tells about processes and the machine |
 //! | `peers/` | the proxies: found, configured, started, ended |
@@ -30,5 +31,6 @@ mod report;
 mod scenario;
 mod schedule;
 mod statistics;
+pub mod udp;
 
 pub use error::Error;

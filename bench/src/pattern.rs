@@ -33,6 +33,16 @@ impl Pattern {
         }
     }
 
+    /// Puts those from `position` on into `place`.
+    pub(crate) fn fill(&self, position: u64, place: &mut [u8]) {
+        let mut position = position;
+        for chunk in place.chunks_mut(BLOCK_BYTES) {
+            let at = (position % PERIOD as u64) as usize;
+            position += chunk.len() as u64;
+            chunk.copy_from_slice(&self.bytes[at..at + chunk.len()]);
+        }
+    }
+
     /// These bytes are those from `position` on.
     pub(crate) fn matches(&self, position: u64, received: &[u8]) -> bool {
         let mut position = position;
@@ -60,6 +70,9 @@ mod tests {
         for position in [0, 1, 250, 251, 70_000, BLOCK_BYTES - 1, BLOCK_BYTES] {
             assert!(pattern.matches(position as u64, &stream[position..]));
             assert!(!pattern.matches(position as u64 + 1, &stream[position..]));
+            let mut filled = vec![0; stream.len() - position];
+            pattern.fill(position as u64, &mut filled);
+            assert_eq!(filled, stream[position..]);
         }
         let sent: Vec<u8> = [pattern.block(u64::MAX), pattern.block(300)].concat();
         assert_eq!(sent.len(), BLOCK_BYTES + 300);

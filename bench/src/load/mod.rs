@@ -20,6 +20,7 @@ use ringress::time::Instant;
 pub use held::{Held, ask_once, open};
 pub use loss::Losses;
 pub use outcome::{Latency, Outcome, Summary};
+pub(crate) use run::thread_cpu;
 pub use run::{run, run_all};
 
 /// What is asked of whom, by how many, for how long.

@@ -360,7 +360,7 @@ fn turn(ring: &Ring, latest: Instant) -> Result<(), Error> {
 }
 
 /// CPU time of this thread so far.
-fn thread_cpu() -> Duration {
+pub(crate) fn thread_cpu() -> Duration {
     #[expect(
         clippy::disallowed_methods,
         reason = "CPU time is what is measured, and no driver knows it"
