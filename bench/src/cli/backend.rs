@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{print, tcp};
 use crate::backend::{self, Service};
-use crate::{Error, local};
+use crate::{Error, local, udp};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Arguments {
@@ -16,6 +16,12 @@ pub(super) struct Arguments {
     /// Take eight bytes, a big-endian number, and send that many bytes of a counted pattern
     #[arg(long, group = "service")]
     download: bool,
+    /// Send back the datagrams that come
+    #[arg(long, group = "service")]
+    udp: bool,
+    /// Count the datagrams of bursts and acknowledge each burst; send bursts to who asks
+    #[arg(long, group = "service")]
+    udp_bursts: bool,
     /// Run on this CPU only
     #[arg(long)]
     cpu: Option<usize>,
@@ -24,6 +30,16 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     tcp::pin(arguments.cpu)?;
     local::room_for(1)?;
+    let of_datagrams = match (arguments.udp, arguments.udp_bursts) {
+        (true, _) => Some(udp::Service::Echo),
+        (_, true) => Some(udp::Service::Bursts),
+        _ => None,
+    };
+    if let Some(service) = of_datagrams {
+        let backend = udp::Backend::new(arguments.address, service)?;
+        print(&format!("listening on {}\n", backend.address()))?;
+        return udp::serve(backend);
+    }
     let ring = local::ring()?;
     let service = match arguments.download {
         true => Service::Download,

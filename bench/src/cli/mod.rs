@@ -5,6 +5,7 @@ mod compare;
 mod reload;
 mod self_check;
 mod tcp;
+mod udp;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use crate::Error;
 pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Tcp(arguments) => tcp::run(&arguments),
+        Command::Udp(arguments) => udp::run(&arguments),
         Command::Backend(arguments) => backend::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
@@ -44,7 +46,9 @@ struct Arguments {
 enum Command {
     /// Put load on a TCP address: saturation, a fixed rate, new connections, downloads, idle ones
     Tcp(tcp::Arguments),
-    /// Run a backend: echo, or downloads of a counted pattern
+    /// Put load on a UDP address: saturation, a fixed rate, bursts to or from a backend
+    Udp(udp::Arguments),
+    /// Run a backend: echo, downloads of a counted pattern, and with UDP echo or bursts
     Backend(backend::Arguments),
     /// Compare ringress with the other proxies that are installed
     Compare(compare::Arguments),
@@ -90,7 +94,14 @@ mod tests {
             "ringress-bench tcp 127.0.0.1:80 --new-connections --rate 9000",
             "ringress-bench tcp 127.0.0.1:80 --download 67108864",
             "ringress-bench tcp 127.0.0.1:80 --idle --connections 5000",
+            "ringress-bench udp 127.0.0.1:53",
+            "ringress-bench udp [::1]:53 --sources 500 --outstanding 4 --size 65507 --json",
+            "ringress-bench udp 127.0.0.1:53 --rate 20000 --timeout 2s --from 127.0.0.2-127.0.0.9",
+            "ringress-bench udp 127.0.0.1:53 --segments 40 --size 1200 --outstanding 2",
+            "ringress-bench udp 127.0.0.1:53 --segments 40 --size 1200 --download",
             "ringress-bench backend 127.0.0.1:0",
+            "ringress-bench backend 127.0.0.1:0 --udp",
+            "ringress-bench backend 127.0.0.1:0 --udp-bursts --cpu 1",
             "ringress-bench backend 127.0.0.1:0 --download --cpu 1",
             "ringress-bench self-check",
             "ringress-bench compare",
@@ -112,7 +123,15 @@ mod tests {
             "ringress-bench tcp 127.0.0.1:80 --rate 5 --download 5",
             "ringress-bench tcp 127.0.0.1:80 --idle --download 5",
             "ringress-bench tcp 127.0.0.1:80 --duration 5",
+            "ringress-bench udp 127.0.0.1:53 --size 27",
+            "ringress-bench udp 127.0.0.1:53 --size 65508",
+            "ringress-bench udp 127.0.0.1:53 --sources 0",
+            "ringress-bench udp 127.0.0.1:53 --rate 5 --outstanding 2",
+            "ringress-bench udp 127.0.0.1:53 --rate 5 --segments 2",
+            "ringress-bench udp 127.0.0.1:53 --download",
+            "ringress-bench udp 127.0.0.1:53 --from 127.0.0.9-127.0.0.2",
             "ringress-bench backend 127.0.0.1:0 --echo --download",
+            "ringress-bench backend 127.0.0.1:0 --udp --echo",
             "ringress-bench compare --only nonsense",
             "ringress-bench compare --peers nonsense",
             "ringress-bench compare --seconds 0",
