@@ -1,6 +1,7 @@
 //! The comparison: every proxy in turn, round after round, on the same CPU; generator and backends
 //! together on another one, in one thread, so that neither waits for the other to be scheduled.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
@@ -14,11 +15,11 @@ use crate::backend::{self, Service};
 use crate::error::Error;
 use crate::load::{self, Edge, Plan};
 use crate::machine::Machine;
-use crate::peers::{Peer, Running};
+use crate::peers::{Peer, Place, Protocol, Running, free_address};
 use crate::procstat::{self, CpuTime};
-use crate::scenario::{CEILING_SHARE, IDLE_CONNECTIONS, Metric, Sample, Scenario};
+use crate::scenario::{CEILING_SHARE, IDLE_CONNECTIONS, Metric, Sample, Scenario, Serving, Task};
 use crate::statistics::{Better, Spread};
-use crate::{local, report};
+use crate::{local, report, udp};
 
 /// What is to be compared.
 #[derive(Clone, Debug)]
@@ -40,7 +41,8 @@ pub(crate) struct Comparison {
     pub(crate) proxy_cpu: usize,
     pub(crate) load_cpu: usize,
     pub(crate) versions: BTreeMap<&'static str, String>,
-    pub(crate) configurations: BTreeMap<&'static str, String>,
+    /// By name and protocol.
+    pub(crate) configurations: BTreeMap<String, String>,
     pub(crate) scenarios: Vec<Measured>,
 }
 
@@ -86,6 +88,8 @@ const BACKEND_ADDRESSES: u8 = 8;
 const WARMUP: Duration = Duration::from_millis(200);
 /// How long a proxy may be at work behind the last exchange before its memory is read.
 const SETTLE: Duration = Duration::from_millis(300);
+/// Datagrams that have no answer after this long are lost: stalls of a busy machine are shorter.
+const DATAGRAM_TIMEOUT: Duration = Duration::from_millis(500);
 /// For finding out what half the peers' maximum is when the run has not measured it.
 const CALIBRATION: Duration = Duration::from_secs(1);
 
@@ -106,9 +110,19 @@ pub(crate) fn compare(wanted: &Wanted) -> Result<Comparison, Error> {
     let stage = Stage::new(wanted, proxy_cpu)?;
     let mut scenarios: Vec<Measured> = Vec::new();
     for &scenario in &wanted.scenarios {
-        let rate = match scenario {
-            Scenario::Rate => Some(stage.half_of_the_peers(&scenarios)?),
-            _ => None,
+        if !wanted.peers.iter().any(|peer| scenario.wants(peer.name)) {
+            let name = scenario.name();
+            report::say(&format!("{name}: no proxy takes part, left out"));
+            continue;
+        }
+        let half_of = |base| stage.half_of(base, scenario, &scenarios);
+        let rate = match scenario.half_of().map(half_of).transpose() {
+            Ok(rate) => rate,
+            Err(error) => {
+                // What was measured so far is worth its while.
+                report::say(&format!("{}: {error}, left out", scenario.name()));
+                continue;
+            }
         };
         scenarios.push(stage.measure(scenario, rate)?);
     }
@@ -133,6 +147,8 @@ struct Stage<'a> {
     proxy_cpu: usize,
     echo: SocketAddr,
     download: SocketAddr,
+    /// The backends of datagrams: the one that echoes, the one that takes bursts.
+    datagrams: RefCell<[udp::Backend; 2]>,
 }
 
 /// A proxy that takes part in a scenario.
@@ -146,59 +162,93 @@ impl<'a> Stage<'a> {
     fn new(wanted: &'a Wanted, proxy_cpu: usize) -> Result<Self, Error> {
         let ring = local::ring()?;
         let any = SocketAddr::from(([0, 0, 0, 0], 0));
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         Ok(Self {
             wanted,
             echo: backend::start(&ring, any, Service::Echo)?,
             download: backend::start(&ring, any, Service::Download)?,
+            datagrams: RefCell::new([
+                udp::Backend::new(loopback, udp::Service::Echo)?,
+                udp::Backend::new(loopback, udp::Service::Bursts)?,
+            ]),
             ring,
             proxy_cpu,
         })
     }
 
-    /// The addresses of the backend that serves `service`.
-    fn backends(&self, service: Service) -> Vec<SocketAddr> {
-        let port = match service {
-            Service::Download => self.download.port(),
-            Service::Echo | Service::Stall(..) => self.echo.port(),
+    /// The addresses of the backend that serves like this. Sessions of datagrams leave nothing behind
+    /// that would take more than one.
+    fn backends(&self, serving: Serving) -> Vec<SocketAddr> {
+        let port = match serving {
+            Serving::Connections(Service::Download) => self.download.port(),
+            Serving::Connections(_) => self.echo.port(),
+            Serving::Datagrams(udp::Service::Bursts) => {
+                return vec![self.datagrams.borrow()[1].address()];
+            }
+            Serving::Datagrams(_) => return vec![self.datagrams.borrow()[0].address()],
         };
         let address = |host| SocketAddr::from(([127, 0, 0, host], port));
         (1..=BACKEND_ADDRESSES).map(address).collect()
     }
 
-    fn start(&self, peer: &Peer, service: Service) -> Result<Running, Error> {
+    fn start(&self, peer: &Peer, serving: Serving) -> Result<Running, Error> {
         let folder = self.wanted.folder.join(peer.name);
-        let backends = self.backends(service);
+        let place = Place {
+            folder: &folder,
+            protocol: serving.protocol(),
+            listen: free_address(serving.protocol())?,
+            backends: &self.backends(serving),
+            change: None,
+        };
+        let ring = &self.ring;
         Running::start(
-            &self.ring,
+            ring,
             peer,
             self.proxy_cpu,
-            &folder,
-            &backends,
-            service,
+            &place,
+            &mut |address| match serving {
+                Serving::Connections(service) => load::ask_once(ring, address, service),
+                Serving::Datagrams(service) => {
+                    let mut backends = self.datagrams.borrow_mut();
+                    udp::ask_once(address, service, backends.as_mut_slice())
+                }
+            },
         )
     }
 
     /// The proxies' configurations but for the ports, which are chosen anew for each start.
-    fn configurations(&self) -> BTreeMap<&'static str, String> {
-        let place = crate::peers::Place {
-            folder: &self.wanted.folder,
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            backends: &self.backends(Service::Echo),
-            change: None,
-        };
-        let peers = self.wanted.peers.iter();
-        peers
-            .map(|peer| (peer.name, peer.launch(&place).text))
-            .collect()
+    fn configurations(&self) -> BTreeMap<String, String> {
+        let mut texts = BTreeMap::new();
+        for scenario in &self.wanted.scenarios {
+            let serving = scenario.serving();
+            let protocol = serving.protocol();
+            let place = Place {
+                folder: &self.wanted.folder,
+                protocol,
+                listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+                backends: &self.backends(serving),
+                change: None,
+            };
+            for peer in self.wanted.peers.iter().filter(|it| it.speaks(protocol)) {
+                let name = match protocol {
+                    Protocol::Tcp => peer.name.to_owned(),
+                    Protocol::Udp => format!("{} (udp)", peer.name),
+                };
+                texts
+                    .entry(name)
+                    .or_insert_with(|| peer.launch(&place).text);
+            }
+        }
+        texts
     }
 
     /// One scenario: its rounds, in each all proxies and the ceiling; who begins changes.
     fn measure(&self, scenario: Scenario, rate: Option<u64>) -> Result<Measured, Error> {
         let extent = scenario.extent();
         let rounds = self.wanted.rounds.unwrap_or(extent.rounds);
-        let duration = match scenario.work(0) {
-            Some(_) => self.wanted.duration.unwrap_or(extent.duration),
-            None => Duration::ZERO,
+        let duration = match scenario.task(0) {
+            Task::Idle => Duration::ZERO,
+            _ => self.wanted.duration.unwrap_or(extent.duration),
         };
         report::say(&format!(
             "{}: {}; {rounds} rounds of {} s",
@@ -229,10 +279,11 @@ impl<'a> Stage<'a> {
                     Err(error) => contender.failure = Some(error.to_string()),
                 }
             }
-            if let Some(work) = scenario.work(rate.unwrap_or(0)) {
-                let target = self.backends(scenario.service())[0];
-                let plan = plan(scenario, target, duration / CEILING_SHARE, work);
-                measured.ceiling.push(self.load(&plan, scenario, &[])?);
+            if scenario.task(0) != Task::Idle {
+                let target = self.backends(scenario.serving())[0];
+                let duration = duration / CEILING_SHARE;
+                let ceiling = self.load(scenario, target, rate, duration, &[])?;
+                measured.ceiling.push(ceiling);
             }
         }
         Ok(measured)
@@ -253,7 +304,7 @@ impl<'a> Stage<'a> {
                 let running = match scenario {
                     Scenario::Idle => None,
                     _ => self
-                        .start(peer, scenario.service())
+                        .start(peer, scenario.serving())
                         .map_err(|error| contender.failure = Some(error.to_string()))
                         .ok(),
                 };
@@ -270,22 +321,42 @@ impl<'a> Stage<'a> {
         rate: Option<u64>,
         duration: Duration,
     ) -> Result<Sample, Error> {
-        let Some(work) = scenario.work(rate.unwrap_or(0)) else {
-            return self.idle(&self.start(entrant.peer, scenario.service())?);
-        };
+        if scenario.task(0) == Task::Idle {
+            return self.idle(&self.start(entrant.peer, scenario.serving())?);
+        }
         let running = entrant.running.as_ref().expect("it was started for load");
-        let plan = plan(scenario, running.listen, duration, work);
-        self.load(&plan, scenario, &running.processes)
+        let (target, processes) = (running.listen, &running.processes);
+        self.load(scenario, target, rate, duration, processes)
     }
 
     /// One run, with an eye on the proxy's processes.
-    fn load(&self, plan: &Plan, scenario: Scenario, processes: &[u32]) -> Result<Sample, Error> {
+    fn load(
+        &self,
+        scenario: Scenario,
+        target: SocketAddr,
+        rate: Option<u64>,
+        duration: Duration,
+        processes: &[u32],
+    ) -> Result<Sample, Error> {
         let memory_before = procstat::anonymous_memory(processes);
         let (mut begin, mut end) = (CpuTime::default(), CpuTime::default());
-        let outcome = load::run(&self.ring, plan, &mut |edge| match edge {
+        let mut observe = |edge| match edge {
             Edge::Begin => begin = CpuTime::of(processes),
             Edge::End => end = CpuTime::of(processes),
-        })?;
+        };
+        let (outcome, datagrams) = match scenario.task(rate.unwrap_or(0)) {
+            Task::Idle => return Err(Error::Failed("idle connections are no load".to_owned())),
+            Task::Connections(work) => {
+                let plan = plan(scenario, target, duration, work);
+                (load::run(&self.ring, &plan, &mut observe)?, None)
+            }
+            Task::Datagrams(work) => {
+                let plan = datagram_plan(scenario, target, duration, work);
+                let mut backends = self.datagrams.borrow_mut();
+                let outcome = udp::run(&plan, backends.as_mut_slice(), &mut observe)?;
+                (outcome.load, Some(outcome.faults))
+            }
+        };
         Ok(Sample {
             proxy_cpu_us: end.since(&begin).as_secs_f64() * 1e6,
             kernel_workers: procstat::kernel_workers(processes),
@@ -293,6 +364,7 @@ impl<'a> Stage<'a> {
             memory_after: procstat::anonymous_memory(processes),
             connections: scenario.connections(),
             load: Some(outcome.summary()),
+            datagrams,
         })
     }
 
@@ -314,28 +386,39 @@ impl<'a> Stage<'a> {
             memory_after: procstat::anonymous_memory(processes),
             connections: IDLE_CONNECTIONS,
             load: None,
+            datagrams: None,
         };
         drop(held);
         local::pass(&self.ring, SETTLE)?;
         Ok(sample)
     }
 
-    /// Half of what the best peer can do: as this run has measured it, or else in one short round.
-    /// Where there is no peer, ringress has to do.
-    fn half_of_the_peers(&self, measured: &[Measured]) -> Result<u64, Error> {
-        let known = measured.iter().find(|m| m.scenario == Scenario::Echo64);
-        if let Some(best) = known.and_then(best_throughput) {
+    /// Half of what the best peer that `scenario` wants does in `base`: as this run has measured it, or
+    /// else in one short round. Where there is no peer, ringress has to do.
+    fn half_of(
+        &self,
+        base: Scenario,
+        scenario: Scenario,
+        measured: &[Measured],
+    ) -> Result<u64, Error> {
+        let known = measured.iter().find(|measured| measured.scenario == base);
+        if let Some(best) = known.and_then(|known| best_throughput(known, scenario)) {
             return Ok((best / 2.0) as u64);
         }
         report::say("finding out what the peers can do");
+        let peers = self.wanted.peers.iter();
         let short = Wanted {
             rounds: Some(1),
             duration: Some(CALIBRATION),
+            peers: peers
+                .filter(|peer| scenario.wants(peer.name))
+                .cloned()
+                .collect(),
             ..self.wanted.clone()
         };
         let stage = Stage::new(&short, self.proxy_cpu)?;
-        let calibration = stage.measure(Scenario::Echo64, None)?;
-        best_throughput(&calibration)
+        let calibration = stage.measure(base, None)?;
+        best_throughput(&calibration, scenario)
             .map(|best| (best / 2.0) as u64)
             .ok_or_else(|| Error::Failed("no proxy could be measured".to_owned()))
     }
@@ -351,11 +434,30 @@ fn plan(scenario: Scenario, target: SocketAddr, duration: Duration, work: load::
     }
 }
 
-/// The best peer's median of requests per second; ringress's where there is no peer.
-fn best_throughput(measured: &Measured) -> Option<f64> {
+fn datagram_plan(
+    scenario: Scenario,
+    target: SocketAddr,
+    duration: Duration,
+    work: udp::Work,
+) -> udp::Plan {
+    udp::Plan {
+        target,
+        sources: scenario.connections(),
+        from: Vec::new(),
+        warmup: WARMUP,
+        duration,
+        timeout: DATAGRAM_TIMEOUT,
+        work,
+    }
+}
+
+/// The median of requests per second of the best peer that `scenario` wants; ringress's where there is no
+/// peer.
+fn best_throughput(measured: &Measured, scenario: Scenario) -> Option<f64> {
     let medians = |of_ringress: bool| -> Vec<f64> {
         let contenders = measured.contenders.iter();
         contenders
+            .filter(|contender| scenario.wants(contender.name))
             .filter(|contender| contender.is_ringress == of_ringress)
             .filter_map(|contender| Spread::of(&contender.values(Metric::Throughput)))
             .map(|spread| spread.median)

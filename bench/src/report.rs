@@ -5,8 +5,9 @@ use std::io::{self, Write as _};
 
 use crate::compare::{Comparison, Contender, Measured};
 use crate::load::Summary;
-use crate::scenario::{Metric, Sample};
+use crate::scenario::{Metric, Sample, Scenario};
 use crate::statistics::{Better, Spread, Verdict};
+use crate::udp::Faults;
 
 /// Tells how far it is, on stderr.
 pub(crate) fn say(text: &str) {
@@ -224,15 +225,61 @@ fn remarks(measured: &Measured) -> Vec<String> {
                  latency an upper one"
             ));
         }
+        remarks.extend(of_datagrams(measured.scenario, contender));
         let workers = samples.iter().map(|s| s.kernel_workers).max().unwrap_or(0);
         if workers > 0 {
             remarks.push(format!("{name} had {workers} kernel workers of io_uring"));
         }
     }
-    if measured.contenders.len() < 2 {
+    if measured.contenders.len() < 2 && measured.scenario != Scenario::UdpLoss {
         remarks.push("no peer took part: there is nothing to compare with".to_owned());
     }
     remarks
+}
+
+/// What became of the datagrams of all rounds, when not all of them came back as they were.
+fn of_datagrams(scenario: Scenario, contender: &Contender) -> Option<String> {
+    /// What a receive buffer of the usual size does not hold any more at these rates, or nearly.
+    const LATE_US: f64 = 1_000.0;
+    let rounds = || {
+        contender
+            .samples
+            .iter()
+            .filter_map(|it| it.datagrams.as_ref())
+    };
+    let sent: u64 = rounds().map(|round| round.sent).sum();
+    let name = contender.name;
+    let sums = rounds().fold([("", 0); Faults::KINDS], |sums, round| {
+        let mut kinds = round.kinds();
+        for (kind, sum) in kinds.iter_mut().zip(sums) {
+            kind.1 += sum.1;
+        }
+        kinds
+    });
+    let said: Vec<String> = sums
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(kind, count)| format!("{count} {kind}"))
+        .collect();
+    // After a stall of the machine what was due meanwhile goes out at once.
+    let loads = contender.samples.iter().filter_map(|it| it.load.as_ref());
+    let late = loads.map(|load| load.late_p99_us).fold(0.0, f64::max);
+    let in_a_rush = match late > LATE_US {
+        true => {
+            format!("; the generator was late, by up to {late:.0} µs at p99, and caught up at once")
+        }
+        false => String::new(),
+    };
+    match said.as_slice() {
+        [] if scenario == Scenario::UdpLoss && sent > 0 => {
+            Some(format!("{name}: **nothing lost** of {sent} datagrams"))
+        }
+        [] => None,
+        _ => {
+            let said = said.join(", ");
+            Some(format!("{name}, of {sent} datagrams: {said}{in_a_rush}"))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -241,7 +288,6 @@ mod tests {
 
     use super::*;
     use crate::load::{Latency, Losses, Outcome};
-    use crate::scenario::Scenario;
 
     /// A round of a second with so many requests, of which each took the proxy so long.
     fn sample(requests: u64, cpu_us: f64) -> Sample {
@@ -265,6 +311,7 @@ mod tests {
             memory_after: 0,
             connections: 64,
             load: Some(outcome.summary()),
+            datagrams: None,
         }
     }
 
@@ -283,7 +330,7 @@ mod tests {
             what: scenario.what(),
             rounds: 2,
             seconds_per_round: 1.0,
-            rate: (scenario == Scenario::Rate).then_some(60_000),
+            rate: scenario.half_of().map(|_| 60_000),
             contenders,
             ceiling: vec![sample(100_000, 0.0)],
         }
@@ -329,7 +376,7 @@ mod tests {
 
     #[test]
     fn all_rows_of_a_table_have_as_many_cells_as_its_head() {
-        for which in Scenario::ALL {
+        for which in [Scenario::WITH_TCP.as_slice(), &Scenario::WITH_UDP].concat() {
             let peers = vec![
                 contender("ringress", [1.0, 1.0]),
                 contender("a", [2.0, 2.0]),
@@ -343,6 +390,33 @@ mod tests {
             let cells: Vec<usize> = text.lines().map(|row| row.matches('|').count()).collect();
             assert!(cells.iter().all(|count| *count == cells[0]), "{text}");
         }
+    }
+
+    #[test]
+    fn what_became_of_datagrams_is_said_of_all_rounds() {
+        let mut one = contender("ringress", [1.0, 1.0]);
+        let faults = Faults {
+            sent: 100,
+            lost: 3,
+            dropped_at_generator: 1,
+            ..Faults::default()
+        };
+        for sample in &mut one.samples {
+            sample.datagrams = Some(faults);
+        }
+        let text = scenario(&measured(Scenario::UdpBulk, vec![one.clone()]));
+        let line = "ringress, of 200 datagrams: 6 lost, 2 dropped at the generator's sockets";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("| 30000.0 (30000.0–30000.0) |"), "{text}");
+        for sample in &mut one.samples {
+            sample.datagrams = Some(Faults {
+                sent: 100,
+                ..Faults::default()
+            });
+        }
+        let text = scenario(&measured(Scenario::UdpLoss, vec![one]));
+        assert!(text.contains("**nothing lost** of 200 datagrams"), "{text}");
+        assert!(!text.contains("no peer took part"), "{text}");
     }
 
     #[test]

@@ -4,12 +4,22 @@ use std::time::Duration;
 
 use crate::backend::Service;
 use crate::load::{Summary, Work};
+use crate::peers::{self, Protocol};
 use crate::statistics::Better;
+use crate::udp::{self, Bursts, Faults};
 
 /// Bytes of a request and of its answer.
 const SIZE: usize = 128;
 /// Bytes of a download.
 const DOWNLOAD_BYTES: u64 = 64 << 20;
+/// Bytes of a datagram and of its answer.
+const DATAGRAM: usize = 64;
+/// What a sender of QUIC gives the kernel at once.
+const BURSTS: Bursts = Bursts {
+    size: 1_200,
+    segments: 40,
+    window: 1,
+};
 /// Connections that are held idle.
 pub(crate) const IDLE_CONNECTIONS: usize = 5_000;
 
@@ -33,6 +43,44 @@ pub(crate) enum Scenario {
     Idle,
     /// Downloads of 64 MiB on 4 connections, every byte compared
     Download,
+    /// Datagrams of 64 B that come back, 64 sessions, as much as goes
+    #[value(name = "udp-64")]
+    Udp64,
+    /// The same at half of what the best peer can do
+    UdpRate,
+    /// Bursts of 40 datagrams of 1,200 B to the backend, two under way
+    UdpBulk,
+    /// Datagrams of 64 B that come back, at half of what ringress can do: nothing may be lost
+    UdpLoss,
+}
+
+/// What a scenario consists of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Task {
+    /// Connections that are held: no load.
+    Idle,
+    /// Load on connections.
+    Connections(Work),
+    /// Load with datagrams.
+    Datagrams(udp::Work),
+}
+
+/// What backends do in a scenario.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Serving {
+    /// They take connections.
+    Connections(Service),
+    /// They take datagrams.
+    Datagrams(udp::Service),
+}
+
+impl Serving {
+    pub(crate) fn protocol(self) -> Protocol {
+        match self {
+            Self::Connections(_) => Protocol::Tcp,
+            Self::Datagrams(_) => Protocol::Udp,
+        }
+    }
 }
 
 /// How a scenario is carried out when nothing else is asked for.
@@ -43,7 +91,7 @@ pub(crate) struct Extent {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const WITH_TCP: [Self; 6] = [
         Self::Echo64,
         Self::Echo512,
         Self::Rate,
@@ -51,6 +99,8 @@ impl Scenario {
         Self::Idle,
         Self::Download,
     ];
+    pub(crate) const WITH_UDP: [Self; 4] =
+        [Self::Udp64, Self::UdpRate, Self::UdpBulk, Self::UdpLoss];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -60,6 +110,10 @@ impl Scenario {
             Self::NewConnections => "new-connections",
             Self::Idle => "idle",
             Self::Download => "download",
+            Self::Udp64 => "udp-64",
+            Self::UdpRate => "udp-rate",
+            Self::UdpBulk => "udp-bulk",
+            Self::UdpLoss => "udp-loss",
         }
     }
 
@@ -71,16 +125,27 @@ impl Scenario {
             Self::NewConnections => "a new connection for every echo of 128 B, 32 at once",
             Self::Idle => "5,000 connections, one echo of 128 B each, then idle",
             Self::Download => "downloads of 64 MiB, 4 connections, every byte compared",
+            Self::Udp64 => "echo of datagrams of 64 B, 64 sessions, as much as goes",
+            Self::UdpRate => {
+                "echo of datagrams of 64 B, 64 sessions, half the rate of the best peer"
+            }
+            Self::UdpBulk => "bursts of 40 datagrams of 1,200 B to the backend, 2 under way",
+            Self::UdpLoss => {
+                "echo of datagrams of 64 B, 64 sessions, half of ringress's own maximum"
+            }
         }
     }
 
-    pub(crate) fn service(self) -> Service {
+    pub(crate) fn serving(self) -> Serving {
         match self {
-            Self::Download => Service::Download,
-            _ => Service::Echo,
+            Self::Download => Serving::Connections(Service::Download),
+            Self::Udp64 | Self::UdpRate | Self::UdpLoss => Serving::Datagrams(udp::Service::Echo),
+            Self::UdpBulk => Serving::Datagrams(udp::Service::Bursts),
+            _ => Serving::Connections(Service::Echo),
         }
     }
 
+    /// Connections, or sources of datagrams, at once.
     pub(crate) fn connections(self) -> usize {
         match self {
             Self::Echo64 | Self::Rate => 64,
@@ -88,22 +153,43 @@ impl Scenario {
             Self::NewConnections => 32,
             Self::Idle => IDLE_CONNECTIONS,
             Self::Download => 4,
+            Self::Udp64 | Self::UdpRate | Self::UdpLoss => 64,
+            // nginx loses nothing of two bursts with the receive buffers that sockets have; of four it does.
+            Self::UdpBulk => 2,
         }
     }
 
-    /// `None` for the idle connections, which are no load.
-    pub(crate) fn work(self, per_second: u64) -> Option<Work> {
+    /// With the rate that was found for it, if it has one.
+    pub(crate) fn task(self, per_second: u64) -> Task {
         match self {
-            Self::Echo64 | Self::Echo512 => Some(Work::Saturate { size: SIZE }),
-            Self::Rate => Some(Work::Rate {
+            Self::Echo64 | Self::Echo512 => Task::Connections(Work::Saturate { size: SIZE }),
+            Self::Rate => Task::Connections(Work::Rate {
                 size: SIZE,
                 per_second,
             }),
-            Self::NewConnections => Some(Work::NewConnections { size: SIZE }),
-            Self::Download => Some(Work::Download {
+            Self::NewConnections => Task::Connections(Work::NewConnections { size: SIZE }),
+            Self::Download => Task::Connections(Work::Download {
                 bytes: DOWNLOAD_BYTES,
             }),
-            Self::Idle => None,
+            Self::Idle => Task::Idle,
+            Self::Udp64 => Task::Datagrams(udp::Work::Saturate {
+                size: DATAGRAM,
+                outstanding: 1,
+            }),
+            Self::UdpRate | Self::UdpLoss => Task::Datagrams(udp::Work::Rate {
+                size: DATAGRAM,
+                per_second,
+            }),
+            Self::UdpBulk => Task::Datagrams(udp::Work::Upload(BURSTS)),
+        }
+    }
+
+    /// The scenario whose best throughput this one has half of as its rate.
+    pub(crate) fn half_of(self) -> Option<Self> {
+        match self {
+            Self::Rate => Some(Self::Echo64),
+            Self::UdpRate | Self::UdpLoss => Some(Self::Udp64),
+            _ => None,
         }
     }
 
@@ -115,6 +201,9 @@ impl Scenario {
             Self::NewConnections => (5, 700),
             Self::Download => (5, 500),
             Self::Idle => (3, 0),
+            Self::Udp64 | Self::UdpRate => (5, 2000),
+            Self::UdpBulk => (5, 500),
+            Self::UdpLoss => (3, 2000),
         };
         Extent {
             rounds,
@@ -122,16 +211,29 @@ impl Scenario {
         }
     }
 
-    /// Splicing is a matter of bulk.
+    /// Splicing is a matter of bulk, and not all forward datagrams.
     pub(crate) fn wants(self, peer: &str) -> bool {
-        self == Self::Download || !peer.contains("splice")
+        match self {
+            Self::Download => true,
+            Self::UdpLoss => peers::WITH_UDP.contains(&peer) && peers::is_ringress(peer),
+            Self::Udp64 | Self::UdpRate | Self::UdpBulk => peers::WITH_UDP.contains(&peer),
+            _ => !peer.contains("splice"),
+        }
     }
 
     pub(crate) fn metrics(self) -> &'static [Metric] {
         match self {
             Self::Idle => &[Metric::MemoryPerConnection],
             Self::Download => &[Metric::CpuPerMb, Metric::MbPerSecond],
+            Self::UdpBulk => &[Metric::CpuPerMb, Metric::MbPerSecond, Metric::Lost],
             // Who does not keep the rate is named; nobody can exceed it.
+            Self::UdpRate | Self::UdpLoss => &[
+                Metric::CpuPerRequest,
+                Metric::P50,
+                Metric::P99,
+                Metric::P999,
+                Metric::Lost,
+            ],
             Self::Rate => &[
                 Metric::CpuPerRequest,
                 Metric::P50,
@@ -160,6 +262,7 @@ pub(crate) enum Metric {
     MemoryPerConnection,
     CpuPerMb,
     MbPerSecond,
+    Lost,
 }
 
 impl Metric {
@@ -173,6 +276,7 @@ impl Metric {
             Self::MemoryPerConnection => "KiB per connection",
             Self::CpuPerMb => "CPU ms per MB",
             Self::MbPerSecond => "MB/s",
+            Self::Lost => "lost of 10⁶",
         }
     }
 
@@ -187,7 +291,7 @@ impl Metric {
     pub(crate) fn digits(self) -> usize {
         match self {
             Self::Throughput | Self::MbPerSecond | Self::P999 => 0,
-            Self::P50 | Self::P99 => 1,
+            Self::P50 | Self::P99 | Self::Lost => 1,
             Self::CpuPerRequest | Self::MemoryPerConnection => 2,
             Self::CpuPerMb => 3,
         }
@@ -208,6 +312,8 @@ pub(crate) struct Sample {
     pub(crate) connections: usize,
     /// What the generator counted; idle connections are not counted.
     pub(crate) load: Option<Summary>,
+    /// What became of datagrams, where there were any.
+    pub(crate) datagrams: Option<Faults>,
 }
 
 impl Sample {
@@ -229,6 +335,9 @@ impl Sample {
             }
             Metric::CpuPerMb => per(self.proxy_cpu_us / 1e3, mb),
             Metric::MbPerSecond => per(mb, seconds),
+            Metric::Lost => self.datagrams.as_ref().map_or(0.0, |datagrams| {
+                per(datagrams.lost as f64 * 1e6, datagrams.sent as f64)
+            }),
         }
     }
 
@@ -248,9 +357,8 @@ mod tests {
     use super::*;
     use crate::peers::{NAMES, is_in_every_run};
 
-    #[test]
-    fn five_minutes_hold_all_scenarios_with_all_proxies() {
-        let seconds: f64 = Scenario::ALL
+    fn seconds(scenarios: &[Scenario]) -> f64 {
+        scenarios
             .iter()
             .map(|scenario| {
                 let Extent { rounds, duration } = scenario.extent();
@@ -266,8 +374,19 @@ mod tests {
                 };
                 rounds as f64 * (proxies * each + ceiling)
             })
-            .sum();
+            .sum()
+    }
+
+    #[test]
+    fn five_minutes_hold_all_scenarios_with_all_proxies() {
+        let seconds = seconds(&Scenario::WITH_TCP);
         assert!(seconds < 290.0, "{seconds}");
+    }
+
+    #[test]
+    fn two_minutes_hold_those_with_datagrams() {
+        let seconds = seconds(&Scenario::WITH_UDP);
+        assert!(seconds < 115.0, "{seconds}");
     }
 
     #[test]
@@ -279,6 +398,7 @@ mod tests {
             memory_after: (1 << 20) + 5_000 * 512,
             connections: 5_000,
             load: None,
+            datagrams: None,
         };
         assert!((sample.value(Metric::MemoryPerConnection) - 0.5).abs() < 1e-9);
         assert!(sample.value(Metric::CpuPerRequest) < 1e-9);
@@ -289,5 +409,7 @@ mod tests {
         assert!(Scenario::Download.wants("haproxy-splice"));
         assert!(!Scenario::Echo64.wants("haproxy-splice"));
         assert!(Scenario::Echo64.wants("haproxy"));
+        assert!(!Scenario::Udp64.wants("haproxy") && Scenario::Udp64.wants("envoy"));
+        assert!(!Scenario::UdpLoss.wants("envoy") && Scenario::UdpLoss.wants("ringress"));
     }
 }

@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::print;
 use crate::Error;
 use crate::compare::{self, Comparison, Wanted};
-use crate::peers::{self, Peer, Place};
+use crate::peers::{self, Peer, Place, Protocol};
 use crate::report::{self, say};
 use crate::scenario::Scenario;
 
@@ -20,6 +20,9 @@ pub(super) struct Arguments {
     /// These scenarios only
     #[arg(long, value_name = "SCENARIO", value_delimiter = ',')]
     only: Vec<Scenario>,
+    /// All scenarios with datagrams, which otherwise take part only when they are named
+    #[arg(long, conflicts_with = "only")]
+    udp: bool,
     /// These proxies only; ringress-policies takes part only when it is named
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = peers::NAMES)]
     peers: Vec<String>,
@@ -60,7 +63,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     let folder = std::env::temp_dir().join(format!("ringress-bench-{}", std::process::id()));
     let wanted = Wanted {
         scenarios: match arguments.only.as_slice() {
-            [] => Scenario::ALL.to_vec(),
+            [] if arguments.udp => Scenario::WITH_UDP.to_vec(),
+            [] => Scenario::WITH_TCP.to_vec(),
             only => only.to_vec(),
         },
         peers: found,
@@ -108,29 +112,37 @@ pub(super) fn find(
 }
 
 fn show_configurations(peers: &[Peer]) -> Result<(), Error> {
-    let place = Place {
+    let mut place = Place {
         folder: Path::new("FOLDER"),
+        protocol: Protocol::Tcp,
         listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
         backends: &[1, 2].map(|host| SocketAddr::from(([127, 0, 0, host], 9000))),
         change: None,
     };
-    for peer in peers {
-        let launch = peer.launch(&place);
-        let arguments: Vec<_> = launch
-            .arguments
-            .iter()
-            .map(|argument| argument.to_string_lossy())
-            .collect();
-        print(&format!(
-            "# {}: {}\n# {} {}\n{}\n",
-            peer.name,
-            peer.version,
-            peer.program.display(),
-            arguments.join(" "),
-            launch.text
-        ))?;
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        place.protocol = protocol;
+        for peer in peers.iter().filter(|peer| peer.speaks(protocol)) {
+            show_configuration(peer, &place)?;
+        }
     }
     Ok(())
+}
+
+fn show_configuration(peer: &Peer, place: &Place<'_>) -> Result<(), Error> {
+    let launch = peer.launch(place);
+    let arguments: Vec<_> = launch
+        .arguments
+        .iter()
+        .map(|argument| argument.to_string_lossy())
+        .collect();
+    print(&format!(
+        "# {}: {}\n# {} {}\n{}\n",
+        peer.name,
+        peer.version,
+        peer.program.display(),
+        arguments.join(" "),
+        launch.text
+    ))
 }
 
 fn write_json(arguments: &Arguments, comparison: &Comparison) -> Result<PathBuf, Error> {

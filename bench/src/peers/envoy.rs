@@ -1,8 +1,8 @@
-//! Envoy with its tcp_proxy filter and one worker thread.
+//! Envoy with its tcp_proxy or udp_proxy filter and one worker thread.
 
 use std::path::{Path, PathBuf};
 
-use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, in_path, output};
+use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, Protocol, in_path, output};
 use crate::local::BACKLOG;
 
 pub(super) const NAME: &str = "envoy";
@@ -57,22 +57,24 @@ pub(super) fn launch(_: &Peer, place: &Place<'_>) -> Launch {
             format!("{{endpoint: {{address: {address}}}}}")
         })
         .collect();
+    let listener = match place.protocol {
+        Protocol::Tcp => OF_CONNECTIONS.replace("BACKLOG", &BACKLOG.to_string()),
+        Protocol::Udp => OF_DATAGRAMS.to_owned(),
+    };
+    let host = place.listen.ip();
+    let listen = match place.protocol {
+        Protocol::Tcp => socket_address(host, place.listen.port()),
+        Protocol::Udp => {
+            socket_address(host, place.listen.port()).replace("{address", "{protocol: UDP, address")
+        }
+    };
     // Without thresholds a cluster takes 1,024 connections.
     let text = format!(
         r#"static_resources:
   listeners:
   - name: bench
     address: {listen}
-    tcp_backlog_size: {BACKLOG}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.tcp_proxy
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
-          stat_prefix: bench
-          cluster: backends
-          idle_timeout: 600s
-  clusters:
+{listener}  clusters:
   - name: backends
     type: STATIC
     connect_timeout: 5s
@@ -87,7 +89,6 @@ pub(super) fn launch(_: &Peer, place: &Place<'_>) -> Launch {
       - lb_endpoints:
         - {endpoints}
 "#,
-        listen = socket_address(place.listen.ip(), place.listen.port()),
         endpoints = endpoints.join("\n        - "),
     );
     let file = "envoy.yaml";
@@ -107,6 +108,42 @@ pub(super) fn launch(_: &Peer, place: &Place<'_>) -> Launch {
         arguments,
     }
 }
+
+const OF_CONNECTIONS: &str = r#"    tcp_backlog_size: BACKLOG
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.tcp_proxy
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: bench
+          cluster: backends
+          idle_timeout: 600s
+"#;
+
+/// Longer datagrams than 1,500 B are cut off when nothing is said about them. Without `prefer_gro` on the
+/// listener (the default with backends) segments that come together are taken for one datagram, and what
+/// is longer than the limit is thrown away.
+const OF_DATAGRAMS: &str = r#"    udp_listener_config:
+      downstream_socket_config:
+        max_rx_datagram_size: 9000
+        prefer_gro: true
+    listener_filters:
+    - name: envoy.filters.udp_listener.udp_proxy
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig
+        stat_prefix: bench
+        idle_timeout: 60s
+        use_per_packet_load_balancing: false
+        upstream_socket_config:
+          max_rx_datagram_size: 9000
+        matcher:
+          on_no_match:
+            action:
+              name: route
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.udp.udp_proxy.v3.Route
+                cluster: backends
+"#;
 
 fn socket_address(host: std::net::IpAddr, port: u16) -> String {
     format!("{{socket_address: {{address: \"{host}\", port_value: {port}}}}}")

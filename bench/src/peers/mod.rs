@@ -35,11 +35,19 @@ pub(crate) struct Missing {
     pub(crate) why: String,
 }
 
+/// What a proxy forwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+}
+
 /// Where a proxy is put.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     /// Its files are in here.
     pub(crate) folder: &'a Path,
+    pub(crate) protocol: Protocol,
     pub(crate) listen: SocketAddr,
     pub(crate) backends: &'a [SocketAddr],
     /// It will be reloaded or upgraded.
@@ -88,9 +96,14 @@ impl Peer {
         }
     }
 
-    /// With policies or without; all others are its peers.
+    /// All others are its peers.
     pub(crate) fn is_ringress(&self) -> bool {
-        [ringress::NAME, ringress::NAME_WITH_POLICIES].contains(&self.name)
+        is_ringress(self.name)
+    }
+
+    /// It can forward this.
+    pub(crate) fn speaks(&self, protocol: Protocol) -> bool {
+        protocol == Protocol::Tcp || WITH_UDP.contains(&self.name)
     }
 }
 
@@ -107,6 +120,14 @@ pub(crate) const NAMES: [&str; 6] = [
     haproxy::NAME_WITH_SPLICE,
     envoy::NAME,
 ];
+
+/// Those that forward datagrams; HAProxy's free version does not.
+pub(crate) const WITH_UDP: [&str; 3] = [ringress::NAME, nginx::NAME, envoy::NAME];
+
+/// With policies or without.
+pub(crate) fn is_ringress(name: &str) -> bool {
+    [ringress::NAME, ringress::NAME_WITH_POLICIES].contains(&name)
+}
 
 /// It takes part when nobody is named: it has peers to be compared with.
 pub(crate) fn is_in_every_run(name: &str) -> bool {
@@ -174,6 +195,7 @@ mod tests {
             .collect();
         let place = Place {
             folder: Path::new("/tmp/x"),
+            protocol: Protocol::Tcp,
             listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
             backends: &backends,
             change: None,
@@ -198,9 +220,39 @@ mod tests {
     }
 
     #[test]
+    fn those_that_forward_datagrams_are_told_to() {
+        let place = Place {
+            folder: Path::new("/tmp/x"),
+            protocol: Protocol::Udp,
+            listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
+            backends: &[SocketAddr::from(([127, 0, 0, 1], 4000))],
+            change: None,
+        };
+        for (name, launch) in [
+            (
+                ringress::NAME,
+                ringress::launch as fn(&Peer, &Place<'_>) -> Launch,
+            ),
+            (nginx::NAME, nginx::launch),
+            (envoy::NAME, envoy::launch),
+        ] {
+            let peer = planted(name, launch);
+            let text = peer.launch(&place).text;
+            assert!(peer.speaks(Protocol::Udp));
+            assert_eq!(text.matches("5000").count(), 1, "{text}");
+            assert_eq!(text.matches("4000").count(), 1, "{text}");
+            assert!(text.to_lowercase().contains("udp"), "{text}");
+            assert!(text.contains("60s") && !text.contains("backlog"), "{text}");
+        }
+        let haproxy = planted(haproxy::NAME, haproxy::launch);
+        assert!(!haproxy.speaks(Protocol::Udp));
+    }
+
+    #[test]
     fn a_second_address_is_listened_on_by_all_that_reload() {
         let place = Place {
             folder: Path::new("/tmp/x"),
+            protocol: Protocol::Tcp,
             listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
             backends: &[SocketAddr::from(([127, 0, 0, 1], 4000))],
             change: Some(Change {
@@ -229,6 +281,7 @@ mod tests {
         let backends = [SocketAddr::from(([127, 0, 0, 1], 4000))];
         let place = Place {
             folder: Path::new("/tmp/x"),
+            protocol: Protocol::Tcp,
             listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
             backends: &backends,
             change: None,

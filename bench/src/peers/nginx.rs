@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, first_line, in_path, output};
+use super::{
+    Launch, MOST_CONNECTIONS, Missing, Peer, Place, Protocol, first_line, in_path, output,
+};
 use crate::local::BACKLOG;
 
 pub(super) const NAME: &str = "nginx";
@@ -53,8 +55,15 @@ pub(super) fn launch(peer: &Peer, place: &Place<'_>) -> Launch {
         .collect();
     let listens: String = place
         .listens()
-        .map(|address| format!("        listen {address} backlog={BACKLOG};\n"))
+        .map(|address| match place.protocol {
+            Protocol::Tcp => format!("        listen {address} backlog={BACKLOG};\n"),
+            Protocol::Udp => format!("        listen {address} udp reuseport;\n"),
+        })
         .collect();
+    let timeouts = match place.protocol {
+        Protocol::Tcp => "proxy_connect_timeout 5s;\n        proxy_timeout 10m;",
+        Protocol::Udp => "proxy_timeout 60s;",
+    };
     let text = format!(
         "{load}daemon off;
 worker_processes 1;
@@ -68,8 +77,7 @@ stream {{
 {servers}    }}
     server {{
 {listens}        proxy_pass backends;
-        proxy_connect_timeout 5s;
-        proxy_timeout 10m;
+        {timeouts}
     }}
 }}
 ",

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,10 +16,9 @@ use rustix::process::{
     waitid,
 };
 
-use super::{Peer, Place};
-use crate::backend::Service;
+use super::{Peer, Place, Protocol};
 use crate::error::Error;
-use crate::{load, local, procstat};
+use crate::{local, procstat};
 
 /// How long a proxy may take until it forwards a first exchange.
 const START_ATTEMPTS: u32 = 200;
@@ -55,31 +54,13 @@ impl Heir {
 }
 
 impl Running {
-    /// Starts `peer` on `cpu` with its files below `folder`, and waits until it serves.
+    /// Starts `peer` on `cpu`, and waits until it serves: until `ask` had an answer from its address.
     pub(crate) fn start(
         ring: &Ring,
         peer: &Peer,
         cpu: usize,
-        folder: &Path,
-        backends: &[SocketAddr],
-        service: Service,
-    ) -> Result<Self, Error> {
-        let place = Place {
-            folder,
-            listen: free_address()?,
-            backends,
-            change: None,
-        };
-        Self::start_at(ring, peer, cpu, &place, service)
-    }
-
-    /// The same at this place.
-    pub(crate) fn start_at(
-        ring: &Ring,
-        peer: &Peer,
-        cpu: usize,
         place: &Place<'_>,
-        service: Service,
+        ask: &mut dyn FnMut(SocketAddr) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let (folder, listen) = (place.folder, place.listen);
         let launch = peer.launch(place);
@@ -102,7 +83,7 @@ impl Running {
             listen,
             heirs: Vec::new(),
         };
-        running.wait_ready(ring, peer, folder, service)?;
+        running.wait_ready(ring, peer, folder, ask)?;
         running.processes = procstat::family(running.child.id());
         Ok(running)
     }
@@ -122,13 +103,13 @@ impl Running {
         ring: &Ring,
         peer: &Peer,
         folder: &Path,
-        service: Service,
+        ask: &mut dyn FnMut(SocketAddr) -> Result<(), Error>,
     ) -> Result<(), Error> {
         for _ in 0..START_ATTEMPTS {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 break;
             }
-            if load::ask_once(ring, self.listen, service).is_ok() {
+            if ask(self.listen).is_ok() {
                 return Ok(());
             }
             local::pass(ring, START_PAUSE)?;
@@ -208,10 +189,13 @@ fn spawn_on(cpu: usize, mut command: Command) -> io::Result<Child> {
 }
 
 /// An address that nobody listens on. Somebody may take it before the proxy does, who then says so.
-pub(crate) fn free_address() -> Result<SocketAddr, Error> {
-    TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|socket| socket.local_addr())
-        .map_err(Error::while_doing("looking for a free port"))
+pub(crate) fn free_address(protocol: Protocol) -> Result<SocketAddr, Error> {
+    const ANY_PORT: (&str, u16) = ("127.0.0.1", 0);
+    let address = match protocol {
+        Protocol::Tcp => TcpListener::bind(ANY_PORT).and_then(|socket| socket.local_addr()),
+        Protocol::Udp => UdpSocket::bind(ANY_PORT).and_then(|socket| socket.local_addr()),
+    };
+    address.map_err(Error::while_doing("looking for a free port"))
 }
 
 /// What a proxy prints.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, first_line, output};
+use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, Protocol, first_line, output};
 use crate::local::BACKLOG;
 
 pub(super) const NAME: &str = "ringress";
@@ -63,6 +63,18 @@ pub(super) fn launch(peer: &Peer, place: &Place<'_>) -> Launch {
         ),
         None => "drain_timeout = \"100ms\"\n".to_owned(),
     };
+    let (protocol, of_session, of_connection) = match place.protocol {
+        Protocol::Tcp => (
+            format!("backlog = {BACKLOG}\n"),
+            "",
+            "connect_timeout = \"5s\"\n",
+        ),
+        Protocol::Udp => (
+            "protocol = \"udp\"\n".to_owned(),
+            "\n[listeners.bench.udp]\nsession_timeout = \"60s\"\n",
+            "",
+        ),
+    };
     let text = format!(
         r#"[runtime]
 workers = {workers}
@@ -74,12 +86,10 @@ level = "error"
 [listeners.bench]
 bind = "{listen}"
 upstream = "backends"
-backlog = {BACKLOG}
-{of_listener}
+{protocol}{of_listener}{of_session}
 [upstreams.backends]
 backends = [{backends}]
-connect_timeout = "5s"
-{of_upstream}{also}"#,
+{of_connection}{of_upstream}{also}"#,
         listen = place.listen,
         backends = backends.join(", ")
     );

@@ -22,7 +22,7 @@ use crate::backend::{self, Service};
 use crate::error::Error;
 use crate::load::{self, Edge, Outcome, Plan, Summary, Work};
 use crate::machine::Machine;
-use crate::peers::{Change, Peer, Place, Running, free_address};
+use crate::peers::{Change, Peer, Place, Protocol, Running, free_address};
 use crate::report::say;
 use crate::{local, procstat};
 use operator::Operator;
@@ -199,7 +199,8 @@ impl Stage<'_> {
             .collect();
         let plain = Place {
             folder: &folder,
-            listen: free_address()?,
+            protocol: Protocol::Tcp,
+            listen: free_address(Protocol::Tcp)?,
             backends: &backends[1..],
             change: Some(Change::default()),
         };
@@ -209,7 +210,9 @@ impl Stage<'_> {
             ..plain
         };
         let (ring, cpu) = (&self.ring, self.proxy_cpu);
-        let mut running = Running::start_at(ring, peer, cpu, &plain, Service::Echo)?;
+        let mut running = Running::start(ring, peer, cpu, &plain, &mut |address| {
+            load::ask_once(ring, address, Service::Echo)
+        })?;
         let orders = self.wanted.orders;
         let operator = Operator::new(orders, peer, [&changed, &plain], running.id())?;
         say(&format!("{}: quiet; process {}", peer.name, running.id()));

@@ -35,13 +35,16 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// Kinds of what can become of a datagram.
+    pub(crate) const KINDS: usize = 10;
+
     /// What no proxy may do.
     pub fn wrong(&self) -> u64 {
         self.duplicates + self.corrupt + self.foreign
     }
 
     /// The kinds in words, with their counts.
-    pub(crate) fn kinds(&self) -> [(&'static str, u64); 10] {
+    pub(crate) fn kinds(&self) -> [(&'static str, u64); Self::KINDS] {
         [
             ("lost", self.lost),
             ("came after they were given up", self.late),
