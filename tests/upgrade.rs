@@ -3,6 +3,8 @@
 
 mod common;
 
+#[path = "upgrade/datagrams.rs"]
+mod datagrams;
 #[path = "upgrade/failures.rs"]
 mod failures;
 #[path = "upgrade/listeners.rs"]

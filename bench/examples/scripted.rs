@@ -72,6 +72,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ring = Ring::new(Box::new(world.driver()), 64 << 20);
     let listener = ListenerSocket {
         transport: ringress::ring::listen::Transport::Stream,
+        number: 0,
+        waits: false,
         binding: BindingId(0),
         listener: shared.snapshot.load().listeners[0].clone(),
         fd: world.listen(&front, 1)[0],

@@ -7,10 +7,11 @@
 //!                              └─dropped: as if nothing had happened
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -22,7 +23,7 @@ use super::upgrade::OfferedBinding;
 use super::workers::Workers;
 use crate::address::Address;
 use crate::config::{Config, Listener, SessionKey};
-use crate::proxy::{BindingId, Closed, ListenerSocket, Message, Snapshot};
+use crate::proxy::{BindingId, Closed, Left, ListenerSocket, Message, Snapshot};
 use crate::ring::listen::{self, AdjustError, ListenOptions, Transport};
 use crate::ring::net::into_fd;
 
@@ -41,6 +42,8 @@ pub(super) struct Bindings {
     list: Vec<Binding>,
     /// Sockets that were there before the process.
     inherited: Vec<Inherited>,
+    /// Another process hands the sessions of datagrams over.
+    awaits_sessions: bool,
     /// Those whose sockets the workers have not closed yet.
     closing: Vec<Closing>,
     next_id: u64,
@@ -57,6 +60,8 @@ struct Binding {
     sockets: Sockets,
     closed: Closed,
     is_closed: oneshot::Receiver<()>,
+    /// Its number in the offer of another process, which hands the sessions of its datagrams over.
+    offered: Option<usize>,
 }
 
 /// The keys of a listener that its sockets are made with.
@@ -131,8 +136,10 @@ impl Bindings {
         workers: usize,
         owner: Option<(u32, u32)>,
         inherited: Vec<Inherited>,
+        awaits_sessions: bool,
     ) -> Self {
         Self {
+            awaits_sessions,
             workers,
             owner,
             list: Vec::new(),
@@ -193,8 +200,10 @@ impl Bindings {
         let mut places = self.list.iter().enumerate();
         let serving = places.find(|(place, it)| it.serves(listener, address) && free(*place));
         let Some((place, binding)) = serving else {
-            let sockets = self.sockets(prepared, listener, address)?;
-            prepared.new.push(self.bind(listener, address, sockets)?);
+            let (sockets, offered) = self.sockets(prepared, listener, address)?;
+            let mut new = self.bind(listener, address, sockets)?;
+            new.binding.offered = offered.filter(|_| self.awaits_sessions);
+            prepared.new.push(new);
             return Ok(());
         };
         if binding.options.ipv6_only != options.ipv6_only
@@ -216,15 +225,17 @@ impl Bindings {
         Ok(())
     }
 
-    /// Sockets for an address that this process does not listen on yet.
+    /// Sockets for an address that this process does not listen on yet, with their number in what another
+    /// process offers if they take its datagrams.
     fn sockets(
         &mut self,
         prepared: &mut Prepared,
         listener: &Listener,
         address: &Address,
-    ) -> io::Result<Sockets> {
+    ) -> io::Result<(Sockets, Option<usize>)> {
         let options = Options::of(listener);
         let options = options.as_listen();
+        let mut offered = None;
         let mut inherited = self.inherited.iter().enumerate();
         let free = |place: &usize| !prepared.used.contains(place);
         let found = inherited.find(|(place, it)| it.serves(listener, address) && free(place));
@@ -232,6 +243,9 @@ impl Bindings {
             Some((place, inherited)) => {
                 prepared.used.push(place);
                 prepared.offered.extend(inherited.number);
+                offered = inherited
+                    .number
+                    .filter(|_| inherited.transport == Transport::Datagrams);
                 inherited.sockets(self.workers, &options)?
             }
             None if self.overlaps(address, listener) => {
@@ -242,7 +256,7 @@ impl Bindings {
         if let Some(owner) = self.owner {
             sockets.give_to(owner)?;
         }
-        Ok(sockets)
+        Ok((sockets, offered))
     }
 
     /// Sockets of this process have a part of the address, so that it can't be asked for alone.
@@ -274,6 +288,7 @@ impl Bindings {
             sockets,
             closed: Arc::new(closed),
             is_closed,
+            offered: None,
         };
         Ok(New {
             order: None,
@@ -356,14 +371,25 @@ impl Bindings {
 
     /// Stops accepting on all bindings; the workers end with their last session.
     pub(super) fn drain(&mut self, workers: &Workers) {
-        self.hand_over(&[], workers);
+        self.hand_over(&[], None, workers);
     }
 
-    /// The same, while another process goes on with the bindings `kept`.
-    pub(super) fn hand_over(&mut self, kept: &[BindingId], workers: &Workers) {
+    /// The same, while another process goes on with the bindings `kept`: sessions of datagrams go to it.
+    pub(super) fn hand_over(
+        &mut self,
+        kept: &[BindingId],
+        sessions: Option<&Sender<Left>>,
+        workers: &Workers,
+    ) {
         let mut grace = Duration::ZERO;
         for mut binding in std::mem::take(&mut self.list) {
+            let leaves = binding.sockets.transport == Transport::Datagrams;
             match kept.contains(&binding.id) {
+                true if leaves => {
+                    if let Some(to) = sessions {
+                        workers.post(|| Message::Leave(binding.id, to.clone()));
+                    }
+                }
                 true => binding.sockets.leave_path(),
                 false => grace = grace.max(binding.refuse_new()),
             }
@@ -380,6 +406,13 @@ impl Bindings {
             let _ = timeout_at(closing.deadline, &mut closing.is_closed).await;
             self.closing.pop();
         }
+    }
+
+    /// Who waits for sessions of another process, by its number in the offer.
+    pub(super) fn awaiting(&self) -> HashMap<usize, BindingId> {
+        let list = self.list.iter();
+        list.filter_map(|binding| Some((binding.offered?, binding.id)))
+            .collect()
     }
 
     /// Every address that is listened on, with its listener.
@@ -438,7 +471,7 @@ impl Binding {
         let state = snapshot.listener(listener).expect("it was prepared for");
         let shared = self.sockets.count() < outgoing.len();
         let transport = self.sockets.transport;
-        for (worker, socket) in outgoing {
+        for (number, (worker, socket)) in outgoing.into_iter().enumerate() {
             workers.post_to(
                 worker,
                 Message::Listen(ListenerSocket {
@@ -447,6 +480,8 @@ impl Binding {
                     fd: into_fd(socket),
                     shared,
                     transport,
+                    number,
+                    waits: self.offered.is_some(),
                     closed: self.closed.clone(),
                 }),
             );

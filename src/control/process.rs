@@ -305,6 +305,7 @@ impl Process {
         let Heir {
             mut successor,
             base,
+            giver,
         } = heir;
         // Its path is the new process's.
         drop(self.socket.take());
@@ -326,6 +327,10 @@ impl Process {
                 }
             }
         };
+        if let Some(giver) = giver {
+            // The workers have ended, and nobody leaves anything to it any more.
+            let _ = giver.join();
+        }
         if let Err(error) = successor.finish(told(&shared), FAREWELL).await {
             tracing::warn!(%error, "the last counts did not reach the new process");
         }

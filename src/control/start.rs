@@ -1,6 +1,7 @@
 //! From nothing, or from what another process hands over, to a process that serves. Everything that can
 //! fail comes before the first connection is accepted.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,11 +21,13 @@ use super::socket::server::{Options, Server};
 use super::socket::{Part, ProcessState, make_folder};
 use super::sockets::Inherited;
 use super::succession::{Ancestors, State, Succession};
+use super::upgrade::sessions::{self, Came};
 use super::upgrade::{Committed, Inheritance, Launch, Predecessor};
 use super::workers::{Plan, Workers};
 use super::{Error, events, max_connections, plan, seed, tell_max_sessions, with_max_sessions};
 use crate::config::{Config, ControlSocket};
-use crate::proxy::Shared;
+use crate::proxy::{Adopted, Message, Shared};
+use crate::ring::net::into_fd;
 use crate::ring::probe;
 use crate::ring::{self, limits};
 use crate::telemetry::events::Events;
@@ -37,6 +40,8 @@ pub(super) struct Start {
     drained: Vec<Arc<str>>,
     /// The control socket of the process that hands over.
     control_socket: Option<PathBuf>,
+    /// By which sessions of datagrams will come.
+    sessions: Option<OwnedFd>,
 }
 
 /// A process that has what it needs, and does nothing yet.
@@ -52,6 +57,7 @@ pub(super) struct Ready {
     prepared: Prepared,
     drained: Vec<Arc<str>>,
     control_socket: Option<PathBuf>,
+    sessions: Option<OwnedFd>,
 }
 
 impl Start {
@@ -63,6 +69,7 @@ impl Start {
             inherited: Vec::new(),
             drained: Vec::new(),
             control_socket: None,
+            sessions: None,
         }
     }
 
@@ -71,6 +78,7 @@ impl Start {
         let Inheritance {
             offer,
             sockets,
+            sessions,
             predecessor,
         } = inheritance;
         let bindings = offer.bindings.iter().zip(sockets).enumerate();
@@ -86,6 +94,7 @@ impl Start {
                     inherited,
                     drained: drained.collect(),
                     control_socket: offer.control_socket,
+                    sessions,
                 };
                 Ok((start, Some(predecessor)))
             }
@@ -111,7 +120,8 @@ impl Start {
         inherited.extend(activated.map_err(Error::Activation)?);
         let identity = identity(&config)?;
         let owner = identity.as_ref().map(Identity::ids);
-        let mut bindings = Bindings::new(plan.workers, owner, inherited);
+        let awaits_sessions = self.sessions.is_some();
+        let mut bindings = Bindings::new(plan.workers, owner, inherited, awaits_sessions);
         let drained = self.drained.iter().cloned().collect();
         let prepared = bindings.prepare(&config, &drained)?;
         if let Some(identity) = &identity {
@@ -132,6 +142,7 @@ impl Start {
             prepared,
             drained: self.drained,
             control_socket: self.control_socket,
+            sessions: self.sessions,
         })
     }
 }
@@ -233,6 +244,7 @@ impl Ready {
             prepared: self.prepared,
             drained: self.drained,
             predecessors_socket,
+            sessions: self.sessions,
         })
     }
 }
@@ -245,6 +257,7 @@ struct Started {
     prepared: Prepared,
     drained: Vec<Arc<str>>,
     predecessors_socket: Option<PathBuf>,
+    sessions: Option<OwnedFd>,
 }
 
 impl Started {
@@ -258,6 +271,7 @@ impl Started {
             prepared,
             drained,
             predecessors_socket,
+            sessions,
         } = self;
         let taken = taken.map(|Taken { state, committed }| {
             let known = process.restore(state, &drained);
@@ -273,6 +287,9 @@ impl Started {
         process
             .bindings
             .commit(prepared, &snapshot, &process.workers);
+        if let Some(link) = sessions {
+            process.take_sessions(link);
+        }
         let targets = health::targets(&process.config, &process.shared);
         process.probers.reconcile(targets);
         tracing::info!(
@@ -304,6 +321,28 @@ impl Process {
             tracing::error!(%error, "no control socket: commands can't reach this process");
             None
         })
+    }
+
+    /// Sessions of datagrams go to the workers that receive from their listening sockets.
+    fn take_sessions(&self, link: OwnedFd) {
+        let (awaiting, workers) = (self.bindings.awaiting(), self.workers.posts());
+        let all = workers.clone();
+        let came = move |came: Came| {
+            let worker = came.socket % workers.len();
+            if let Some(binding) = awaiting.get(&came.binding) {
+                let sessions = came.sessions.into_iter();
+                workers[worker].post(Message::Adopt(Adopted {
+                    binding: *binding,
+                    socket: came.socket,
+                    lost: came.lost,
+                    sessions: sessions.map(|(image, fd)| (image, into_fd(fd))).collect(),
+                }));
+            }
+        };
+        let end = move || all.iter().for_each(|worker| worker.post(Message::Begin));
+        if let Err(error) = sessions::take(link, came, end) {
+            tracing::error!(%error, "no thread to take over sessions of datagrams");
+        }
     }
 
     /// Goes on where another process stands, as far as that is known; `drained` listeners are not bound in

@@ -5,7 +5,9 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::mpsc::Sender;
 use std::task::Poll;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,8 +18,9 @@ use super::parts::Drain;
 use super::process::Process;
 use super::reload::Answer;
 use super::socket::{self, Reply, Upgraded};
+use super::upgrade::sessions::{self, Giver};
 use super::upgrade::{Failure, Launch, Link, Offer, Successor, hand_over};
-use crate::proxy::{BindingId, Image, Message, Shared, Totals};
+use crate::proxy::{BindingId, Image, Left, Message, Shared, Totals};
 use crate::ring;
 
 /// How long a new process may take until it serves.
@@ -50,6 +53,8 @@ struct UnderWay {
     ancestors: Vec<Totals>,
     agreed: Rc<RefCell<Agreed>>,
     answer: Option<Answer>,
+    /// By which sessions of datagrams go to the new process.
+    sessions: Option<Giver>,
 }
 
 /// What holds from the moment that the state went over.
@@ -71,6 +76,8 @@ pub(super) struct Outcome {
 pub(super) struct Heir {
     pub(super) successor: Successor,
     pub(super) base: Totals,
+    /// Hands sessions of datagrams over, as long as workers have any.
+    pub(super) giver: Option<JoinHandle<()>>,
 }
 
 impl Succession {
@@ -98,6 +105,19 @@ impl Succession {
 }
 
 impl UnderWay {
+    /// Where workers leave the sessions of datagrams for the new process.
+    fn give_sessions(&mut self) -> Option<(Sender<Left>, JoinHandle<()>)> {
+        let giver = self.sessions.take()?;
+        let offered = self.offered.clone();
+        let number = move |left: &Left| offered.iter().position(|id| *id == left.binding);
+        let started = giver.start(number);
+        started
+            .inspect_err(|error| {
+                tracing::error!(%error, "no thread to hand sessions of datagrams over");
+            })
+            .ok()
+    }
+
     /// The links to older processes, with what is known of each.
     fn ancestors(self) -> Ancestors {
         drop(self.task);
@@ -129,11 +149,18 @@ impl Process {
         let Offered {
             ids,
             bindings,
-            sockets,
+            mut sockets,
         } = match self.bindings.offer() {
             Ok(offered) => offered,
             Err(error) => return refuse(answer, &format!("no descriptor left: {error}")),
         };
+        let datagrams = bindings.iter().any(|binding| binding.datagrams);
+        let sessions = match datagrams.then(sessions::link).transpose() {
+            Ok(sessions) => sessions,
+            Err(error) => return refuse(answer, &format!("no descriptor left: {error}")),
+        };
+        let (sessions, theirs) = sessions.unzip();
+        sockets.extend(theirs);
         tracing::info!(executable = %launch.executable().display(), "upgrading");
         self.notifier.reloading();
         let drained = self.parts.listeners();
@@ -142,6 +169,7 @@ impl Process {
             bindings,
             drained: drained.iter().map(ToString::to_string).collect(),
             control_socket: self.socket.as_ref().map(|socket| socket.path().to_owned()),
+            sessions: sessions.is_some(),
         };
         let (links, ancestors): (Vec<_>, Vec<_>) = self.ancestors.take().into_iter().unzip();
         let links = Rc::new(links);
@@ -157,6 +185,7 @@ impl Process {
             ancestors,
             agreed,
             answer,
+            sessions,
         });
     }
 
@@ -234,8 +263,14 @@ impl Process {
                 let Agreed { kept, base } = under_way.agreed.take();
                 let offered = |number: &usize| under_way.offered.get(*number).copied();
                 let kept: Vec<_> = kept.iter().filter_map(offered).collect();
-                self.bindings.hand_over(&kept, &self.workers);
-                Some(Heir { successor, base })
+                let (sessions, giver) = under_way.give_sessions().unzip();
+                let workers = &self.workers;
+                self.bindings.hand_over(&kept, sessions.as_ref(), workers);
+                Some(Heir {
+                    successor,
+                    base,
+                    giver,
+                })
             }
             Err(failure) => {
                 self.ancestors = under_way.ancestors();

@@ -97,6 +97,11 @@ impl Workers {
         }
     }
 
+    /// By which others can tell them, each its own.
+    pub(super) fn posts(&self) -> Vec<Arc<Mailbox<Message>>> {
+        self.mailboxes.clone()
+    }
+
     /// Tells one of them.
     pub(super) fn post_to(&self, worker: usize, message: Message) {
         self.mailboxes[worker].post(message);

@@ -82,6 +82,17 @@ impl Admission {
         Ok((admission, policy))
     }
 
+    /// Takes the places of a session that another process has let in.
+    pub(super) fn adopt(listener: &Rc<LocalListener>) -> Self {
+        let LocalListener { worker, state } = &**listener;
+        worker.shared.active.enter(usize::MAX);
+        state.active.enter(usize::MAX);
+        worker.begin();
+        Self {
+            listener: listener.clone(),
+        }
+    }
+
     pub(super) fn worker(&self) -> &WorkerState {
         &self.listener.worker
     }

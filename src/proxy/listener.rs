@@ -5,12 +5,14 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::task::Poll;
 use std::time::Duration;
 
 use super::admission::Admission;
 use super::state::ListenerState;
 use super::tcp;
+use super::udp::{Adopted, Left, Succession};
 use super::worker::{Aborting, BindingId, Closed, ListenerSocket, WorkerState};
 use crate::ring::{Listener, Ring, Socket, Waker};
 use crate::telemetry::counters::ListenerCounters;
@@ -62,6 +64,10 @@ pub(super) struct Acceptor {
     stop_at: Cell<Option<Instant>>,
     /// When to look into the accept queue unasked, if there is reason to.
     looks: Cell<Option<Looks>>,
+    /// Its number among the sockets of the binding.
+    pub(super) number: usize,
+    /// Of a socket for datagrams: what happens when another process takes over, or has handed over.
+    pub(super) succession: Succession,
     task: RefCell<Option<Waker>>,
 }
 
@@ -76,6 +82,8 @@ impl Acceptor {
             listener: RefCell::new(Rc::new(listener)),
             stop_at: Cell::new(None),
             looks: Cell::new(None),
+            number: socket.number,
+            succession: Succession::new(socket.waits),
             task: RefCell::new(None),
         }
     }
@@ -92,6 +100,24 @@ impl Acceptor {
     pub(super) fn stop(&self, at: Instant) {
         let earlier = self.stop_at.get().filter(|earlier| *earlier < at);
         self.stop_at.set(earlier.or(Some(at)));
+        self.wake();
+    }
+
+    /// Another process goes on with its datagrams; it gets the sessions by `to`.
+    pub(super) fn leave(&self, to: Sender<Left>) {
+        self.succession.leave_to.replace(Some(to));
+        self.wake();
+    }
+
+    /// Sessions of another process.
+    pub(super) fn adopt(&self, adopted: Adopted) {
+        self.succession.adopted.borrow_mut().push(adopted);
+        self.wake();
+    }
+
+    /// All of them have come.
+    pub(super) fn begin_to_receive(&self) {
+        self.succession.waits.set(false);
         self.wake();
     }
 

@@ -18,4 +18,5 @@ mod worker;
 pub use image::{Image, Totals};
 pub use snapshot::{ListenerPolicy, Shared, Snapshot};
 pub use state::ListenerState;
+pub use udp::{Adopted, Left, SessionImage};
 pub use worker::{BindingId, Closed, ListenerSocket, Message, Worker};

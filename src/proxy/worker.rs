@@ -6,12 +6,13 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use super::listener::{self, Acceptor};
 use super::snapshot::Shared;
 use super::state::ListenerState;
-use super::udp;
+use super::udp::{self, Adopted, Left};
 use crate::ring::listen::Transport;
 use crate::ring::{Fd, Mailbox, Receiver, Ring};
 use crate::time::Instant;
@@ -28,6 +29,12 @@ pub enum Message {
     Stop(BindingId, Duration),
     /// The same for all bindings; the sessions go on, and the worker ends with the last of them.
     Drain(Duration),
+    /// Another process goes on with the datagrams of this binding: hand its sessions over.
+    Leave(BindingId, Sender<Left>),
+    /// Sessions that another process has begun, for a socket that waits for them.
+    Adopt(Adopted),
+    /// No more of them will come.
+    Begin,
     /// Another process that accepted from the same sockets has ended: look whether it has left somebody.
     LookAgain,
     /// End all sessions.
@@ -57,6 +64,10 @@ pub struct ListenerSocket {
     pub shared: bool,
     /// What comes in there.
     pub transport: Transport,
+    /// Its number among the sockets of the binding.
+    pub number: usize,
+    /// Another process hands its sessions over first.
+    pub waits: bool,
     /// Let go of when the socket is closed.
     pub closed: Closed,
 }
@@ -253,6 +264,28 @@ impl WorkerState {
                 self.draining.set(true);
                 self.local.pools.close();
                 self.stop(None, ring.now() + after);
+            }
+            Message::Leave(binding, to) => {
+                for acceptor in self.of(Some(binding)) {
+                    acceptor.leave(to.clone());
+                }
+            }
+            Message::Adopt(adopted) => {
+                let place = (adopted.binding, adopted.socket);
+                let mut acceptors = self.of(Some(place.0)).into_iter();
+                match acceptors.find(|it| (it.binding, it.number) == place) {
+                    Some(acceptor) => acceptor.adopt(adopted),
+                    // It has stopped meanwhile: what comes is closed.
+                    None => adopted
+                        .sessions
+                        .into_iter()
+                        .for_each(|(_, fd)| drop(ring.connected_datagrams(fd))),
+                }
+            }
+            Message::Begin => {
+                for acceptor in self.of(None) {
+                    acceptor.begin_to_receive();
+                }
             }
             Message::LookAgain => {
                 for acceptor in self.of(None) {

@@ -19,7 +19,7 @@ const STARVED_PER_TURN: usize = 256;
 
 pub(super) struct Core {
     pub(super) driver: Box<dyn Driver>,
-    pub(super) capabilities: Capabilities,
+    capabilities: Capabilities,
     pub(super) slots: Slots,
     pub(super) buffers: Buffers,
     /// Empty until there is a datagram socket.
@@ -421,7 +421,9 @@ impl Core {
                 self.driver.close(unclaimed);
             }
         }
-        self.driver.close(fd);
+        if fd != Fd::NONE {
+            self.driver.close(fd);
+        }
         self.slots.remove(index);
     }
 

@@ -88,7 +88,7 @@ pub(super) fn send(fd: Fd, datagrams: &[Datagram<'_>]) -> io::Result<usize> {
         match send_batch(fd, batch) {
             Ok(count) if count == batch.len() => sent += count,
             Ok(count) => return Ok(sent + count),
-            // It comes again, if it is still so.
+            // It comes again if it is about the next one.
             Err(_) if sent > 0 => return Ok(sent),
             Err(error) => return Err(error),
         }

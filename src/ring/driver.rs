@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -129,7 +130,8 @@ pub trait Driver {
     /// datagrams joined by the kernel and of those it has lost.
     ///
     /// # Errors
-    /// As socket(2), bind(2), connect(2) and setsockopt(2); EAGAIN or EADDRNOTAVAIL when no local port is left.
+    /// As socket(2), bind(2), connect(2) and setsockopt(2); when no local port is left EAGAIN, with a
+    /// `source` EADDRINUSE.
     fn open_datagrams(&mut self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Fd>;
 
     /// Sends datagrams without waiting, in order. Returns how many were taken; fewer than all when one
@@ -188,6 +190,12 @@ pub trait Driver {
 
     /// The connection is gone: TCP's state is CLOSE (TCP_INFO). False where there is no such state.
     fn is_gone(&mut self, fd: Fd) -> bool;
+
+    /// Lets go of the descriptor: it is the caller's from here on. No op is pending on it.
+    ///
+    /// # Errors
+    /// It can't leave this kernel, which is a simulated one; it is closed.
+    fn detach(&mut self, fd: Fd) -> io::Result<OwnedFd>;
 
     /// Closes the descriptor. No op is pending on it.
     fn close(&mut self, fd: Fd);

@@ -6,7 +6,7 @@ use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{self, CancelBuilder};
 
-use super::op::{Fd, Group, Op};
+use super::op::{Group, Op};
 
 /// Builds the entry of an op. What is new here goes into [`SQE_OPERATIONS`], too.
 pub(super) fn entry(op: Op) -> Entry {
@@ -38,9 +38,10 @@ pub(super) fn entry(op: Op) -> Entry {
         Op::ReceiveDatagrams {
             fd,
             message,
-            multishot,
             poll_first,
-        } => datagrams(fd, message, multishot, poll_first),
+        } => opcode::RecvMsgMulti::new(types::Fd(fd.0), message, Group::Datagrams as u16)
+            .ioprio(if poll_first { POLL_FIRST } else { 0 })
+            .build(),
         Op::Send { fd, data, len } => opcode::Send::new(types::Fd(fd.0), data, len)
             .flags(STREAM)
             .build(),
@@ -65,21 +66,6 @@ pub(super) fn entry(op: Op) -> Entry {
             opcode::AsyncCancel2::new(CancelBuilder::user_data(target.as_u64())).build()
         }
     }
-}
-
-fn datagrams(fd: Fd, message: *const libc::msghdr, multishot: bool, poll_first: bool) -> Entry {
-    let (fd, group) = (types::Fd(fd.0), Group::Datagrams as u16);
-    let ioprio = if poll_first { POLL_FIRST } else { 0 };
-    if multishot {
-        return opcode::RecvMsgMulti::new(fd, message, group)
-            .ioprio(ioprio)
-            .build();
-    }
-    opcode::RecvMsg::new(fd, message.cast_mut())
-        .ioprio(ioprio)
-        .buf_group(group)
-        .build()
-        .flags(Flags::BUFFER_SELECT)
 }
 
 /// The operations of [`entry`].
@@ -137,7 +123,7 @@ mod tests {
     use std::ptr;
 
     use super::*;
-    use crate::ring::op::Token;
+    use crate::ring::op::{Fd, Token};
 
     const FD: Fd = Fd(0);
 
@@ -149,12 +135,6 @@ mod tests {
             multishot,
             poll_first: true,
         };
-        let datagrams = |multishot| Op::ReceiveDatagrams {
-            fd: FD,
-            message: ptr::null(),
-            multishot,
-            poll_first: true,
-        };
         Some(match op {
             None => Op::AcceptMulti { fd: FD },
             Some(Op::AcceptMulti { .. }) => Op::Accept { fd: FD },
@@ -162,10 +142,11 @@ mod tests {
             Some(Op::Recv {
                 multishot: true, ..
             }) => recv(false),
-            Some(Op::Recv { .. }) => datagrams(true),
-            Some(Op::ReceiveDatagrams {
-                multishot: true, ..
-            }) => datagrams(false),
+            Some(Op::Recv { .. }) => Op::ReceiveDatagrams {
+                fd: FD,
+                message: ptr::null(),
+                poll_first: true,
+            },
             Some(Op::ReceiveDatagrams { .. }) => Op::Send {
                 fd: FD,
                 data: ptr::null(),

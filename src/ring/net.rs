@@ -200,9 +200,14 @@ fn tcp_info(fd: Fd) -> Option<[u64; BYTES_ACKED + 1]> {
     (answer == 0).then_some(info)
 }
 
-pub(super) fn close(fd: Fd) {
+/// The descriptor as its new owner's.
+pub(super) fn detach(fd: Fd) -> OwnedFd {
     // SAFETY: the slot that owned this descriptor is being emptied and nobody else has its number.
-    drop(unsafe { OwnedFd::from_raw_fd(fd.0) });
+    unsafe { OwnedFd::from_raw_fd(fd.0) }
+}
+
+pub(super) fn close(fd: Fd) {
+    drop(detach(fd));
 }
 
 pub(super) fn borrow(fd: Fd) -> BorrowedFd<'static> {

@@ -8,6 +8,11 @@ use socket2::SockAddr;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Fd(pub i32);
 
+impl Fd {
+    /// No descriptor.
+    pub(super) const NONE: Self = Self(-1);
+}
+
 /// An operation of a socket's slot. The memory behind every pointer is owned by that slot and
 /// stays where it is until the last completion.
 #[derive(Clone, Copy, Debug)]
@@ -36,15 +41,13 @@ pub enum Op {
         poll_first: bool,
     },
     /// Receive datagrams into provided buffers of [`Group::Datagrams`], one each, as
-    /// [`crate::proto::datagram`] describes; with `multishot` until the first failure. `result` = bytes
-    /// of the buffer; ENOBUFS = no buffer was left.
+    /// [`crate::proto::datagram`] describes, until the first failure or empty one. `result` = bytes of the
+    /// buffer; ENOBUFS = no buffer was left. (Only multishot receive has this layout, Linux 6.0.)
     ReceiveDatagrams {
         /// The datagram socket.
         fd: Fd,
         /// The room for name and control messages.
         message: *const libc::msghdr,
-        /// Go on after the first one.
-        multishot: bool,
         /// Wait for readiness before the first try.
         poll_first: bool,
     },

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use super::buffers::Chain;
@@ -194,6 +195,27 @@ impl DatagramSocket {
         })
     }
 
+    /// Stops receiving; true once nothing is on its way any more, of which the task is woken. What has
+    /// arrived can still be taken.
+    pub fn stop(&self) -> bool {
+        self.ring.with(|core| {
+            core.cancel_read(self.index);
+            !core.slots[self.index].read.in_flight()
+        })
+    }
+
+    /// Lets go of the descriptor, for somebody else. The socket has [stopped](Self::stop).
+    ///
+    /// # Errors
+    /// As [`super::Driver::detach`].
+    pub fn detach(self) -> io::Result<OwnedFd> {
+        self.ring.with(|core| {
+            debug_assert!(!core.slots[self.index].read.in_flight());
+            let fd = std::mem::replace(&mut core.slots[self.index].fd, Fd::NONE);
+            core.driver.detach(fd)
+        })
+    }
+
     /// The ring that it belongs to.
     pub fn ring(&self) -> &Ring {
         &self.ring
@@ -216,7 +238,6 @@ impl Core {
         let op = Op::ReceiveDatagrams {
             fd: slot.fd,
             message: self.templates.of(hears),
-            multishot: self.capabilities.multishot_recv,
             poll_first: slot.drained,
         };
         let token = slot.token(Lane::Datagrams, index);
@@ -242,7 +263,9 @@ impl Core {
         if let Some(buffer) = completion.buffer {
             let bytes = u32::try_from(completion.result).unwrap_or(0);
             let mut one = self.datagrams.filled(buffer, bytes);
-            slot.drained = !completion.nonempty;
+            // The kernel does not say of a datagram socket whether there is more; an empty datagram ends the
+            // receive, and more may be there.
+            slot.drained = completion.more;
             if slot.closing || completion.result < 0 {
                 self.datagrams.release(&mut one);
             } else {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -293,6 +293,10 @@ impl Driver for Uring {
 
     fn is_gone(&mut self, fd: Fd) -> bool {
         net::is_gone(fd)
+    }
+
+    fn detach(&mut self, fd: Fd) -> io::Result<OwnedFd> {
+        Ok(net::detach(fd))
     }
 
     fn close(&mut self, fd: Fd) {

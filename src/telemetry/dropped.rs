@@ -36,11 +36,13 @@ pub enum Dropped {
     Unroutable,
     /// It would have begun a session, and the listener takes none any more.
     Draining,
+    /// The backend has sent it when its session was over.
+    Unwanted,
 }
 
 impl Dropped {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Overflow,
         Self::Truncated,
         Self::ProcessFull,
@@ -57,6 +59,7 @@ impl Dropped {
         Self::TooLong,
         Self::Unroutable,
         Self::Draining,
+        Self::Unwanted,
     ];
 
     /// As it stands in metrics.
@@ -78,6 +81,7 @@ impl Dropped {
             Self::TooLong => "too-long",
             Self::Unroutable => "unroutable",
             Self::Draining => "draining",
+            Self::Unwanted => "unwanted",
         }
     }
 }

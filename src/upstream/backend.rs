@@ -292,6 +292,16 @@ impl Lease {
         Ok(Self { slot, watch })
     }
 
+    /// Of a session that another process has begun: counted, whatever the cap.
+    pub fn adopt(backend: &Arc<Backend>) -> Self {
+        backend.state.open.enter(usize::MAX);
+        backend.state.load.active.enter(usize::MAX);
+        Self {
+            slot: Slot(backend.clone()),
+            watch: None,
+        }
+    }
+
     /// The backend.
     pub fn backend(&self) -> &Backend {
         &self.slot.0

@@ -170,6 +170,8 @@ impl Run {
                     fd,
                     shared: binding > 0,
                     transport: Transport::Stream,
+                    number: 0,
+                    waits: false,
                     closed: Arc::new(()),
                 }));
             }

@@ -79,6 +79,7 @@ pub(super) struct Gift<'a> {
 impl<'a> Gift<'a> {
     pub(super) fn new<S: AsFd>(offer: Offer, sockets: &'a [S], links: &'a [Link]) -> Self {
         let offered: usize = offer.bindings.iter().map(|binding| binding.sockets).sum();
+        let offered = offered + usize::from(offer.sessions);
         assert_eq!(offered, sockets.len(), "sockets of the offered bindings");
         let descriptors = sockets.iter().map(AsFd::as_fd);
         Self {

@@ -167,6 +167,14 @@ impl BlockingLink {
         Ok(self.stream.write_all(&encode(message)?)?)
     }
 
+    /// Sends descriptors, which stay open here.
+    pub(super) fn send_descriptors(&mut self, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        for batch in descriptors.chunks(BATCH) {
+            send_batch(self.stream.as_fd(), batch)?;
+        }
+        Ok(())
+    }
+
     /// Receives so many descriptors, none of which is inherited over exec.
     pub(super) fn receive_descriptors(&mut self, expected: usize) -> Result<Vec<OwnedFd>, Error> {
         let mut received = Vec::new();

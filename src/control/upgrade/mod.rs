@@ -33,6 +33,8 @@
 //! A process that drains goes on telling what it counts. Its link is handed on like a listening
 //! socket when the process that reads it is upgraded itself, with what has been read of a frame.
 //!
+//! Sessions of datagrams go another way, between threads of their own: see `sessions`.
+//!
 //! Frames and `refused` are the same in every version, so that processes that don't understand each
 //! other can say so.
 
@@ -41,6 +43,7 @@ mod frame;
 mod handover;
 mod link;
 mod predecessor;
+pub(super) mod sessions;
 #[cfg(test)]
 mod tests;
 
@@ -74,6 +77,9 @@ pub(super) struct Offer {
     pub(super) drained: Vec<String>,
     /// The path of its control socket, when it has one: it may be taken over.
     pub(super) control_socket: Option<PathBuf>,
+    /// After the sockets of the bindings comes one by which sessions of datagrams will come.
+    #[serde(default)]
+    pub(super) sessions: bool,
 }
 
 /// An address that the old process listens on.

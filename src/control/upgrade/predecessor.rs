@@ -38,6 +38,8 @@ pub(in crate::control) struct Inheritance {
     pub(in crate::control) offer: Offer,
     /// The listening sockets of each offered binding.
     pub(in crate::control) sockets: Vec<Vec<OwnedFd>>,
+    /// By which sessions of datagrams will come.
+    pub(in crate::control) sessions: Option<OwnedFd>,
     /// The old process, which waits for an answer.
     pub(in crate::control) predecessor: Predecessor,
 }
@@ -57,8 +59,13 @@ impl Inheritance {
         let sockets = bindings
             .map(|binding| descriptors.by_ref().take(binding.sockets).collect())
             .collect();
+        let sessions = match opening.offer.sessions {
+            true => descriptors.next(),
+            false => None,
+        };
         let older = descriptors.zip(opening.links).collect();
         Ok(Self {
+            sessions,
             offer: opening.offer,
             sockets,
             predecessor: Predecessor { link, older },
@@ -79,7 +86,7 @@ fn receive(link: &mut BlockingLink, version: &OsStr) -> Result<(Opening, Vec<Own
     }
     let sockets = opening.offer.bindings.iter().map(|binding| binding.sockets);
     let descriptors = sockets
-        .chain([opening.links.len()])
+        .chain([usize::from(opening.offer.sessions), opening.links.len()])
         .try_fold(0_usize, usize::checked_add)
         .filter(|descriptors| *descriptors <= DESCRIPTORS_MAX)
         .ok_or_else(|| Error::Malformed("more sockets than a process can have".to_owned()))?;

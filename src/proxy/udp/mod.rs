@@ -10,18 +10,22 @@
 
 mod parcel;
 mod session;
+mod succession;
 mod table;
 
 use std::cell::{Cell, RefCell};
 use std::collections::hash_map::Entry;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
 use self::parcel::Parcel;
 use self::session::{Caller, Session};
+pub(super) use self::succession::Succession;
+pub use self::succession::{Adopted, Left, SessionImage};
 use self::table::{Key, Table};
 use super::admission::Admission;
 use super::listener::{Acceptor, LocalListener};
@@ -31,6 +35,7 @@ use crate::config::Udp;
 use crate::proto::datagram::Local;
 use crate::ring::{Arrival, Datagram, DatagramSocket, Ring, Timer, Waker};
 use crate::telemetry::{Dropped, Reason};
+use crate::time::Instant;
 use crate::upstream::datagrams::{self, Sender};
 
 /// A listening socket with its sessions.
@@ -42,6 +47,10 @@ struct Flows {
     outbox: RefCell<Vec<Reply>>,
     /// Datagrams that the socket has lost.
     lost: Cell<u32>,
+    /// Sessions pack up for another process.
+    leaving: Cell<bool>,
+    /// Those that have.
+    left: RefCell<Vec<(SessionImage, OwnedFd)>>,
     task: Waker,
 }
 
@@ -78,9 +87,13 @@ pub(super) async fn serve(
         sessions: RefCell::default(),
         outbox: RefCell::default(),
         lost: Cell::new(0),
+        leaving: Cell::new(false),
+        left: RefCell::default(),
     });
     let emptied = Emptied(flows.clone());
     let mut timer = None;
+    let waits_until = flows.ring.now() + succession::PATIENCE;
+    poll_fn(|_| flows.poll_adopted(&acceptor, waits_until, &mut timer)).await;
     poll_fn(|_| flows.poll(&acceptor, &mut timer)).await;
     drop(emptied);
     drop(flows);
@@ -92,11 +105,19 @@ pub(super) async fn serve(
 impl Flows {
     fn poll(self: &Rc<Self>, acceptor: &Acceptor, timer: &mut Option<Timer>) -> Poll<()> {
         self.send_replies();
+        if self.leaving.get() {
+            return self.poll_left(acceptor);
+        }
+        if !acceptor.succession.adopted.borrow().is_empty() {
+            // They come late.
+            self.adopt(acceptor);
+        }
         let listener = acceptor.listener();
         let policy = listener.state.policy.load();
         let now = self.ring.now();
-        let stopping = acceptor.stop_at().is_some_and(|at| now >= at)
-            || listener.worker.aborting.get() == Aborting::Everything;
+        let leaves = acceptor.succession.leave_to.borrow().is_some();
+        let stops = acceptor.stop_at().is_some_and(|at| now >= at) && !leaves;
+        let stopping = stops || listener.worker.aborting.get() == Aborting::Everything;
         let incoming = Incoming {
             flows: self,
             listener: &listener,
@@ -105,6 +126,9 @@ impl Flows {
         };
         while let Some(arrival) = self.socket.take() {
             incoming.receive(&arrival);
+        }
+        if leaves {
+            return self.begin_to_leave();
         }
         // Nobody's in particular: a socket that is not connected hears of no ICMP.
         let _ = self.socket.take_error();
@@ -116,6 +140,70 @@ impl Flows {
         }
         self.socket.receive();
         Poll::Pending
+    }
+
+    /// Takes in what another process hands over, before anything is received.
+    fn poll_adopted(
+        self: &Rc<Self>,
+        acceptor: &Acceptor,
+        until: Instant,
+        timer: &mut Option<Timer>,
+    ) -> Poll<()> {
+        self.send_replies();
+        self.adopt(acceptor);
+        let waits = acceptor.succession.waits.get() && acceptor.stop_at().is_none();
+        if !waits || self.ring.now() >= until {
+            return Poll::Ready(());
+        }
+        timer.get_or_insert_with(|| self.ring.timer()).set(until);
+        Poll::Pending
+    }
+
+    fn adopt(self: &Rc<Self>, acceptor: &Acceptor) {
+        let listener = acceptor.listener();
+        let policy = listener.state.policy.load_full();
+        for adopted in acceptor.succession.adopted.take() {
+            self.lost.set(adopted.lost);
+            for (image, fd) in adopted.sessions {
+                let socket = self.ring.connected_datagrams(fd);
+                match Session::adopt(self, &listener, &policy, &image, socket) {
+                    Some(session) => {
+                        self.sessions.borrow_mut().insert(session.key, session);
+                    }
+                    // Its backend is not in this configuration.
+                    None => listener.counters().close(Reason::Drained),
+                }
+            }
+        }
+    }
+
+    /// Nothing more is received here; once all that has arrived is on its way, the sessions pack up.
+    fn begin_to_leave(self: &Rc<Self>) -> Poll<()> {
+        if self.socket.stop() {
+            self.leaving.set(true);
+            for session in self.sessions.borrow().values() {
+                session.wake();
+            }
+            self.task.wake();
+        }
+        Poll::Pending
+    }
+
+    /// Hands the sessions over when the last one has packed up.
+    fn poll_left(&self, acceptor: &Acceptor) -> Poll<()> {
+        if !self.sessions.borrow().is_empty() {
+            return Poll::Pending;
+        }
+        if let Some(to) = acceptor.succession.leave_to.take() {
+            // Whoever wanted them may have gone: they end.
+            let _ = to.send(Left {
+                binding: acceptor.binding,
+                socket: acceptor.number,
+                lost: self.lost.get(),
+                sessions: self.left.take(),
+            });
+        }
+        Poll::Ready(())
     }
 
     /// What `arrival` holds goes to the session's client at the end of the turn.
@@ -139,7 +227,7 @@ impl Flows {
         let mut owners = Vec::with_capacity(replies.len());
         let mut datagrams = Vec::with_capacity(replies.len());
         for reply in &replies {
-            for piece in reply.parcel().pieces(reply.session.offload.get()) {
+            for piece in Parcel::of(&reply.arrival).pieces(reply.session.offload.get()) {
                 let (to, from) = reply.session.client();
                 owners.push(&reply.session);
                 datagrams.push(piece.datagram(Some(to), from));
@@ -171,10 +259,7 @@ impl Flows {
     }
 
     fn not_sent(&self, session: &Session, datagram: &Datagram<'_>, error: &std::io::Error) {
-        let parcel = Parcel {
-            bytes: datagram.bytes,
-            segment: datagram.segment,
-        };
+        let parcel = Parcel::in_send(datagram);
         if datagram.segment.is_some() && parcel::is_about_offload(error) {
             session.offload.set(false);
             for piece in parcel.pieces(false) {
@@ -205,15 +290,6 @@ impl Flows {
     }
 }
 
-impl Reply {
-    fn parcel(&self) -> Parcel<'_> {
-        Parcel {
-            bytes: self.arrival.bytes(),
-            segment: self.arrival.header.segment,
-        }
-    }
-}
-
 /// What a listening socket's datagrams meet in this turn.
 struct Incoming<'a> {
     flows: &'a Rc<Flows>,
@@ -226,10 +302,7 @@ impl Incoming<'_> {
     fn receive(&self, arrival: &Arrival) {
         let counters = self.listener.counters();
         let header = &arrival.header;
-        let parcel = Parcel {
-            bytes: arrival.bytes(),
-            segment: header.segment,
-        };
+        let parcel = Parcel::of(arrival);
         if let Some(lost) = header.lost {
             let before = self.flows.lost.replace(lost);
             counters.drop(Dropped::Overflow, u64::from(lost.wrapping_sub(before)));
@@ -268,11 +341,7 @@ impl Incoming<'_> {
         if udp.reject_privileged_sources && sender.port() < FIRST_UNPRIVILEGED {
             return Err(Dropped::PrivilegedSource);
         }
-        let count = Parcel {
-            bytes: arrival.bytes(),
-            segment: arrival.header.segment,
-        }
-        .count();
+        let count = Parcel::of(arrival).count();
         let limits = &self.policy.rate_limit;
         let rate = limits.datagrams_per_ip;
         let (Some(rate), Some(clients)) = (rate, &self.policy.datagram_clients) else {

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::proto::datagram::Local;
-use crate::ring::{Datagram, DatagramSocket};
+use crate::ring::{Arrival, Datagram, DatagramSocket};
 use crate::telemetry::Dropped;
 
 /// Datagrams of one size, the last of which may be smaller; mostly one.
@@ -22,6 +22,22 @@ const MOST_SEGMENTS: usize = 64;
 const MOST_BYTES: usize = 65_507;
 
 impl<'a> Parcel<'a> {
+    /// What has arrived.
+    pub(super) fn of(arrival: &'a Arrival) -> Self {
+        Self {
+            bytes: arrival.bytes(),
+            segment: arrival.header.segment,
+        }
+    }
+
+    /// What one send takes.
+    pub(super) fn in_send(datagram: &Datagram<'a>) -> Self {
+        Self {
+            bytes: datagram.bytes,
+            segment: datagram.segment,
+        }
+    }
+
     /// Datagrams in it.
     pub(super) fn count(&self) -> u64 {
         self.segment.map_or(1, |segment| {

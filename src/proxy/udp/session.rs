@@ -6,7 +6,9 @@
 //!   begin ──▶ with a backend ──silence, replies used up, refused again, aborted──▶ ended
 //! ```
 
-use std::cell::{Cell, RefCell};
+mod handover;
+
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -44,7 +46,8 @@ pub(super) struct Session {
     admission: Admission,
     policy: Arc<ListenerPolicy>,
     udp: Udp,
-    backend: RefCell<Side>,
+    /// `None` once it has left for another process.
+    backend: RefCell<Option<Side>>,
     /// The last datagram in either direction.
     last: Cell<Instant>,
     /// The last datagram, until there is a reply, or a second is over.
@@ -61,6 +64,8 @@ pub(super) struct Session {
     began: Instant,
     task: RefCell<Option<Waker>>,
 }
+
+const HAS_BACKEND: &str = "a session has a backend until it leaves";
 
 /// The backend's side.
 struct Side {
@@ -105,7 +110,7 @@ impl Session {
             admission,
             udp: policy.udp.unwrap_or_default(),
             policy,
-            backend: RefCell::new(side),
+            backend: RefCell::new(Some(side)),
             last: Cell::new(ring.now()),
             kept: RefCell::default(),
             replies: Cell::new(0),
@@ -117,12 +122,27 @@ impl Session {
             began: ring.now(),
             task: RefCell::new(None),
         });
-        ring.spawn(Serving {
+        session.start(flows);
+        Ok(session)
+    }
+
+    fn start(self: &Rc<Self>, flows: &Rc<Flows>) {
+        flows.ring.spawn(Serving {
             timer: None,
-            session: session.clone(),
+            session: self.clone(),
             flows: flows.clone(),
         });
-        Ok(session)
+    }
+
+    /// The backend's side.
+    fn side(&self) -> Ref<'_, Side> {
+        let side = self.backend.borrow();
+        Ref::map(side, |side| side.as_ref().expect(HAS_BACKEND))
+    }
+
+    fn side_mut(&self) -> RefMut<'_, Side> {
+        let side = self.backend.borrow_mut();
+        RefMut::map(side, |side| side.as_mut().expect(HAS_BACKEND))
     }
 
     /// Where replies go, and from where.
@@ -156,7 +176,7 @@ impl Session {
         add(&self.bytes_received, parcel.bytes.len());
         let counters = self.admission.listener.counters();
         counters.bytes_received.add(parcel.bytes.len() as u64);
-        let is_healthy = self.backend.borrow().lease.backend().is_healthy();
+        let is_healthy = self.side().lease.backend().is_healthy();
         if !is_healthy && !self.policy.upstream.is_failing_open() {
             // Silence of the other side does not end a session that the client keeps alive.
             self.move_on(flows, Reason::BackendLost);
@@ -169,7 +189,7 @@ impl Session {
     }
 
     fn send(&self, parcel: Parcel<'_>) -> Result<(), (io::Error, u64)> {
-        let side = &mut *self.backend.borrow_mut();
+        let side = &mut *self.side_mut();
         parcel::send(&side.socket, parcel, &mut side.offload)
     }
 
@@ -202,7 +222,7 @@ impl Session {
     /// The backend takes no datagrams. Goes on with another one, or ends the session; false then.
     fn refused(self: &Rc<Self>, flows: &Flows, error: &io::Error) -> bool {
         let tell = self.tells(&flows.ring);
-        tell(self.backend.borrow().lease.backend(), error);
+        tell(self.side().lease.backend(), error);
         if self.moved.get() || !self.move_on(flows, Reason::BackendRefused) {
             self.end(Reason::BackendRefused);
             return false;
@@ -216,7 +236,7 @@ impl Session {
         let ring = &flows.ring;
         let tell = self.tells(ring);
         let opened = {
-            let side = self.backend.borrow();
+            let side = self.side();
             let sender = Sender {
                 address: self.client.get().ip().to_canonical(),
                 not: Some(side.lease.backend()),
@@ -228,8 +248,10 @@ impl Session {
         let Ok((socket, lease)) = opened else {
             return false;
         };
-        let mut before = self.backend.replace(Side::new(socket, lease));
-        before.lease.ended(reason, ring.now());
+        let before = self.backend.replace(Some(Side::new(socket, lease)));
+        if let Some(mut before) = before {
+            before.lease.ended(reason, ring.now());
+        }
         if self.udp.per_packet {
             // It is not the session with that backend any more.
             flows.forget(self);
@@ -243,7 +265,7 @@ impl Session {
     }
 
     fn look(&self, ring: &Ring) {
-        let lease = &mut self.backend.borrow_mut().lease;
+        let lease = &mut self.side_mut().lease;
         if lease.is_watched() {
             lease.look(ring, self.bytes_received.get(), self.bytes_sent.get());
         }
@@ -255,7 +277,7 @@ impl Session {
         self.wake();
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(task) = &*self.task.borrow() {
             task.wake();
         }
@@ -264,11 +286,7 @@ impl Session {
     /// Takes what the backend has said; true when it was the last reply.
     fn take_replies(self: &Rc<Self>, flows: &Flows) -> bool {
         while let Some(arrival) = self.next() {
-            let count = Parcel {
-                bytes: arrival.bytes(),
-                segment: arrival.header.segment,
-            }
-            .count();
+            let count = Parcel::of(&arrival).count();
             self.note_reply(flows, &arrival);
             flows.reply(self, arrival);
             let replies = self.replies.get().saturating_add(count as u32);
@@ -281,7 +299,7 @@ impl Session {
     }
 
     fn next(&self) -> Option<Arrival> {
-        self.backend.borrow().socket.take()
+        self.side().socket.take()
     }
 
     fn note_reply(&self, flows: &Flows, arrival: &Arrival) {
@@ -291,7 +309,7 @@ impl Session {
         add(&self.bytes_sent, arrival.bytes().len());
         let counters = self.admission.listener.counters();
         if let Some(lost) = arrival.header.lost {
-            let before = std::mem::replace(&mut self.backend.borrow_mut().lost, lost);
+            let before = std::mem::replace(&mut self.side_mut().lost, lost);
             counters.drop(Dropped::Overflow, u64::from(lost.wrapping_sub(before)));
         }
         if arrival.header.truncated {
@@ -301,7 +319,7 @@ impl Session {
 
     /// What an earlier datagram has met.
     fn take_error(self: &Rc<Self>, flows: &Flows) {
-        let errno = self.backend.borrow().socket.take_error();
+        let errno = self.side().socket.take_error();
         let Some(errno) = errno.filter(|errno| is_refusal(*errno)) else {
             return;
         };
@@ -324,7 +342,7 @@ impl Session {
     }
 
     fn is_aborting(&self) -> bool {
-        let lease = &self.backend.borrow().lease;
+        let lease = &self.side().lease;
         self.admission.listener.is_aborting(Some(lease))
     }
 
@@ -355,8 +373,12 @@ impl Session {
     fn finish(self: &Rc<Self>, flows: &Flows, reason: Reason) {
         let now = flows.ring.now();
         flows.forget(self);
+        let counters = self.admission.listener.counters();
+        while let Some(unwanted) = self.next() {
+            counters.drop(Dropped::Unwanted, Parcel::of(&unwanted).count());
+        }
         let backend = {
-            let lease = &mut self.backend.borrow_mut().lease;
+            let lease = &mut self.side_mut().lease;
             lease.ended(reason, now);
             lease.backend().name.clone()
         };
@@ -448,11 +470,7 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 fn count(datagram: &Datagram<'_>) -> u64 {
-    Parcel {
-        bytes: datagram.bytes,
-        segment: datagram.segment,
-    }
-    .count()
+    Parcel::in_send(datagram).count()
 }
 
 fn add(sum: &Cell<u64>, bytes: usize) {
@@ -476,9 +494,15 @@ impl Future for Serving {
             .task
             .borrow_mut()
             .get_or_insert_with(|| ring.waker());
-        session.backend.borrow().socket.belongs_to_this_task();
+        session.side().socket.belongs_to_this_task();
         if session.take_replies(&this.flows) {
             session.end(Reason::Answered);
+        }
+        if this.flows.leaving.get() && !session.is_over() {
+            return match session.leave(&this.flows) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            };
         }
         session.take_error(&this.flows);
         session.look(ring);
@@ -486,7 +510,7 @@ impl Future for Serving {
             Ok(deadline) => {
                 let timer = this.timer.get_or_insert_with(|| ring.timer());
                 timer.set(deadline);
-                let side = session.backend.borrow();
+                let side = session.side();
                 side.socket.belongs_to_this_task();
                 side.socket.receive();
                 Poll::Pending

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::time::Duration;
@@ -252,6 +253,11 @@ impl Driver for SimDriver {
     fn is_gone(&mut self, fd: Fd) -> bool {
         let endpoint = self.stream(fd, "is_gone");
         endpoint.is_ok_and(|id| self.kernel.borrow().endpoints[id].phase == Phase::Dead)
+    }
+
+    fn detach(&mut self, fd: Fd) -> io::Result<OwnedFd> {
+        self.close(fd);
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn close(&mut self, fd: Fd) {

@@ -102,6 +102,7 @@ fn newcomer_that_serves() {
     let Some(Inheritance {
         offer,
         sockets,
+        sessions: _,
         predecessor,
     }) = inherited()
     else {

@@ -41,6 +41,7 @@ fn offer(sockets: &[usize]) -> Offer {
             })
             .collect(),
         drained: Vec::new(),
+        sessions: false,
         control_socket: None,
     }
 }
