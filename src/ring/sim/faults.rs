@@ -31,6 +31,24 @@ pub struct Faults {
     pub slow_connect: u16,
     /// A client or a backend resets its connection within 200 ms.
     pub peer_reset: u16,
+    /// A datagram, or several that are joined, gets lost on its way.
+    pub datagram_lost: u16,
+    /// It comes twice.
+    pub datagram_doubled: u16,
+    /// It takes up to 50 ms longer, and so comes after others.
+    pub datagram_late: u16,
+    /// Datagrams that were sent joined come each for itself.
+    pub split: u16,
+    /// The ICMP error does not come that a datagram to nobody has caused.
+    pub unreachable_lost: u16,
+    /// A datagram meets no room in its socket (EAGAIN).
+    pub send_full: u16,
+    /// A datagram meets no room further on (ENOBUFS).
+    pub send_fails: u16,
+    /// What a socket sends to one address can't be cut on the way (EIO); drawn once.
+    pub no_offload: u16,
+    /// There is no local port: EADDRNOTAVAIL, or what [`super::World::set_local_ports`] brings about.
+    pub no_port: u16,
     /// The clock jumps ahead by up to 2 s while it advances.
     pub clock_jump: u16,
     /// How late a late completion is at most.
@@ -41,6 +59,9 @@ pub struct Faults {
     pub receive_buffer: u32,
     /// Bytes a socket takes before they have arrived.
     pub send_buffer: u32,
+    /// Bytes that wait for a datagram socket to be received, with 768 more for each; the one by which
+    /// this is passed still fits.
+    pub datagram_queue: u32,
     /// Connections a listener holds before they are accepted.
     pub backlog: u32,
 }
@@ -61,11 +82,21 @@ impl Faults {
             reorder: 0,
             slow_connect: 0,
             peer_reset: 0,
+            datagram_lost: 0,
+            datagram_doubled: 0,
+            datagram_late: 0,
+            split: 0,
+            unreachable_lost: 0,
+            send_full: 0,
+            send_fails: 0,
+            no_offload: 0,
+            no_port: 0,
             clock_jump: 0,
             late_by: Duration::from_micros(100),
             latency: (Duration::from_micros(10), Duration::from_micros(10)),
             receive_buffer: 64 << 10,
             send_buffer: 64 << 10,
+            datagram_queue: 4 << 20,
             backlog: 128,
         }
     }
@@ -74,7 +105,7 @@ impl Faults {
     /// far, its buffers small or large.
     pub fn from_seed(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0xfa17);
-        let mut often = |most: u16| random.pick(&[0, 0, most / 50, most / 7, most]);
+        let mut often = |most: u16| often(&mut random, most);
         let none = Self::none();
         let mut faults = Self {
             short_receive: often(5_000),
@@ -99,6 +130,28 @@ impl Faults {
         faults.receive_buffer = random.pick(&[4 << 10, 16 << 10, 64 << 10, 256 << 10]);
         faults.send_buffer = random.pick(&[4 << 10, 16 << 10, 64 << 10, 256 << 10]);
         faults.backlog = random.pick(&[2, 16, 128]);
-        faults
+        faults.with_datagrams(&mut random)
     }
+
+    fn with_datagrams(self, random: &mut Random) -> Self {
+        let mut often = |most: u16| often(random, most);
+        Self {
+            datagram_lost: often(1_000),
+            datagram_doubled: often(1_000),
+            datagram_late: often(2_500),
+            split: often(5_000),
+            unreachable_lost: often(5_000),
+            send_full: often(700),
+            send_fails: often(700),
+            no_offload: often(7_000),
+            no_port: often(700),
+            datagram_queue: random.pick(&[4 << 10, 64 << 10, 1 << 20, 4 << 20]),
+            ..self
+        }
+    }
+}
+
+/// Off, rare, common or heavy.
+fn often(random: &mut Random, most: u16) -> u16 {
+    random.pick(&[0, 0, most / 50, most / 7, most])
 }
