@@ -54,6 +54,12 @@ impl Buffers {
         self.ring.is_empty()
     }
 
+    /// Bytes of the next buffer to fill.
+    pub(super) fn next_len(&self) -> Option<usize> {
+        let id = self.ring.front()?;
+        Some(self.known[id].len)
+    }
+
     /// The next buffer to fill. Its memory stays the kernel's until [`Buffers::returned`].
     pub(super) fn take(&mut self) -> Option<(u16, Buffer)> {
         let id = self.ring.pop_front()?;

@@ -76,7 +76,12 @@ impl Driver for SimDriver {
         kernel.progressed = true;
         let worker = self.worker;
         // The completions of cancels are dropped, so that their tokens need not differ.
-        if let (Some(fd), Some(Lane::Read | Lane::Write)) = (op_fd(&op), token.lane()) {
+        let lanes = match op {
+            Op::ReceiveDatagrams { .. } => [Lane::Datagrams; 2],
+            _ => [Lane::Read, Lane::Write],
+        };
+        let lane = token.lane().filter(|lane| lanes.contains(lane));
+        if let (Some(fd), Some(_)) = (op_fd(&op), lane) {
             kernel.object(worker, fd, "op");
             if !kernel.workers[worker].push(op, token, fd) {
                 kernel.violate(format!("worker {worker}: {token:?} is in flight already"));
@@ -154,12 +159,14 @@ impl Driver for SimDriver {
         Ok(kernel.new_fd(Object::Stream(endpoint), Some(self.worker), false))
     }
 
-    fn open_datagrams(&mut self, _to: SocketAddr, _source: Option<IpAddr>) -> io::Result<Fd> {
-        Err(os_error(libc::EAFNOSUPPORT))
+    fn open_datagrams(&mut self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Fd> {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.open_datagrams(self.worker, to, source)
     }
 
-    fn send_datagrams(&mut self, _fd: Fd, _datagrams: &[Datagram<'_>]) -> io::Result<usize> {
-        Err(os_error(libc::EAFNOSUPPORT))
+    fn send_datagrams(&mut self, fd: Fd, datagrams: &[Datagram<'_>]) -> io::Result<usize> {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.send_datagrams(self.worker, fd, datagrams)
     }
 
     fn connect_unix(&mut self, fd: Fd, address: &Address) -> io::Result<()> {
@@ -270,6 +277,7 @@ impl Driver for SimDriver {
         match object {
             Some(Object::Stream(id)) => kernel.close_endpoint(id),
             Some(Object::Listener(member)) => kernel.close_listener(member),
+            Some(Object::Datagrams(id)) => kernel.close_datagrams(id),
             Some(Object::Signal(_) | Object::Pipe(_)) | None => {}
         }
     }
@@ -297,7 +305,10 @@ impl Kernel {
     fn returned(&mut self, worker: usize, completion: &Completion) {
         let side = &mut self.workers[worker];
         if let Some(buffer) = completion.buffer {
-            side.buffers.returned(buffer);
+            match completion.token.lane() {
+                Some(Lane::Datagrams) => side.datagram_buffers.returned(buffer),
+                _ => side.buffers.returned(buffer),
+            }
         }
         if !completion.more
             && let Some(op) = side.in_flight.remove(&completion.token.as_u64())

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::buffers::Buffers;
+use super::datagrams::Net;
 use super::distance::Ack;
 use super::faults::Faults;
 use super::hosts::Host;
@@ -31,6 +32,7 @@ pub(super) struct Kernel {
     pub(super) attempts: BTreeMap<Address, usize>,
     /// One way, in nanoseconds.
     pub(super) distances: BTreeMap<Address, u64>,
+    pub(super) net: Net,
     pub(super) peers: Vec<Peer>,
     pub(super) runnable: VecDeque<usize>,
     pub(super) signals: Vec<Signal>,
@@ -50,10 +52,18 @@ pub(super) struct Kernel {
 /// What will happen at its time.
 #[derive(Clone, Copy)]
 pub(super) enum Event {
-    Arrive { to: usize, packet: Packet },
-    Syn { from: usize, again: bool },
+    Arrive {
+        to: usize,
+        packet: Packet,
+    },
+    Syn {
+        from: usize,
+        again: bool,
+    },
     WakePeer(usize),
     ResetPeer(usize),
+    /// What is due under this number.
+    Datagrams(u64),
 }
 
 /// What an endpoint gets from the wire.
@@ -91,6 +101,7 @@ pub(super) enum Object {
     Signal(usize),
     /// Either end of a pipe.
     Pipe(usize),
+    Datagrams(usize),
 }
 
 pub(super) struct Descriptor {
@@ -154,6 +165,7 @@ impl Kernel {
             hosts: BTreeMap::new(),
             attempts: BTreeMap::new(),
             distances: BTreeMap::new(),
+            net: Net::new(seed),
             peers: Vec::new(),
             runnable: VecDeque::new(),
             signals: Vec::new(),
@@ -209,6 +221,7 @@ impl Kernel {
                 Event::Syn { from, again } => self.syn(from, again),
                 Event::WakePeer(peer) => self.runnable.push_back(peer),
                 Event::ResetPeer(peer) => self.reset_peer(peer),
+                Event::Datagrams(key) => self.datagrams_due(key),
             }
             while let Some(peer) = self.runnable.pop_front() {
                 self.run_peer(peer);

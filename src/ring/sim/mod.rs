@@ -21,10 +21,15 @@
 //! assert!(world.clients().iter().all(|client| client.ending == Ending::Fin));
 //! ```
 //!
+//! With datagrams it is the same: [`World::listen_datagrams`], [`World::datagram_backend`] and
+//! [`World::datagram_client`] say who is there, and afterwards [`World::misdelivered`] says what came to
+//! the wrong one, and [`World::traffic`] where all of them went.
+//!
 //! Descriptors are never used twice, so that every use after close is found. Time moves in
 //! [`World::advance`] only; a turn takes none.
 
 mod buffers;
+mod datagrams;
 mod distance;
 mod driver;
 mod faults;
@@ -44,11 +49,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use self::datagrams::{
+    DatagramBackendRecord, DatagramClientRecord, DatagramClientScript, DatagramScript,
+    DatagramSession, Traffic,
+};
 pub use self::driver::SimDriver;
 pub use self::faults::Faults;
 pub use self::script::{BackendScript, ClientScript, Ending, PeerRecord, Step};
 
-use self::kernel::{Kernel, Object, Signal};
+use self::kernel::{Kernel, Object, Signal, Worker};
 use super::{Capabilities, Fd};
 use crate::address::Address;
 use crate::time::Instant;
@@ -133,7 +142,8 @@ impl World {
     /// Connections to the listening or backend `address` that start from now on take exactly
     /// `one_way` (at least 1 ns) for all that goes either way, acknowledgements included, instead
     /// of [`Faults::latency`]. Without a distance acknowledgements take no time. The other faults
-    /// come on top. Unix sockets have no distance: nothing changes for them.
+    /// come on top. Datagrams to the address, and back from it, do so from now on. Unix sockets have no
+    /// distance: nothing changes for them.
     pub fn set_distance(&self, address: &Address, one_way: Duration) {
         self.kernel.borrow_mut().set_distance(address, one_way);
     }
@@ -181,11 +191,12 @@ impl World {
         self.kernel.borrow().pipes.len()
     }
 
-    /// For each driver, the buffers that came back filled and were not provided again.
+    /// For each driver, the buffers of both groups that came back filled and were not provided again.
     pub fn buffers_held(&self) -> Vec<usize> {
         let kernel = self.kernel.borrow();
         let workers = kernel.workers.iter();
-        workers.map(|worker| worker.buffers.held()).collect()
+        let held = |worker: &Worker| worker.buffers.held() + worker.datagram_buffers.held();
+        workers.map(held).collect()
     }
 
     /// A hash of every completion returned and everything peers heard, with the times.

@@ -115,6 +115,9 @@ impl Kernel {
                 };
                 self.try_receive(waiter, pending, id, terms)
             }
+            (Op::ReceiveDatagrams { .. }, Object::Datagrams(id)) => {
+                self.try_receive_datagrams(waiter, pending, id)
+            }
             (Op::Send { data, len, .. }, Object::Stream(id)) => {
                 let slice = libc::iovec {
                     iov_base: data.cast_mut().cast(),
@@ -158,6 +161,7 @@ impl Kernel {
             Op::Recv {
                 budget, multishot, ..
             } => (can.multishot_recv || !multishot) && (can.recv_budget || budget.is_none()),
+            Op::ReceiveDatagrams { multishot, .. } => can.multishot_recv || !multishot,
             _ => true,
         }
     }
@@ -176,7 +180,8 @@ impl Kernel {
             if !blind && !self.has_something(id) {
                 return Outcome::Wait;
             }
-            let errno = self.receive_fault(waiter.worker, terms.multishot);
+            let empty = self.workers[waiter.worker].buffers.is_empty();
+            let errno = self.receive_fault(empty, terms.multishot);
             let result = match errno.map_or_else(|| self.look(id), Readable::Error) {
                 Readable::Nothing => return Outcome::Wait,
                 Readable::Bytes(available) if self.fill(waiter, pending, id, available, terms) => {
@@ -192,8 +197,8 @@ impl Kernel {
         Outcome::Again
     }
 
-    fn receive_fault(&mut self, worker: usize, multishot: bool) -> Option<i32> {
-        let empty = self.workers[worker].buffers.is_empty();
+    /// What keeps a receive from looking at its socket. `empty`: there are no buffers.
+    pub(super) fn receive_fault(&mut self, empty: bool, multishot: bool) -> Option<i32> {
         if empty || self.random.chance(self.faults.no_buffers) {
             return Some(libc::ENOBUFS);
         }
@@ -392,6 +397,7 @@ impl Kernel {
     fn place(&mut self, pending: &Pending) -> &mut Option<Waiter> {
         match (pending.object, pending.op) {
             (Object::Signal(id), _) => &mut self.signals[id].reader,
+            (Object::Datagrams(id), _) => self.net.reader(id),
             (Object::Stream(id), Op::Recv { .. } | Op::WaitForData { .. }) => {
                 &mut self.endpoints[id].reader
             }
@@ -424,4 +430,4 @@ fn sent_or(done: usize, errno: i32) -> i32 {
 }
 
 /// MULTISHOT_MAX_RETRY of io_uring/net.c.
-const RECEIVES_PER_TRY: u32 = 32;
+pub(super) const RECEIVES_PER_TRY: u32 = 32;

@@ -56,7 +56,8 @@ pub(super) const fn reply(stream: u64) -> u64 {
     !stream
 }
 
-fn pattern(stream: u64, offset: u64, len: usize) -> &'static [u8] {
+/// At most `len` bytes of a stream's pattern, from `offset` on.
+pub(super) fn pattern(stream: u64, offset: u64, len: usize) -> &'static [u8] {
     let table = table();
     let start = (mix(stream) % PERIOD + offset) % PERIOD;
     let start = start as usize;
