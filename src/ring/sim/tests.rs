@@ -1,5 +1,6 @@
 //! The semantics of the simulated kernel, through the trait and nothing else.
 
+mod datagrams;
 mod distance;
 mod hosts;
 
