@@ -161,7 +161,6 @@ impl Kernel {
             Op::Recv {
                 budget, multishot, ..
             } => (can.multishot_recv || !multishot) && (can.recv_budget || budget.is_none()),
-            Op::ReceiveDatagrams { multishot, .. } => can.multishot_recv || !multishot,
             _ => true,
         }
     }

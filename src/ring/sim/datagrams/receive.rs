@@ -12,13 +12,6 @@ use super::control::{self, Control};
 use super::{Arrived, Socket};
 use crate::ring::{Completion, Op};
 
-/// The terms of a receive.
-#[derive(Clone, Copy)]
-struct Terms {
-    message: *const libc::msghdr,
-    multishot: bool,
-}
-
 /// Where things go in a buffer.
 struct Room {
     name: usize,
@@ -35,23 +28,21 @@ impl Kernel {
     ) -> Outcome {
         let Op::ReceiveDatagrams {
             message,
-            multishot,
             poll_first,
             ..
         } = pending.op
         else {
             unreachable!("no other op receives datagrams");
         };
-        let terms = Terms { message, multishot };
         let waits_first = std::mem::take(&mut pending.fresh) && poll_first;
         if waits_first && !self.net.sockets[id].has_something() {
             return Outcome::Wait;
         }
         for _ in 0..RECEIVES_PER_TRY {
             let empty = self.workers[waiter.worker].datagram_buffers.is_empty();
-            let result = match self.receive_fault(empty, terms.multishot) {
+            let result = match self.receive_fault(empty, true) {
                 Some(errno) => Err(errno),
-                None => self.receive_one(waiter, id, terms),
+                None => self.receive_one(waiter, id, message),
             };
             match result {
                 Ok(true) => {}
@@ -67,25 +58,24 @@ impl Kernel {
     }
 
     /// Fills one buffer and posts it; true when the receive goes on. EAGAIN when there is nothing.
-    fn receive_one(&mut self, waiter: Waiter, id: usize, terms: Terms) -> Result<bool, i32> {
+    fn receive_one(
+        &mut self,
+        waiter: Waiter,
+        id: usize,
+        message: *const libc::msghdr,
+    ) -> Result<bool, i32> {
         let buffers = &mut self.workers[waiter.worker].datagram_buffers;
         let len = buffers.next_len().ok_or(libc::ENOBUFS)?;
-        let room = match terms.multishot {
-            true => Room::of(terms.message, len).ok_or(libc::EFAULT)?,
-            // Name and control messages go to the header, and nothing of either was asked for.
-            false => Room::PAYLOAD,
-        };
+        let room = Room::of(message, len).ok_or(libc::EFAULT)?;
         let socket = &mut self.net.sockets[id];
         let arrived = socket.take()?;
         let (number, buffer) = buffers.take().ok_or(libc::ENOBUFS)?;
-        if terms.multishot {
-            write_head(&buffer, &room, socket, &arrived);
-        }
+        write_head(&buffer, &room, socket, &arrived);
         let fits = arrived.bytes.len().min(buffer.len - room.payload);
         write(&buffer, room.payload, &arrived.bytes[..fits]);
         self.net.traffic.received += arrived.count();
         // As io_recvmsg_multishot(): a datagram without bytes is taken for the end.
-        let goes_on = terms.multishot && !arrived.bytes.is_empty();
+        let goes_on = !arrived.bytes.is_empty();
         let more = goes_on && !self.random.chance(self.faults.receive_ends);
         let completion = Completion {
             token: waiter.token,
@@ -137,12 +127,6 @@ impl Socket {
 }
 
 impl Room {
-    const PAYLOAD: Self = Self {
-        name: 0,
-        control: 0,
-        payload: 0,
-    };
-
     /// In a buffer of `len` bytes; `None` when it is too short.
     fn of(message: *const libc::msghdr, len: usize) -> Option<Self> {
         // SAFETY: by the contract of `Driver::push` the header is valid until the last completion of its

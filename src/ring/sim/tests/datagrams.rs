@@ -41,7 +41,7 @@ impl Rig {
     }
 
     fn receive_datagrams(&mut self, fd: Fd, layout: Layout) -> Token {
-        self.push(Lane::Datagrams, receive(fd, layout, true, false))
+        self.push(Lane::Datagrams, receive(fd, layout, false))
     }
 
     /// The datagrams of an op's completions.
@@ -89,7 +89,7 @@ fn plain(bytes: &[u8]) -> Datagram<'_> {
     }
 }
 
-fn receive(fd: Fd, layout: Layout, multishot: bool, poll_first: bool) -> Op {
+fn receive(fd: Fd, layout: Layout, poll_first: bool) -> Op {
     // SAFETY: all zeroes are a msghdr without anything.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_namelen = layout.name as u32;
@@ -98,7 +98,6 @@ fn receive(fd: Fd, layout: Layout, multishot: bool, poll_first: bool) -> Op {
         fd,
         // Two words that stay for as long as the test runs.
         message: Box::leak(Box::new(header)),
-        multishot,
         poll_first,
     }
 }
@@ -246,7 +245,7 @@ fn a_receive_without_buffers_fails_at_once_unless_it_polls_first() {
     let fd = rig.hears_at(&front());
     let blind = rig.receive_datagrams(fd, Layout::ANYBODY);
     assert_eq!(result_of(&rig.turn(), blind), [-libc::ENOBUFS]);
-    let polls = receive(fd, Layout::ANYBODY, true, true);
+    let polls = receive(fd, Layout::ANYBODY, true);
     let waits = rig.push(Lane::Datagrams, polls);
     assert!(rig.settle().is_empty());
     rig.client_says(&front(), &[20]);
@@ -316,27 +315,6 @@ fn a_cancel_comes_after_what_was_there_before_it() {
     let expected = [overhead() + 10, overhead() + 11, -libc::ECANCELED];
     assert_eq!(result_of(&rig.turn(), token), expected);
     assert_eq!(rig.world.pending_ops(), 0);
-}
-
-#[test]
-fn a_receive_of_one_has_the_payload_alone() {
-    let mut rig = Rig::new(Faults::none());
-    rig.lend(0..4, 2048);
-    let fd = rig.hears_at(&front());
-    rig.client_says(&front(), &[10, 11]);
-    rig.settle();
-    let op = receive(fd, Layout::ANYBODY, false, false);
-    let token = rig.push(Lane::Datagrams, op);
-    let completions = rig.settle();
-    assert_eq!(result_of(&completions, token), [10]);
-    assert!(!completions[0].more);
-    rig.world.set_capabilities(Capabilities {
-        multishot_recv: false,
-        recv_budget: false,
-        multishot_accept: false,
-    });
-    let refused = rig.receive_datagrams(fd, Layout::ANYBODY);
-    assert_eq!(result_of(&rig.turn(), refused), [-libc::EINVAL]);
 }
 
 #[test]
@@ -529,7 +507,7 @@ fn breaches_of_the_contract_are_recorded_for_datagrams() {
     rig.lend(0..1, 64);
     rig.memory.clear();
     rig.lend(0..1, 64); // the same number again
-    let polls = receive(fd, Layout::ONE_PEER, true, true);
+    let polls = receive(fd, Layout::ONE_PEER, true);
     let first = rig.push(Lane::Datagrams, polls);
     let _second = rig.push(Lane::Datagrams, polls);
     rig.turn();
