@@ -5,6 +5,8 @@
 
 #[path = "sim/breakers.rs"]
 mod breakers;
+#[path = "sim/datagrams.rs"]
+mod datagrams;
 #[path = "sim/orders.rs"]
 mod orders;
 #[path = "sim/plan.rs"]

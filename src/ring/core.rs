@@ -392,9 +392,19 @@ impl Core {
         }
     }
 
-    /// The owner lets go of a listener or an eventfd.
+    /// Nobody wants what a datagram socket has received.
+    fn discard_datagrams(&mut self, index: u32) {
+        let slot = &mut self.slots[index];
+        if slot.receives == Receives::Datagrams {
+            let mut received = std::mem::replace(&mut slot.received, Chain::EMPTY);
+            self.datagrams.release(&mut received);
+        }
+    }
+
+    /// The owner lets go of a datagram socket, a listener or an eventfd.
     pub(super) fn forget(&mut self, index: u32) {
         self.slots[index].closing = true;
+        self.discard_datagrams(index);
         if self.slots[index].is_quiet() {
             self.release_slot(index);
         } else {

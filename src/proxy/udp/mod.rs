@@ -43,6 +43,8 @@ struct Flows {
     ring: Ring,
     socket: DatagramSocket,
     sessions: RefCell<Table>,
+    /// Sessions that have not ended; one that has moved per packet is not in the table any more.
+    live: Cell<usize>,
     /// Replies of this turn.
     outbox: RefCell<Vec<Reply>>,
     /// Datagrams that the socket has lost.
@@ -85,6 +87,7 @@ pub(super) async fn serve(
         ring,
         socket,
         sessions: RefCell::default(),
+        live: Cell::new(0),
         outbox: RefCell::default(),
         lost: Cell::new(0),
         leaving: Cell::new(false),
@@ -132,7 +135,7 @@ impl Flows {
         }
         // Nobody's in particular: a socket that is not connected hears of no ICMP.
         let _ = self.socket.take_error();
-        if stopping && self.sessions.borrow().is_empty() {
+        if stopping && self.live.get() == 0 {
             return Poll::Ready(());
         }
         if let Some(at) = acceptor.stop_at().filter(|at| now < *at) {
@@ -181,17 +184,14 @@ impl Flows {
     fn begin_to_leave(self: &Rc<Self>) -> Poll<()> {
         if self.socket.stop() {
             self.leaving.set(true);
-            for session in self.sessions.borrow().values() {
-                session.wake();
-            }
-            self.task.wake();
+            self.ring.wake_all();
         }
         Poll::Pending
     }
 
     /// Hands the sessions over when the last one has packed up.
     fn poll_left(&self, acceptor: &Acceptor) -> Poll<()> {
-        if !self.sessions.borrow().is_empty() {
+        if self.live.get() > 0 {
             return Poll::Pending;
         }
         if let Some(to) = acceptor.succession.leave_to.take() {
@@ -274,6 +274,20 @@ impl Flows {
         }
     }
 
+    /// A session has begun.
+    fn begin(&self) {
+        self.live.set(self.live.get() + 1);
+    }
+
+    /// A session is over.
+    fn end(&self, session: &Rc<Session>) {
+        self.forget(session);
+        self.live.set(self.live.get() - 1);
+        if self.live.get() == 0 {
+            self.task.wake();
+        }
+    }
+
     /// Datagrams with its key belong to it no longer.
     fn forget(&self, session: &Rc<Session>) {
         let mut sessions = self.sessions.borrow_mut();
@@ -285,7 +299,6 @@ impl Flows {
         if sessions.is_empty() {
             // A flood leaves a large table.
             sessions.shrink_to_fit();
-            self.task.wake();
         }
     }
 }

@@ -127,6 +127,7 @@ impl Session {
     }
 
     fn start(self: &Rc<Self>, flows: &Rc<Flows>) {
+        flows.begin();
         flows.ring.spawn(Serving {
             timer: None,
             session: self.clone(),
@@ -248,6 +249,8 @@ impl Session {
         let Ok((socket, lease)) = opened else {
             return false;
         };
+        // What the old one has said before is still of use.
+        self.take_replies(flows);
         let before = self.backend.replace(Some(Side::new(socket, lease)));
         if let Some(mut before) = before {
             before.lease.ended(reason, ring.now());
@@ -277,7 +280,7 @@ impl Session {
         self.wake();
     }
 
-    pub(super) fn wake(&self) {
+    fn wake(&self) {
         if let Some(task) = &*self.task.borrow() {
             task.wake();
         }
@@ -372,7 +375,7 @@ impl Session {
     /// Books the end.
     fn finish(self: &Rc<Self>, flows: &Flows, reason: Reason) {
         let now = flows.ring.now();
-        flows.forget(self);
+        flows.end(self);
         let counters = self.admission.listener.counters();
         while let Some(unwanted) = self.next() {
             counters.drop(Dropped::Unwanted, Parcel::of(&unwanted).count());

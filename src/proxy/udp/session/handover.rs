@@ -69,7 +69,7 @@ impl Session {
         }
         let image = self.image();
         let side = self.backend.take().expect(HAS_BACKEND);
-        flows.forget(self);
+        flows.end(self);
         match side.socket.detach() {
             Ok(socket) => flows.left.borrow_mut().push((image, socket)),
             Err(_) => {
