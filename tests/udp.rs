@@ -9,10 +9,14 @@ mod backends;
 mod life;
 #[path = "udp/limits.rs"]
 mod limits;
+#[path = "udp/questions.rs"]
+mod questions;
 #[path = "udp/segments.rs"]
 mod segments;
 #[path = "udp/sessions.rs"]
 mod sessions;
+#[path = "udp/tools.rs"]
+mod tools;
 
 use common::datagrams::{DatagramBackend, ask, ask_text, client_at, udp_config};
 use common::{Proxy, eventually};

@@ -19,6 +19,7 @@ pub(crate) mod socket;
 pub(crate) mod successor;
 pub(crate) mod switched;
 pub(crate) mod system;
+pub(crate) mod tools;
 
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
