@@ -11,6 +11,8 @@ mod life;
 mod limits;
 #[path = "udp/questions.rs"]
 mod questions;
+#[path = "udp/roaming.rs"]
+mod roaming;
 #[path = "udp/segments.rs"]
 mod segments;
 #[path = "udp/sessions.rs"]
