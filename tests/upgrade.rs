@@ -23,9 +23,9 @@ mod state;
 use std::io::{Read, Write};
 
 use common::backend::free_address as free;
-use common::eventually;
 use common::lineage::Console;
 use common::socket::{finish, parse, unconnected};
+use common::{by_hand, eventually};
 use ringress::control::socket::status::{ListenerStatus, Status};
 use socket2::Socket;
 
@@ -71,12 +71,6 @@ fn visit(address: &str) {
 
 fn refuses(address: &str) -> bool {
     unconnected(address).connect(&parse(address).1).is_err()
-}
-
-/// The number that a run by hand may set this variable to.
-fn by_hand(variable: &str, usual: usize) -> usize {
-    let wanted = std::env::var(variable).ok();
-    wanted.map_or(usual, |wanted| wanted.parse().expect("a number"))
 }
 
 fn of_listener<'a>(status: &'a Status, name: &str) -> &'a ListenerStatus {

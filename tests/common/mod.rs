@@ -61,6 +61,12 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
     }
 }
 
+/// The number that a run by hand may set this variable to.
+pub(crate) fn by_hand(variable: &str, usual: usize) -> usize {
+    let wanted = std::env::var(variable).ok();
+    wanted.map_or(usual, |wanted| wanted.parse().expect("a number"))
+}
+
 /// What a script has to tell; it may have failed.
 pub(crate) fn told<T>(by: &Receiver<T>) -> T {
     // Longer than the script's own patience, so that it is the script that says what failed.
