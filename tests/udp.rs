@@ -9,6 +9,8 @@ mod backends;
 mod life;
 #[path = "udp/limits.rs"]
 mod limits;
+#[path = "udp/many.rs"]
+mod many;
 #[path = "udp/questions.rs"]
 mod questions;
 #[path = "udp/roaming.rs"]

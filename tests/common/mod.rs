@@ -8,6 +8,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod commands;
+pub(crate) mod crowd;
 pub(crate) mod datagrams;
 pub(crate) mod essentials;
 pub(crate) mod lineage;
