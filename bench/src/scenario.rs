@@ -50,6 +50,9 @@ pub(crate) enum Scenario {
     UdpRate,
     /// Bursts of 40 datagrams of 1,200 B to the backend, two under way
     UdpBulk,
+    /// The same, sixteen under way
+    #[value(name = "udp-bulk-16")]
+    UdpBulk16,
     /// Datagrams of 64 B that come back, at half of what ringress can do: nothing may be lost
     UdpLoss,
 }
@@ -99,8 +102,13 @@ impl Scenario {
         Self::Idle,
         Self::Download,
     ];
-    pub(crate) const WITH_UDP: [Self; 4] =
-        [Self::Udp64, Self::UdpRate, Self::UdpBulk, Self::UdpLoss];
+    pub(crate) const WITH_UDP: [Self; 5] = [
+        Self::Udp64,
+        Self::UdpRate,
+        Self::UdpBulk,
+        Self::UdpBulk16,
+        Self::UdpLoss,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -113,6 +121,7 @@ impl Scenario {
             Self::Udp64 => "udp-64",
             Self::UdpRate => "udp-rate",
             Self::UdpBulk => "udp-bulk",
+            Self::UdpBulk16 => "udp-bulk-16",
             Self::UdpLoss => "udp-loss",
         }
     }
@@ -130,6 +139,7 @@ impl Scenario {
                 "echo of datagrams of 64 B, 64 sessions, half the rate of the best peer"
             }
             Self::UdpBulk => "bursts of 40 datagrams of 1,200 B to the backend, 2 under way",
+            Self::UdpBulk16 => "bursts of 40 datagrams of 1,200 B to the backend, 16 under way",
             Self::UdpLoss => {
                 "echo of datagrams of 64 B, 64 sessions, half of ringress's own maximum"
             }
@@ -140,7 +150,7 @@ impl Scenario {
         match self {
             Self::Download => Serving::Connections(Service::Download),
             Self::Udp64 | Self::UdpRate | Self::UdpLoss => Serving::Datagrams(udp::Service::Echo),
-            Self::UdpBulk => Serving::Datagrams(udp::Service::Bursts),
+            Self::UdpBulk | Self::UdpBulk16 => Serving::Datagrams(udp::Service::Bursts),
             _ => Serving::Connections(Service::Echo),
         }
     }
@@ -156,6 +166,7 @@ impl Scenario {
             Self::Udp64 | Self::UdpRate | Self::UdpLoss => 64,
             // nginx loses nothing of two bursts with the receive buffers that sockets have; of four it does.
             Self::UdpBulk => 2,
+            Self::UdpBulk16 => 16,
         }
     }
 
@@ -180,7 +191,7 @@ impl Scenario {
                 size: DATAGRAM,
                 per_second,
             }),
-            Self::UdpBulk => Task::Datagrams(udp::Work::Upload(BURSTS)),
+            Self::UdpBulk | Self::UdpBulk16 => Task::Datagrams(udp::Work::Upload(BURSTS)),
         }
     }
 
@@ -202,7 +213,7 @@ impl Scenario {
             Self::Download => (5, 500),
             Self::Idle => (3, 0),
             Self::Udp64 | Self::UdpRate => (5, 2000),
-            Self::UdpBulk => (5, 500),
+            Self::UdpBulk | Self::UdpBulk16 => (5, 500),
             Self::UdpLoss => (3, 2000),
         };
         Extent {
@@ -216,7 +227,9 @@ impl Scenario {
         match self {
             Self::Download => true,
             Self::UdpLoss => peers::WITH_UDP.contains(&peer) && peers::is_ringress(peer),
-            Self::Udp64 | Self::UdpRate | Self::UdpBulk => peers::WITH_UDP.contains(&peer),
+            Self::Udp64 | Self::UdpRate | Self::UdpBulk | Self::UdpBulk16 => {
+                peers::WITH_UDP.contains(&peer)
+            }
             _ => !peer.contains("splice"),
         }
     }
@@ -225,7 +238,9 @@ impl Scenario {
         match self {
             Self::Idle => &[Metric::MemoryPerConnection],
             Self::Download => &[Metric::CpuPerMb, Metric::MbPerSecond],
-            Self::UdpBulk => &[Metric::CpuPerMb, Metric::MbPerSecond, Metric::Lost],
+            Self::UdpBulk | Self::UdpBulk16 => {
+                &[Metric::CpuPerMb, Metric::MbPerSecond, Metric::Lost]
+            }
             // Who does not keep the rate is named; nobody can exceed it.
             Self::UdpRate | Self::UdpLoss => &[
                 Metric::CpuPerRequest,
