@@ -3,6 +3,8 @@
 
 mod common;
 
+#[path = "udp/again.rs"]
+mod again;
 #[path = "udp/backends.rs"]
 mod backends;
 #[path = "udp/life.rs"]

@@ -72,6 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ring = Ring::new(Box::new(world.driver()), 64 << 20);
     let listener = ListenerSocket {
         transport: ringress::ring::listen::Transport::Stream,
+        address: None,
         number: 0,
         waits: false,
         binding: BindingId(0),

@@ -15,10 +15,10 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
 
 use super::Error;
 use super::sockets::{self, Extent, Inherited, Sockets};
+use super::stopped::{Closings, IsClosed, Lingering};
 use super::upgrade::OfferedBinding;
 use super::workers::Workers;
 use crate::address::Address;
@@ -31,9 +31,6 @@ use crate::ring::net::into_fd;
 /// have begun take a round trip to end, and a connection that is established must not be reset.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// How long an address that is given up is waited for when it is wanted again.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// The bindings of a process.
 pub(super) struct Bindings {
     workers: usize,
@@ -45,7 +42,9 @@ pub(super) struct Bindings {
     /// Another process hands the sessions of datagrams over.
     awaits_sessions: bool,
     /// Those whose sockets the workers have not closed yet.
-    closing: Vec<Closing>,
+    pub(super) closing: Closings,
+    /// Those for datagrams whose sessions live on.
+    pub(super) lingering: Lingering,
     next_id: u64,
 }
 
@@ -59,9 +58,11 @@ struct Binding {
     options: Options,
     sockets: Sockets,
     closed: Closed,
-    is_closed: oneshot::Receiver<()>,
+    is_closed: IsClosed,
     /// Its number in the offer of another process, which hands the sessions of its datagrams over.
     offered: Option<usize>,
+    /// Another one of this process, which does the same.
+    heir_of: Option<BindingId>,
 }
 
 /// The keys of a listener that its sockets are made with.
@@ -75,13 +76,6 @@ struct Options {
     transport: Transport,
     /// A client's datagrams go to one worker whatever its port.
     by_source: bool,
-}
-
-/// A binding that was stopped.
-struct Closing {
-    is_closed: oneshot::Receiver<()>,
-    /// When not to wait for it any more.
-    deadline: Instant,
 }
 
 /// What is to become of the bindings; dropped, it was nothing.
@@ -105,7 +99,7 @@ struct Kept {
 
 struct New {
     /// Its place in the configuration.
-    order: Option<usize>,
+    order: usize,
     binding: Binding,
     /// What workers get, by worker.
     outgoing: Vec<(usize, OwnedFd)>,
@@ -144,7 +138,8 @@ impl Bindings {
             owner,
             list: Vec::new(),
             inherited,
-            closing: Vec::new(),
+            closing: Closings::default(),
+            lingering: Lingering::default(),
             next_id: 0,
         }
     }
@@ -175,44 +170,46 @@ impl Bindings {
         let (any, named): (Vec<_>, Vec<_>) = pairs.partition(|(_, (_, bind))| is_any_port(bind));
         for (order, (listener, address)) in named.into_iter().chain(any) {
             let provided = self.provide(&mut prepared, listener, address);
-            for new in prepared.new.iter_mut().filter(|new| new.order.is_none()) {
-                new.order = Some(order);
-            }
-            provided.map_err(|error| Error::Bind {
+            let new = provided.map_err(|error| Error::Bind {
                 listener: listener.name.clone(),
                 address: address.clone(),
                 error,
             })?;
+            prepared.new.extend(new.map(|new| New { order, ..new }));
         }
         prepared.new.sort_by_key(|new| new.order);
         Ok(prepared)
     }
 
-    /// Sees to it that `listener` can listen on `address`.
+    /// Sees to it that `listener` can listen on `address`; with something new, unless that is there.
     fn provide(
         &mut self,
         prepared: &mut Prepared,
         listener: &Listener,
         address: &Address,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<New>> {
         let options = Options::of(listener);
         let free = |place: usize| !prepared.kept.iter().any(|(kept, _)| *kept == place);
         let mut places = self.list.iter().enumerate();
         let serving = places.find(|(place, it)| it.serves(listener, address) && free(*place));
         let Some((place, binding)) = serving else {
+            if let Some(new) = self.revive(prepared, listener, address)? {
+                return Ok(Some(new));
+            }
             let (sockets, offered) = self.sockets(prepared, listener, address)?;
             let mut new = self.bind(listener, address, sockets)?;
             new.binding.offered = offered.filter(|_| self.awaits_sessions);
-            prepared.new.push(new);
-            return Ok(());
+            return Ok(Some(new));
         };
         if binding.options.ipv6_only != options.ipv6_only
             && sockets::is_any_ipv6(&binding.sockets.address)
         {
             // It stays until the new one is there, and is stopped as one that nobody wants.
+            let old = binding.id;
             let sockets = Sockets::beside(address, self.workers, &options.as_listen())?;
-            prepared.new.push(self.bind(listener, address, sockets)?);
-            return Ok(());
+            let mut new = self.bind(listener, address, sockets)?;
+            new.binding.heir_of = Some(old);
+            return Ok(Some(new));
         }
         let kept = Kept {
             listener: listener.name.clone(),
@@ -222,7 +219,27 @@ impl Bindings {
         if binding.options != options {
             prepared.adjust(place, binding, &options)?;
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// The sockets of a binding whose sessions live on, if one is what is wanted now.
+    fn revive(
+        &mut self,
+        prepared: &Prepared,
+        listener: &Listener,
+        address: &Address,
+    ) -> io::Result<Option<New>> {
+        let taken = |id: BindingId| {
+            let mut new = prepared.new.iter();
+            new.any(|new| new.binding.heir_of == Some(id))
+        };
+        let Some((id, sockets)) = self.lingering.find(listener, address, taken) else {
+            return Ok(None);
+        };
+        let sockets = sockets.duplicate()?;
+        let mut new = self.bind(listener, address, sockets)?;
+        new.binding.heir_of = Some(id);
+        Ok(Some(new))
     }
 
     /// Sockets for an address that this process does not listen on yet, with their number in what another
@@ -267,6 +284,7 @@ impl Bindings {
             transport: sockets::transport(listener),
         };
         let own = self.list.iter().map(|binding| binding.sockets.extent());
+        let own = own.chain(self.lingering.extents());
         let mut all = own.chain(self.inherited.iter().map(Inherited::extent));
         all.any(|own| own.overlaps(&wanted))
     }
@@ -289,9 +307,10 @@ impl Bindings {
             closed: Arc::new(closed),
             is_closed,
             offered: None,
+            heir_of: None,
         };
         Ok(New {
-            order: None,
+            order: 0,
             binding,
             outgoing,
         })
@@ -331,6 +350,12 @@ impl Bindings {
             binding.sockets.settle(self.workers, &options);
             binding.steer();
             binding.open(outgoing, snapshot, workers);
+            if let Some(old) = binding.heir_of
+                && binding.sockets.transport == Transport::Datagrams
+            {
+                self.lingering.remove(old);
+                workers.hand_on(old, binding.id);
+            }
             self.list.push(binding);
         }
     }
@@ -361,10 +386,11 @@ impl Bindings {
         tracing::info!(%listener, %address, "stops listening");
         let grace = binding.refuse_new();
         workers.post(|| Message::Stop(binding.id, grace));
-        self.closing.push(Closing {
-            is_closed: binding.is_closed,
-            deadline: Instant::now() + PATIENCE,
-        });
+        if binding.sockets.transport == Transport::Datagrams && !binding.sockets.held {
+            let (id, sockets) = (binding.id, binding.sockets);
+            return self.lingering.push(id, sockets, binding.is_closed);
+        }
+        self.closing.push(binding.is_closed);
         self.inherited
             .extend(binding.sockets.leave(binding.listener, binding.wanted));
     }
@@ -395,17 +421,6 @@ impl Bindings {
             }
         }
         workers.post(|| Message::Drain(grace));
-    }
-
-    /// Waits until sockets that were stopped are closed, so that their addresses can be bound again; but
-    /// not for ever, as workers without a free descriptor can't serve what is queued. May be dropped and
-    /// called again.
-    pub(super) async fn closed(&mut self) {
-        while let Some(closing) = self.closing.last_mut() {
-            // Nobody sends: the sender goes with the last socket.
-            let _ = timeout_at(closing.deadline, &mut closing.is_closed).await;
-            self.closing.pop();
-        }
     }
 
     /// Who waits for sessions of another process, by its number in the offer.
@@ -454,14 +469,12 @@ impl Bindings {
 impl Binding {
     /// It is what the configuration means with this address of `listener`.
     fn serves(&self, listener: &Listener, address: &Address) -> bool {
-        if self.sockets.transport != sockets::transport(listener) {
-            return false;
-        }
-        match address.as_ip() {
+        let same = match address.as_ip() {
             // Every listener has ports of its own that the kernel chose.
             Some(ip) if ip.port() == 0 => self.wanted == *address && self.listener == listener.name,
             _ => self.sockets.address == *address,
-        }
+        };
+        same && self.sockets.transport == sockets::transport(listener)
     }
 
     /// Hands the workers their descriptors.
@@ -480,8 +493,9 @@ impl Binding {
                     fd: into_fd(socket),
                     shared,
                     transport,
+                    address: self.sockets.address.as_ip(),
                     number,
-                    waits: self.offered.is_some(),
+                    waits: self.offered.is_some() || self.heir_of.is_some(),
                     closed: self.closed.clone(),
                 }),
             );
@@ -537,7 +551,7 @@ impl Prepared {
     fn adjust(&mut self, place: usize, binding: &Binding, options: &Options) -> io::Result<()> {
         for socket in binding.sockets.handles() {
             let socket = socket.try_clone()?;
-            let mut adjusted = Adjusted {
+            let adjusted = Adjusted {
                 place,
                 socket,
                 before: binding.options.clone(),
@@ -546,7 +560,6 @@ impl Prepared {
             };
             // A part of it may have been set: it is set back with the rest.
             let set = adjusted.set(options);
-            adjusted.done = false;
             self.adjusted.push(adjusted);
             set.map_err(|error| io::Error::other(error.to_string()))?;
         }

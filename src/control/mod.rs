@@ -18,6 +18,7 @@ pub mod socket;
 mod sockets;
 mod start;
 mod status;
+mod stopped;
 mod succession;
 mod upgrade;
 mod workers;

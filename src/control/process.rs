@@ -62,6 +62,8 @@ enum Event {
     /// Addresses that were given up are closed, and somebody waits for that: a configuration that was
     /// read, or a part that is to be resumed.
     Closed,
+    /// The last session of datagrams of a listener that was stopped has ended.
+    Emptied,
     /// The deadline of a part that drains is over.
     PartDue,
     /// An upgrade has come to its end.
@@ -133,8 +135,9 @@ impl Process {
             if self.resuming.is_empty() {
                 self.reload.loaded().await;
             }
-            self.bindings.closed().await;
+            self.bindings.closing.closed().await;
         };
+        let emptied = self.bindings.lingering.emptied();
         let watched = async {
             match &mut self.watchdog {
                 Some(interval) => drop(interval.tick().await),
@@ -146,6 +149,7 @@ impl Process {
             request = requested => Event::Requested(request),
             () = closed => Event::Closed,
             () = self.parts.due() => Event::PartDue,
+            () = emptied => Event::Emptied,
             outcome = self.succession.outcome() => Event::Succeeded(outcome),
             (ancestor, totals) = self.ancestors.next() => Event::Counted(ancestor, totals),
             () = watched => Event::Watched,
@@ -202,8 +206,11 @@ impl Process {
             Event::Asked(Asked::Reload) => tracing::warn!("reload refused: {ENDING}"),
             Event::Asked(Asked::Upgrade) => tracing::warn!("upgrade refused: {ENDING}"),
             Event::Requested(request) => self.refuse(request),
-            Event::Asked(Asked::End(_)) | Event::Closed | Event::Succeeded(_) | Event::Ended(_) => {
-            }
+            Event::Asked(Asked::End(_))
+            | Event::Closed
+            | Event::Emptied
+            | Event::Succeeded(_)
+            | Event::Ended(_) => {}
         }
     }
 

@@ -170,6 +170,30 @@ impl Sockets {
             && handles.all(|socket| listen::refuse_new(socket.as_fd()).is_ok())
     }
 
+    /// Others that are the same.
+    pub(super) fn duplicate(&self) -> io::Result<Self> {
+        let handles = self.handles.iter().map(OwnedFd::try_clone);
+        Ok(Self {
+            transport: self.transport,
+            address: self.address.clone(),
+            path: None,
+            handles: handles.collect::<io::Result<_>>()?,
+            foreign: false,
+            held: self.held,
+        })
+    }
+
+    /// They are what the configuration means with this address of `listener`.
+    pub(super) fn serves(&self, listener: &Listener, address: &Address) -> bool {
+        let fits = |it: &OwnedFd| {
+            let found = listen::describe(it.as_fd());
+            found.is_ok_and(|it| !is_any_ipv6(address) || it.ipv6_only == listener.ipv6_only)
+        };
+        self.transport == transport(listener)
+            && self.address == *address
+            && self.handles.iter().all(fits)
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.handles.len()

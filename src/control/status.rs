@@ -60,7 +60,8 @@ impl Process {
         let policy = listener.policy.load();
         let closed = Reason::ALL.map(|reason| (reason.as_str(), totals.closed(reason)));
         let dropped = Dropped::ALL.map(|reason| (reason.as_str(), totals.dropped(reason)));
-        let datagrams = policy.udp.map(|_| DatagramStatus {
+        let takes_datagrams = policy.udp.is_some() || totals.datagrams_received > 0;
+        let datagrams = takes_datagrams.then(|| DatagramStatus {
             received: totals.datagrams_received,
             sent: totals.datagrams_sent,
             dropped: counted(&dropped),

@@ -8,7 +8,8 @@ use std::thread;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::Error;
-use crate::proxy::{Message, Shared, Worker};
+use crate::proxy::{Adopted, BindingId, Left, Message, Shared, Worker};
+use crate::ring::net::into_fd;
 use crate::ring::{BUFFER_BYTES, Mailbox, Ring, Setup, Uring, Without, limits};
 use crate::upstream::Bell;
 
@@ -94,6 +95,33 @@ impl Workers {
     pub(super) fn post(&self, message: impl Fn() -> Message) {
         for mailbox in &self.mailboxes {
             mailbox.post(message());
+        }
+    }
+
+    /// The sessions of datagrams of one binding go on with the sockets of another, which waits for them.
+    pub(super) fn hand_on(&self, from: BindingId, to: BindingId) {
+        let (sender, receiver) = mpsc::channel::<Left>();
+        self.post(|| Message::Leave(from, sender.clone()));
+        drop(sender);
+        let workers = self.posts();
+        let hand_on = move || {
+            for left in receiver {
+                let sessions = left.sessions.into_iter();
+                workers[left.socket % workers.len()].post(Message::Adopt(Adopted {
+                    binding: to,
+                    socket: left.socket,
+                    lost: left.lost,
+                    sessions: sessions.map(|(image, fd)| (image, into_fd(fd))).collect(),
+                }));
+            }
+            workers
+                .iter()
+                .for_each(|worker| worker.post(Message::Begin));
+        };
+        let thread = thread::Builder::new().name("sessions".to_owned());
+        if let Err(error) = thread.spawn(hand_on) {
+            // Whoever waits for them begins without.
+            tracing::error!(%error, "no thread to hand sessions of datagrams on");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -64,6 +65,8 @@ pub(super) struct Acceptor {
     stop_at: Cell<Option<Instant>>,
     /// When to look into the accept queue unasked, if there is reason to.
     looks: Cell<Option<Looks>>,
+    /// Where the socket is bound.
+    pub(super) address: Option<SocketAddr>,
     /// Its number among the sockets of the binding.
     pub(super) number: usize,
     /// Of a socket for datagrams: what happens when another process takes over, or has handed over.
@@ -82,6 +85,7 @@ impl Acceptor {
             listener: RefCell::new(Rc::new(listener)),
             stop_at: Cell::new(None),
             looks: Cell::new(None),
+            address: socket.address,
             number: socket.number,
             succession: Succession::new(socket.waits),
             task: RefCell::new(None),

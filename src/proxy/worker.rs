@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -64,6 +65,8 @@ pub struct ListenerSocket {
     pub shared: bool,
     /// What comes in there.
     pub transport: Transport,
+    /// Where it is bound; `None` = at a path.
+    pub address: Option<SocketAddr>,
     /// Its number among the sockets of the binding.
     pub number: usize,
     /// Another process hands its sessions over first.

@@ -22,23 +22,34 @@ pub(super) fn open(to: SocketAddr, source: Option<IpAddr>) -> io::Result<Fd> {
     if let Some(source) = source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
+    set_queue(
+        &SockRef::from(&socket),
+        libc::SO_RCVBUFFORCE,
+        libc::SO_RCVBUF,
+        QUEUE_BYTES / 4,
+    )?;
     tell_more(&SockRef::from(&socket));
     socket.connect(&to.into())?;
     Ok(Fd(socket.into_raw_fd()))
 }
 
+/// Room for what comes while a worker is busy; the system caps it (net.core.rmem_max, wmem_max). Nothing of it
+/// is used by a socket whose datagrams are received in time.
+const QUEUE_BYTES: libc::c_int = 4 << 20;
+
+/// Who is root here is not bound to the system's cap.
+fn set_queue(socket: &SockRef<'_>, force: i32, plain: i32, bytes: libc::c_int) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, force, bytes)
+        .or_else(|_| set(socket, libc::SOL_SOCKET, plain, bytes))
+}
+
 /// What a socket needs on which clients at `address` are heard.
 pub(super) fn prepare_for_clients(socket: &SockRef<'_>, address: SocketAddr) -> io::Result<()> {
-    /// Room for what comes while a worker is busy; the system caps it (net.core.rmem_max, wmem_max). Nothing of it
-    /// is used by a socket whose datagrams are received in time.
-    const QUEUE_BYTES: libc::c_int = 4 << 20;
     for (force, plain) in [
         (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
         (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
     ] {
-        // Who is root here is not bound to the system's cap.
-        set(socket, libc::SOL_SOCKET, force, QUEUE_BYTES)
-            .or_else(|_| set(socket, libc::SOL_SOCKET, plain, QUEUE_BYTES))?;
+        set_queue(socket, force, plain, QUEUE_BYTES)?;
     }
     tell_more(socket);
     // Bound to one address, a socket answers from that.

@@ -14,6 +14,8 @@ pub enum Dropped {
     ListenerFull,
     /// The client's address may not send.
     Denied,
+    /// It claims to come from the listener itself: its answer would be the next question.
+    Loop,
     /// It came from a port below 1024, with `reject_privileged_sources`.
     PrivilegedSource,
     /// It would have begun a session above the listener's rate of new ones.
@@ -42,12 +44,13 @@ pub enum Dropped {
 
 impl Dropped {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Overflow,
         Self::Truncated,
         Self::ProcessFull,
         Self::ListenerFull,
         Self::Denied,
+        Self::Loop,
         Self::PrivilegedSource,
         Self::RateLimit,
         Self::ClientRateLimit,
@@ -70,6 +73,7 @@ impl Dropped {
             Self::ProcessFull => "process-full",
             Self::ListenerFull => "listener-full",
             Self::Denied => "denied",
+            Self::Loop => "loop",
             Self::PrivilegedSource => "privileged-source",
             Self::RateLimit => "rate-limit",
             Self::ClientRateLimit => "client-rate-limit",

@@ -81,6 +81,11 @@ impl Backend {
         }
     }
 
+    /// No configuration in effect has it.
+    pub fn is_gone(&self) -> bool {
+        self.state.is_retired()
+    }
+
     /// Its health checks say so.
     pub fn is_healthy(&self) -> bool {
         self.state.health.is_healthy()

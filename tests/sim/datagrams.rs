@@ -215,6 +215,7 @@ impl Run {
                 fd,
                 shared: false,
                 transport: Transport::Datagrams,
+                address: plan.front().as_ip(),
                 number: index,
                 waits: false,
                 closed: Arc::new(()),
@@ -374,7 +375,8 @@ impl Run {
         let heard: u64 = (0..plan.backends.len())
             .map(|index| self.world.datagram_record(&backend(index)).received)
             .sum();
-        let tried = totals.datagrams_received + totals.connect_failures + traffic.doubled;
+        // Each goes to a second backend at most.
+        let tried = 2 * totals.datagrams_received + traffic.doubled;
         must(heard <= tried, "backends heard more than was said");
         for client in self.world.datagram_clients() {
             let foreign = if ports { client.foreign } else { 0 };

@@ -170,6 +170,7 @@ impl Run {
                     fd,
                     shared: binding > 0,
                     transport: Transport::Stream,
+                    address: None,
                     number: 0,
                     waits: false,
                     closed: Arc::new(()),

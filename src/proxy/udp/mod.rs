@@ -47,6 +47,8 @@ struct Flows {
     live: Cell<usize>,
     /// Replies of this turn.
     outbox: RefCell<Vec<Reply>>,
+    /// The last one that was about datagrams.
+    policy: RefCell<Arc<ListenerPolicy>>,
     /// Datagrams that the socket has lost.
     lost: Cell<u32>,
     /// Sessions pack up for another process.
@@ -89,6 +91,7 @@ pub(super) async fn serve(
         sessions: RefCell::default(),
         live: Cell::new(0),
         outbox: RefCell::default(),
+        policy: RefCell::new(acceptor.listener().state.policy.load_full()),
         lost: Cell::new(0),
         leaving: Cell::new(false),
         left: RefCell::default(),
@@ -116,7 +119,12 @@ impl Flows {
             self.adopt(acceptor);
         }
         let listener = acceptor.listener();
-        let policy = listener.state.policy.load();
+        let policy = listener.state.policy.load_full();
+        if policy.udp.is_some() {
+            // Should the listener change to another protocol, its sessions go on by this.
+            self.policy.replace(policy);
+        }
+        let policy = self.policy.borrow().clone();
         let now = self.ring.now();
         let leaves = acceptor.succession.leave_to.borrow().is_some();
         let stops = acceptor.stop_at().is_some_and(|at| now >= at) && !leaves;
@@ -125,6 +133,7 @@ impl Flows {
             flows: self,
             listener: &listener,
             policy: &policy,
+            own: acceptor.address,
             stopping,
         };
         while let Some(arrival) = self.socket.take() {
@@ -308,6 +317,8 @@ struct Incoming<'a> {
     flows: &'a Rc<Flows>,
     listener: &'a Rc<LocalListener>,
     policy: &'a Arc<ListenerPolicy>,
+    /// Where the socket is bound.
+    own: Option<SocketAddr>,
     stopping: bool,
 }
 
@@ -351,6 +362,9 @@ impl Incoming<'_> {
         if arrival.header.truncated {
             return Err(Dropped::Truncated);
         }
+        if self.is_own(sender, arrival.header.local) {
+            return Err(Dropped::Loop);
+        }
         if udp.reject_privileged_sources && sender.port() < FIRST_UNPRIVILEGED {
             return Err(Dropped::PrivilegedSource);
         }
@@ -372,6 +386,14 @@ impl Incoming<'_> {
             0 => Err(Dropped::DatagramRateLimit),
             within => Ok(within),
         }
+    }
+
+    /// It is the address that the datagram was sent to.
+    fn is_own(&self, sender: SocketAddr, local: Option<Local>) -> bool {
+        self.own.is_some_and(|own| {
+            let ip = local.map_or(own.ip(), |local| local.ip);
+            (sender.ip(), sender.port()) == (ip, own.port())
+        })
     }
 
     /// To the session that they belong to, or to a new one.

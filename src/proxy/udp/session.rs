@@ -7,6 +7,7 @@
 //! ```
 
 mod handover;
+mod unanswered;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::io;
@@ -15,8 +16,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
+use self::unanswered::{Kept, Unanswered};
 use super::Flows;
 use super::parcel::{self, Parcel};
 use super::table::Key;
@@ -30,11 +31,6 @@ use crate::telemetry::{Dropped, Reason};
 use crate::time::Instant;
 use crate::upstream::datagrams::{self, Sender};
 use crate::upstream::{Backend, Failure, Lease};
-
-/// A datagram that is kept in case that the backend refuses it, at most: what fits into a packet.
-const LONGEST_KEPT: usize = 1500;
-/// For how long: ICMP takes a round trip.
-const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// All that belongs to one client's datagrams.
 pub(super) struct Session {
@@ -50,8 +46,9 @@ pub(super) struct Session {
     backend: RefCell<Option<Side>>,
     /// The last datagram in either direction.
     last: Cell<Instant>,
-    /// The last datagram, until there is a reply, or a second is over.
-    kept: RefCell<Vec<u8>>,
+    unanswered: RefCell<Unanswered>,
+    /// When the backend has said something.
+    heard: Cell<Instant>,
     replies: Cell<u32>,
     /// The backend was changed, and the new one has not said anything.
     moved: Cell<bool>,
@@ -112,7 +109,8 @@ impl Session {
             policy,
             backend: RefCell::new(Some(side)),
             last: Cell::new(ring.now()),
-            kept: RefCell::default(),
+            unanswered: RefCell::default(),
+            heard: Cell::new(ring.now()),
             replies: Cell::new(0),
             moved: Cell::new(false),
             over: Cell::new(None),
@@ -177,16 +175,27 @@ impl Session {
         add(&self.bytes_received, parcel.bytes.len());
         let counters = self.admission.listener.counters();
         counters.bytes_received.add(parcel.bytes.len() as u64);
-        let is_healthy = self.side().lease.backend().is_healthy();
-        if !is_healthy && !self.policy.upstream.is_failing_open() {
+        if !self.is_served(flows.ring.now()) {
             // Silence of the other side does not end a session that the client keeps alive.
             self.move_on(flows, Reason::BackendLost);
         }
         if let Err((error, count)) = self.send(parcel) {
             self.not_sent(flows, parcel, &error, count);
+        } else {
+            self.note_sent(parcel, flows.ring.now());
         }
-        self.keep(parcel);
         self.look(&flows.ring);
+    }
+
+    /// Its backend is worth being spoken to.
+    fn is_served(&self, now: Instant) -> bool {
+        let side = self.side();
+        let backend = side.lease.backend();
+        if backend.is_gone() {
+            // Nobody checks it any more: it is believed in for as long as it says something.
+            return now < self.heard.get() + self.udp.session_timeout;
+        }
+        backend.is_healthy() || self.policy.upstream.is_failing_open()
     }
 
     fn send(&self, parcel: Parcel<'_>) -> Result<(), (io::Error, u64)> {
@@ -194,29 +203,35 @@ impl Session {
         parcel::send(&side.socket, parcel, &mut side.offload)
     }
 
+    fn note_sent(&self, parcel: Parcel<'_>, now: Instant) {
+        let again =
+            self.policy.upstream.backends().len() > 1 || self.side().lease.backend().is_gone();
+        self.unanswered.borrow_mut().sent(parcel, again, now);
+    }
+
+    fn note_dropped(&self, dropped: Dropped, count: u64) {
+        self.admission.listener.counters().drop(dropped, count);
+    }
+
     fn not_sent(self: &Rc<Self>, flows: &Flows, parcel: Parcel<'_>, error: &io::Error, count: u64) {
-        let drop = |dropped| self.admission.listener.counters().drop(dropped, count);
         if let Some(dropped) = parcel::dropped_for(error) {
-            return drop(dropped);
+            return self.note_dropped(dropped, count);
         }
         // What was sent before met it, or this has: in either case the backend is not there.
         if !self.refused(flows, error) {
-            return drop(Dropped::NoBackend);
+            return self.note_dropped(Dropped::NoBackend, count);
         }
-        if let Err((error, _)) = self.send(parcel) {
-            drop(parcel::dropped_for(&error).unwrap_or(Dropped::Unroutable));
-        }
+        self.send_again(flows, parcel);
     }
 
-    /// Keeps what may have to be sent again, where there is another backend for it.
-    fn keep(&self, parcel: Parcel<'_>) {
-        let mut kept = self.kept.borrow_mut();
-        kept.clear();
-        let wanted = parcel.segment.is_none()
-            && parcel.bytes.len() <= LONGEST_KEPT
-            && self.policy.upstream.backends().len() > 1;
-        if wanted {
-            kept.extend_from_slice(parcel.bytes);
+    /// To another backend than before.
+    fn send_again(&self, flows: &Flows, parcel: Parcel<'_>) {
+        match self.send(parcel) {
+            Ok(()) => self.note_sent(parcel, flows.ring.now()),
+            Err((error, count)) => {
+                let dropped = parcel::dropped_for(&error).unwrap_or(Dropped::NoBackend);
+                self.note_dropped(dropped, count);
+            }
         }
     }
 
@@ -224,11 +239,18 @@ impl Session {
     fn refused(self: &Rc<Self>, flows: &Flows, error: &io::Error) -> bool {
         let tell = self.tells(&flows.ring);
         tell(self.side().lease.backend(), error);
+        let (kept, lost) = self.unanswered.take().take();
+        self.note_dropped(Dropped::NoBackend, lost);
         if self.moved.get() || !self.move_on(flows, Reason::BackendRefused) {
+            let kept: u64 = kept.iter().map(|kept| kept.parcel().count()).sum();
+            self.note_dropped(Dropped::NoBackend, kept);
             self.end(Reason::BackendRefused);
             return false;
         }
         self.moved.set(true);
+        for parcel in kept.iter().map(Kept::parcel) {
+            self.send_again(flows, parcel);
+        }
         true
     }
 
@@ -244,7 +266,13 @@ impl Session {
                 failed: &tell,
             };
             let local = &self.admission.worker().local;
-            datagrams::open(ring, local, &self.policy.upstream, sender)
+            // Of the configuration of the moment, as for a new client.
+            let policy = self.admission.listener.state.policy.load();
+            let upstream = match policy.udp {
+                Some(_) => &policy.upstream,
+                None => &self.policy.upstream,
+            };
+            datagrams::open(ring, local, upstream, sender)
         };
         let Ok((socket, lease)) = opened else {
             return false;
@@ -308,7 +336,8 @@ impl Session {
     fn note_reply(&self, flows: &Flows, arrival: &Arrival) {
         self.last.set(flows.ring.now());
         self.moved.set(false);
-        self.kept.replace(Vec::new());
+        self.heard.set(flows.ring.now());
+        self.unanswered.borrow_mut().answered();
         add(&self.bytes_sent, arrival.bytes().len());
         let counters = self.admission.listener.counters();
         if let Some(lost) = arrival.header.lost {
@@ -326,22 +355,7 @@ impl Session {
         let Some(errno) = errno.filter(|errno| is_refusal(*errno)) else {
             return;
         };
-        let kept = self.kept.replace(Vec::new());
-        let error = io::Error::from_raw_os_error(errno);
-        let lost = || {
-            let counters = self.admission.listener.counters();
-            counters.drop(Dropped::NoBackend, 1);
-        };
-        if !self.refused(flows, &error) || kept.is_empty() {
-            return lost();
-        }
-        let again = Parcel {
-            bytes: &kept,
-            segment: None,
-        };
-        if self.send(again).is_err() {
-            lost();
-        }
+        self.refused(flows, &io::Error::from_raw_os_error(errno));
     }
 
     fn is_aborting(&self) -> bool {
@@ -361,15 +375,9 @@ impl Session {
         if now >= deadline {
             return Err(Reason::Idle);
         }
-        if self.kept.borrow().is_empty() {
-            return Ok(deadline);
-        }
-        let until = self.last.get() + KEPT_FOR;
-        if now >= until {
-            self.kept.replace(Vec::new());
-            return Ok(deadline);
-        }
-        Ok(deadline.min(until))
+        let mut unanswered = self.unanswered.borrow_mut();
+        unanswered.forget_old(now);
+        Ok(deadline.min(unanswered.until().unwrap_or(deadline)))
     }
 
     /// Books the end.
