@@ -5,6 +5,8 @@ mod common;
 
 #[path = "udp/again.rs"]
 mod again;
+#[path = "udp/announced.rs"]
+mod announced;
 #[path = "udp/backends.rs"]
 mod backends;
 #[path = "udp/life.rs"]

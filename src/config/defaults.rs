@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Backend, ControlSocket, Exchange, HealthCheck, Listener, Pool, Probe, Protocol, Queue,
-    RateLimit, Runtime, SessionKey, Timeouts, Udp, Upstream,
+    Announce, Backend, ControlSocket, Exchange, HealthCheck, Listener, Pool, Probe, Protocol,
+    Queue, RateLimit, Runtime, SessionKey, Timeouts, Udp, Upstream,
 };
 use crate::address::Address;
 use crate::policy::balance::Algorithm;
@@ -156,6 +156,7 @@ impl Upstream {
             source: Vec::new(),
             tcp_keepalive: Some(Duration::from_mins(1)),
             tcp_user_timeout: Duration::from_secs(30),
+            announce: Announce::Never,
             slow_start: Duration::ZERO,
             fail_open_below: Share::default(),
             health_check: None,

@@ -54,6 +54,8 @@ pub const WORDS: &[Words] = &[
     SESSION_KEY,
     MODE,
     BALANCE,
+    PROXY_PROTOCOL,
+    ANNOUNCED,
     PROBE,
     START,
 ];
@@ -155,6 +157,8 @@ pub(super) const UPSTREAM: Table = Table {
         "source",
         "tcp_keepalive",
         "tcp_user_timeout",
+        "send_proxy_protocol",
+        "proxy_protocol_datagrams",
         "slow_start",
         "fail_open_below",
         "health_check",
@@ -164,7 +168,7 @@ pub(super) const UPSTREAM: Table = Table {
         "queue",
         "pool",
     ],
-    not_yet: &["send_proxy_protocol", "tls"],
+    not_yet: &["tls"],
 };
 
 pub(super) const BACKEND: Table = Table {
@@ -277,6 +281,18 @@ const BALANCE_WORDS: [&str; ALGORITHMS.len()] = {
         place += 1;
     }
     words
+};
+
+pub(super) const PROXY_PROTOCOL: Words = Words {
+    name: "upstreams.NAME.send_proxy_protocol",
+    words: &["off", "v2"],
+    not_yet: &["v1"],
+};
+
+pub(super) const ANNOUNCED: Words = Words {
+    name: "upstreams.NAME.proxy_protocol_datagrams",
+    words: &["every", "first"],
+    not_yet: &[],
 };
 
 pub(super) const PROBE: Words = Words {

@@ -10,7 +10,8 @@ use super::diagnostics::Fault;
 use super::section::{Findings, Key, Section, Value, one_or_many};
 use super::value::{self, Read};
 use super::{
-    IpNet, Listener, Timeouts, Upstream, duration, endpoint, keys, networks, rate_limit, udp,
+    Announce, IpNet, Listener, Timeouts, Upstream, duration, endpoint, keys, networks, rate_limit,
+    udp,
 };
 use crate::address::Address;
 
@@ -171,10 +172,26 @@ fn upstream(
         let what = format!("balance = {:?} of upstream {name:?}", balance.name);
         findings.push(value.span(), endpoint::no_client_address(&what));
     }
-    if datagrams {
-        findings.keep(value.span(), takes_datagrams(&upstreams[index]));
-    }
+    let fits = match datagrams {
+        true => takes_datagrams(&upstreams[index]),
+        false => takes_connections(&upstreams[index]),
+    };
+    findings.keep(value.span(), fits);
     Some(index)
+}
+
+/// What an upstream can't have yet when connections go to it.
+fn takes_connections(upstream: &Upstream) -> Read<()> {
+    match upstream.announce {
+        Announce::Never => Ok(()),
+        Announce::First | Announce::Every => {
+            let what = format!(
+                "send_proxy_protocol of upstream {:?} over TCP",
+                upstream.name
+            );
+            Err(value::not_available_yet(&what).expected("a listener with protocol = \"udp\""))
+        }
+    }
 }
 
 /// What an upstream can't have when datagrams go to it.

@@ -248,6 +248,9 @@ pub struct Upstream {
     pub tcp_keepalive: Option<Duration>,
     /// Unacknowledged data for this long ends the session.
     pub tcp_user_timeout: Duration,
+    /// Which datagrams begin with a header of the PROXY protocol, version 2. No listener for connections
+    /// goes to an upstream that has any.
+    pub announce: Announce,
     /// How long the weight of a backend that came back takes to be whole again; zero = no time.
     pub slow_start: Duration,
     /// Share of healthy backends under which health is ignored; zero = never.
@@ -264,6 +267,18 @@ pub struct Upstream {
     pub queue: Queue,
     /// Connections that are open ahead.
     pub pool: Pool,
+}
+
+/// `send_proxy_protocol` and `proxy_protocol_datagrams`
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Announce {
+    /// None.
+    #[default]
+    Never,
+    /// The first of a session.
+    First,
+    /// Each.
+    Every,
 }
 
 /// One address of an upstream.

@@ -7,7 +7,7 @@ use super::resolve::Resolver;
 use super::section::{Findings, Section, Value, one_or_many};
 use super::share::share;
 use super::value::{self, Read};
-use super::{Backend, Upstream, backends, duration, health_check, keys, policies};
+use super::{Announce, Backend, Upstream, backends, duration, health_check, keys, policies};
 use crate::policy::balance::ALGORITHMS;
 
 /// Every upstream of the file, wrong ones included: they may be referred to.
@@ -36,6 +36,7 @@ fn upstream<'a>(
     let default = Upstream::new(name.into(), backends.unwrap_or_default());
     Upstream {
         source,
+        announce: announce(&section, findings),
         balance: section.read("balance", default.balance, findings, |value| {
             value::word(value, &keys::BALANCE, ALGORITHMS)
         }),
@@ -71,6 +72,29 @@ fn upstream<'a>(
         queue: policies::queue(&section, findings),
         pool,
         ..default
+    }
+}
+
+/// Which datagrams say who the client is.
+fn announce(section: &Section<'_>, findings: &mut Findings) -> Announce {
+    let sent = section.read("send_proxy_protocol", false, findings, |value| {
+        value::word(value, &keys::PROXY_PROTOCOL, &[false, true])
+    });
+    let which = [Announce::Every, Announce::First];
+    let which = section.read("proxy_protocol_datagrams", which[0], findings, |value| {
+        value::word(value, &keys::ANNOUNCED, &which)
+    });
+    match section.place_of("proxy_protocol_datagrams") {
+        _ if sent => which,
+        Some(place) => {
+            let fault = Fault::new("no datagram has a header of the PROXY protocol");
+            findings.push(
+                place,
+                fault.expected("send_proxy_protocol = \"v2\" with it"),
+            );
+            Announce::Never
+        }
+        None => Announce::Never,
     }
 }
 

@@ -1,3 +1,4 @@
 //! Formats that peers and the kernel speak: parsers and writers that are fed bytes. No I/O.
 
 pub mod datagram;
+pub mod proxy_header;

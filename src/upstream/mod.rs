@@ -57,6 +57,7 @@ pub struct Upstream {
     queue: config::Queue,
     pool: config::Pool,
     options: SocketOptions,
+    announce: config::Announce,
     sources: Vec<IpAddr>,
     next_source: AtomicUsize,
     events: Arc<Events>,
@@ -112,6 +113,7 @@ impl Upstream {
                 keepalive: model.tcp_keepalive,
                 user_timeout: Some(model.tcp_user_timeout),
             },
+            announce: model.announce,
             sources: model.source.clone(),
             next_source: AtomicUsize::new(0),
             events: around.events.clone(),
@@ -131,6 +133,11 @@ impl Upstream {
     /// A backend is chosen by the client's address.
     pub fn needs_client(&self) -> bool {
         self.algorithm.needs_client
+    }
+
+    /// Which datagrams say who the client is.
+    pub fn announce(&self) -> config::Announce {
+        self.announce
     }
 
     /// Sessions that wait for a place, over all workers.

@@ -11,7 +11,7 @@ use crate::common::datagrams::{DatagramBackend, client, hear, udp_config};
 use crate::{dropped, listener};
 
 /// Sends `bytes` as datagrams of `segment` bytes, in one call.
-fn send_segments(client: &UdpSocket, to: &str, bytes: &[u8], segment: u16) {
+pub(crate) fn send_segments(client: &UdpSocket, to: &str, bytes: &[u8], segment: u16) {
     let to: std::net::SocketAddr = to.parse().expect("an address");
     let sent = sendmsg(
         client.as_raw_fd(),

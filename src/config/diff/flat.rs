@@ -7,8 +7,8 @@ use super::How;
 use super::How::{Live, NeedsUpgrade, NewConnections, Rebind};
 use super::written::{self, duration, list, or, text};
 use crate::config::{
-    Backend, Config, HealthCheck, Listener, Log, Pool, Protocol, Queue, RateLimit, Runtime,
-    SessionKey, Timeouts, Udp, Upstream,
+    Announce, Backend, Config, HealthCheck, Listener, Log, Pool, Protocol, Queue, RateLimit,
+    Runtime, SessionKey, Timeouts, Udp, Upstream,
 };
 use crate::policy::{breaker, health, outlier, retry};
 
@@ -270,6 +270,7 @@ fn upstream_keys(upstreams: &mut Section<'_>, upstream: &Upstream) {
         source,
         tcp_keepalive,
         tcp_user_timeout,
+        announce,
         slow_start,
         fail_open_below,
         health_check,
@@ -290,6 +291,13 @@ fn upstream_keys(upstreams: &mut Section<'_>, upstream: &Upstream) {
     let keepalive = tcp_keepalive.map(duration);
     section.key("tcp_keepalive", or("off", &keepalive), how);
     section.key("tcp_user_timeout", duration(*tcp_user_timeout), how);
+    let (version, which) = match announce {
+        Announce::Never => ("off", "every"),
+        Announce::First => ("v2", "first"),
+        Announce::Every => ("v2", "every"),
+    };
+    section.key("send_proxy_protocol", version, how);
+    section.key("proxy_protocol_datagrams", which, how);
     section.key("slow_start", duration(*slow_start), how);
     section.key("fail_open_below", written::share(*fail_open_below), how);
     if let Some(check) = health_check {

@@ -16,7 +16,7 @@ mod table;
 use std::cell::{Cell, RefCell};
 use std::collections::hash_map::Entry;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ use crate::upstream::datagrams::{self, Sender};
 struct Flows {
     ring: Ring,
     socket: DatagramSocket,
+    /// Where it is bound.
+    address: SocketAddr,
     sessions: RefCell<Table>,
     /// Sessions that have not ended; one that has moved per packet is not in the table any more.
     live: Cell<usize>,
@@ -57,6 +59,8 @@ struct Flows {
     left: RefCell<Vec<(SessionImage, OwnedFd)>>,
     task: Waker,
 }
+
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What a backend has said.
 struct Reply {
@@ -88,6 +92,8 @@ pub(super) async fn serve(
         task: ring.waker(),
         ring,
         socket,
+        // A path has no datagrams.
+        address: acceptor.address.unwrap_or(ANY),
         sessions: RefCell::default(),
         live: Cell::new(0),
         outbox: RefCell::default(),
@@ -133,7 +139,6 @@ impl Flows {
             flows: self,
             listener: &listener,
             policy: &policy,
-            own: acceptor.address,
             stopping,
         };
         while let Some(arrival) = self.socket.take() {
@@ -283,6 +288,12 @@ impl Flows {
         }
     }
 
+    /// The address that a client has used, which the kernel tells where there are several.
+    fn destination(&self, local: Option<Local>) -> SocketAddr {
+        let ip = local.map_or(self.address.ip(), |local| local.ip);
+        SocketAddr::new(ip, self.address.port())
+    }
+
     /// A session has begun.
     fn begin(&self) {
         self.live.set(self.live.get() + 1);
@@ -317,8 +328,6 @@ struct Incoming<'a> {
     flows: &'a Rc<Flows>,
     listener: &'a Rc<LocalListener>,
     policy: &'a Arc<ListenerPolicy>,
-    /// Where the socket is bound.
-    own: Option<SocketAddr>,
     stopping: bool,
 }
 
@@ -390,10 +399,8 @@ impl Incoming<'_> {
 
     /// It is the address that the datagram was sent to.
     fn is_own(&self, sender: SocketAddr, local: Option<Local>) -> bool {
-        self.own.is_some_and(|own| {
-            let ip = local.map_or(own.ip(), |local| local.ip);
-            (sender.ip(), sender.port()) == (ip, own.port())
-        })
+        let own = self.flows.destination(local);
+        (sender.ip(), sender.port()) == (own.ip(), own.port())
     }
 
     /// To the session that they belong to, or to a new one.

@@ -16,6 +16,21 @@ pub(super) struct Parcel<'a> {
     pub(super) segment: Option<u16>,
 }
 
+/// Datagrams with headers.
+pub(super) struct Announced {
+    bytes: Vec<u8>,
+    segment: Option<u16>,
+}
+
+impl Announced {
+    pub(super) fn parcel(&self) -> Parcel<'_> {
+        Parcel {
+            bytes: &self.bytes,
+            segment: self.segment,
+        }
+    }
+}
+
 /// Datagrams that one send is to be cut into, at most: Linux before 6.12 takes no more.
 const MOST_SEGMENTS: usize = 64;
 /// Payload of one send at most: what fits into an IPv4 packet.
@@ -58,6 +73,36 @@ impl<'a> Parcel<'a> {
             bytes,
             segment: self.segment,
         }
+    }
+
+    /// Its datagrams with `header` before the first or before each, and those without.
+    pub(super) fn announce(self, header: &[u8], every: bool) -> (Announced, Option<Parcel<'a>>) {
+        let size = self.segment.map_or(self.bytes.len(), usize::from);
+        if every {
+            let mut bytes =
+                Vec::with_capacity(self.bytes.len() + header.len() * self.count() as usize);
+            if self.bytes.is_empty() {
+                bytes.extend_from_slice(header);
+            }
+            for datagram in self.bytes.chunks(size.max(1)) {
+                bytes.extend_from_slice(header);
+                bytes.extend_from_slice(datagram);
+            }
+            let segment = self
+                .segment
+                .map(|size| size.saturating_add(header.len() as u16));
+            return (Announced { bytes, segment }, None);
+        }
+        let (first, rest) = self.bytes.split_at(size.min(self.bytes.len()));
+        let announced = Announced {
+            bytes: [header, first].concat(),
+            segment: None,
+        };
+        let rest = (!rest.is_empty()).then_some(Parcel {
+            bytes: rest,
+            segment: self.segment.filter(|size| rest.len() > usize::from(*size)),
+        });
+        (announced, rest)
     }
 
     /// What one send each takes. Without `offload` that is one datagram each.
@@ -162,6 +207,29 @@ mod tests {
         assert_eq!(lens(65_535, Some(9_000), true), two);
         let longest = [(65_510, None), (25, None)];
         assert_eq!(lens(65_535, Some(65_510), true), longest);
+    }
+
+    #[test]
+    fn headers_stand_before_each_datagram_or_before_the_first() {
+        let parcel = Parcel {
+            bytes: b"aabbc",
+            segment: Some(2),
+        };
+        let (all, rest) = parcel.announce(b"H", true);
+        assert_eq!((&all.bytes[..], all.segment), (&b"HaaHbbHc"[..], Some(3)));
+        assert!(rest.is_none());
+        let (first, rest) = parcel.announce(b"H", false);
+        assert_eq!((&first.bytes[..], first.segment), (&b"Haa"[..], None));
+        let rest = rest.expect("there is more");
+        assert_eq!((rest.bytes, rest.segment), (&b"bbc"[..], Some(2)));
+        let empty = Parcel {
+            bytes: b"",
+            segment: None,
+        };
+        for every in [true, false] {
+            let (announced, rest) = empty.announce(b"H", every);
+            assert_eq!((&announced.bytes[..], rest.is_none()), (&b"H"[..], true));
+        }
     }
 
     #[test]

@@ -21,8 +21,9 @@ use self::unanswered::{Kept, Unanswered};
 use super::Flows;
 use super::parcel::{self, Parcel};
 use super::table::Key;
-use crate::config::Udp;
+use crate::config::{Announce, Udp};
 use crate::proto::datagram::Local;
+use crate::proto::proxy_header;
 use crate::proxy::admission::Admission;
 use crate::proxy::snapshot::ListenerPolicy;
 use crate::ring::{Arrival, Datagram, DatagramSocket, Ring, Timer, Waker};
@@ -37,8 +38,10 @@ pub(super) struct Session {
     pub(super) key: Key,
     /// Where the last datagram came from, in the socket's family: replies go there.
     client: Cell<SocketAddr>,
-    /// The address that the client uses.
+    /// The address that the client uses, where it may be one of several.
     local: Option<Local>,
+    /// The same with the port.
+    destination: SocketAddr,
     admission: Admission,
     policy: Arc<ListenerPolicy>,
     udp: Udp,
@@ -68,6 +71,10 @@ const HAS_BACKEND: &str = "a session has a backend until it leaves";
 struct Side {
     socket: DatagramSocket,
     lease: Lease,
+    /// Which datagrams say who the client is.
+    announce: Announce,
+    /// One has.
+    announced: bool,
     /// Datagrams to it may be sent several at a time.
     offload: bool,
     /// Datagrams that its socket has lost.
@@ -104,6 +111,7 @@ impl Session {
             key,
             client: Cell::new(client),
             local,
+            destination: flows.destination(local),
             admission,
             udp: policy.udp.unwrap_or_default(),
             policy,
@@ -200,7 +208,22 @@ impl Session {
 
     fn send(&self, parcel: Parcel<'_>) -> Result<(), (io::Error, u64)> {
         let side = &mut *self.side_mut();
-        parcel::send(&side.socket, parcel, &mut side.offload)
+        let announced = std::mem::replace(&mut side.announced, true);
+        let every = match side.announce {
+            Announce::Every => true,
+            Announce::First if !announced => false,
+            Announce::First | Announce::Never => {
+                return parcel::send(&side.socket, parcel, &mut side.offload);
+            }
+        };
+        let header = proxy_header::of_datagram(self.client.get(), self.destination);
+        let (with, without) = parcel.announce(&header, every);
+        let rest = without.map_or(0, |without| without.count());
+        let sent = parcel::send(&side.socket, with.parcel(), &mut side.offload);
+        sent.map_err(|(error, count)| (error, count + rest))?;
+        without.map_or(Ok(()), |without| {
+            parcel::send(&side.socket, without, &mut side.offload)
+        })
     }
 
     fn note_sent(&self, parcel: Parcel<'_>, now: Instant) {
@@ -272,14 +295,15 @@ impl Session {
                 Some(_) => &policy.upstream,
                 None => &self.policy.upstream,
             };
-            datagrams::open(ring, local, upstream, sender)
+            let opened = datagrams::open(ring, local, upstream, sender);
+            opened.map(|(socket, lease)| Side::new(socket, lease, upstream.announce()))
         };
-        let Ok((socket, lease)) = opened else {
+        let Ok(side) = opened else {
             return false;
         };
         // What the old one has said before is still of use.
         self.take_replies(flows);
-        let before = self.backend.replace(Some(Side::new(socket, lease)));
+        let before = self.backend.replace(Some(side));
         if let Some(mut before) = before {
             before.lease.ended(reason, ring.now());
         }
@@ -411,8 +435,10 @@ impl Session {
 }
 
 impl Side {
-    fn new(socket: DatagramSocket, lease: Lease) -> Self {
+    fn new(socket: DatagramSocket, lease: Lease, announce: Announce) -> Self {
         Self {
+            announce,
+            announced: false,
             socket,
             lease,
             offload: true,
@@ -440,7 +466,7 @@ fn connect(
         None => datagrams::open(ring, local, upstream, sender),
     };
     let (socket, lease) = opened.map_err(dropped)?;
-    Ok(Side::new(socket, lease))
+    Ok(Side::new(socket, lease, upstream.announce()))
 }
 
 /// Counts a failed try to reach a backend, and tells it.

@@ -33,8 +33,9 @@ impl Session {
             key = key.with(backend);
         }
         let side = Side {
+            announced: true,
             lost: image.lost,
-            ..Side::new(socket, Lease::adopt(backend))
+            ..Side::new(socket, Lease::adopt(backend), policy.upstream.announce())
         };
         let now = flows.ring.now();
         let at = |nanos| Instant::from_nanos(nanos).min(now);
@@ -42,6 +43,7 @@ impl Session {
             key,
             client: Cell::new(image.client),
             local: image.local(),
+            destination: flows.destination(image.local()),
             admission: Admission::adopt(listener),
             policy: policy.clone(),
             udp,
