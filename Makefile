@@ -5,6 +5,8 @@ CARGO ?= cargo
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
+# Debian's servers are where only root's PATH leads.
+SERVERS = PATH="$$PATH:/usr/sbin"
 
 .PHONY: help run build test fmt lint docs fuzz bench bench-peers
 
@@ -21,8 +23,8 @@ build:  ## Build the release binary
 	$(CARGO) build --release --bin ringress
 
 test:  ## Run the whole test suite
-	@scripts/need.sh valgrind:valgrind
-	$(CARGO) test --workspace
+	@$(SERVERS) scripts/need.sh valgrind:valgrind dnsmasq:dnsmasq-base dig:bind9-dnsutils iperf3:iperf3
+	$(SERVERS) $(CARGO) test --workspace
 
 fmt:  ## Format the code
 	@scripts/need.sh
