@@ -1,8 +1,9 @@
-//! The essentials of TCP with kernel features left unused, as older kernels would have it.
+//! The essentials of TCP and of datagrams with kernel features left unused, as older kernels would have it.
 
 mod common;
 
 use common::Proxy;
+use common::datagrams::{DatagramBackend, ask, client, hear, udp_config};
 use common::essentials::{self, MIB};
 
 fn essentials_hold_without(features: &str) {
@@ -17,6 +18,26 @@ fn essentials_hold_without(features: &str) {
     }
     essentials::reset_comes_after_every_byte(&start, MIB, true);
     essentials::slow_reader(&start, 32 * MIB);
+    datagrams_pass(&start);
+}
+
+/// Of all sizes, from many clients, and more at once than there are buffers.
+fn datagrams_pass(start: &impl Fn(&str) -> Proxy) {
+    let backend = DatagramBackend::echo();
+    let proxy = start(&udp_config(&[&backend.address], "", "", ""));
+    let address = proxy.address("web");
+    let clients: Vec<_> = (0..100).map(|_| client()).collect();
+    for len in [0, 1, 1_472, 65_507] {
+        let bytes = vec![7; len];
+        assert!(ask(&clients[0], &address, &bytes) == bytes, "{len}");
+    }
+    for client in &clients {
+        client.send_to(b"at once", &address).expect("it is sent");
+    }
+    for client in &clients {
+        assert_eq!(hear(client, &address), b"at once");
+    }
+    proxy.end_now();
 }
 
 #[test]

@@ -48,7 +48,9 @@ fn tool(command: &str, words: &str) -> Command {
     let folders = std::env::split_paths(&path);
     let mut found = folders.map(|folder| folder.join(command));
     let Some(program) = found.find(|file| file.exists()) else {
-        panic!("{command} is not installed: it is in Debian's {package}, and `make test` sees to it");
+        panic!(
+            "{command} is not installed: it is in Debian's {package}, and `make test` sees to it"
+        );
     };
     let mut tool = Command::new(program);
     tool.args(words.split_whitespace()).stdin(Stdio::null());

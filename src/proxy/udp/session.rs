@@ -302,7 +302,9 @@ impl Session {
             return false;
         };
         // What the old one has said before is still of use.
-        self.take_replies(flows);
+        if self.take_replies(flows) {
+            self.end(Reason::Answered);
+        }
         let before = self.backend.replace(Some(side));
         if let Some(mut before) = before {
             before.lease.ended(reason, ring.now());
