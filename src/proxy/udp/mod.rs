@@ -33,6 +33,7 @@ use super::snapshot::ListenerPolicy;
 use super::worker::{Aborting, Closed};
 use crate::config::Udp;
 use crate::proto::datagram::Local;
+use crate::ring::limits;
 use crate::ring::{Arrival, Datagram, DatagramSocket, Ring, Timer, Waker};
 use crate::telemetry::{Dropped, Reason};
 use crate::time::Instant;
@@ -45,6 +46,8 @@ struct Flows {
     /// Where it is bound.
     address: SocketAddr,
     sessions: RefCell<Table>,
+    /// A crowd has left, and what it took can be given back.
+    trims: Cell<bool>,
     /// Sessions that have not ended; one that has moved per packet is not in the table any more.
     live: Cell<usize>,
     /// Replies of this turn.
@@ -59,6 +62,9 @@ struct Flows {
     left: RefCell<Vec<(SessionImage, OwnedFd)>>,
     task: Waker,
 }
+
+/// From so many sessions on the memory of those that have left is given back.
+const CROWD: usize = 2_000;
 
 const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
@@ -95,6 +101,7 @@ pub(super) async fn serve(
         // A path has no datagrams.
         address: acceptor.address.unwrap_or(ANY),
         sessions: RefCell::default(),
+        trims: Cell::new(false),
         live: Cell::new(0),
         outbox: RefCell::default(),
         policy: RefCell::new(acceptor.listener().state.policy.load_full()),
@@ -143,6 +150,9 @@ impl Flows {
         };
         while let Some(arrival) = self.socket.take() {
             incoming.receive(&arrival);
+        }
+        if self.trims.take() {
+            limits::trim_heap();
         }
         if leaves {
             return self.begin_to_leave();
@@ -316,9 +326,9 @@ impl Flows {
         {
             entry.remove();
         }
-        if sessions.is_empty() {
-            // A flood leaves a large table.
+        if sessions.is_empty() && sessions.capacity() > CROWD {
             sessions.shrink_to_fit();
+            self.trims.set(true);
         }
     }
 }
