@@ -15,31 +15,15 @@ use super::mapping::Mapping;
 /// Bytes of a buffer: four pages, where multishot receive and plain receive cost the same.
 pub const BUFFER_BYTES: u32 = 16 * 1024;
 const PAGE: usize = 4096;
-/// What the buffers of a pool are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Size {
-    /// What one holds.
-    pub(crate) bytes: u32,
-    /// What it takes of its mapping, in whole pages: a page more than it holds, within which it begins
-    /// at a place of its own. Would all begin at multiples of a page, their first lines, often all that
-    /// is used of them, would fall into the same few sets of every cache.
-    stride: usize,
-}
+/// Bytes of a buffer for the largest datagram there is, or as many as the kernel joins into one (64 KiB),
+/// behind what it says of them.
+pub(crate) const DATAGRAM_BYTES: u32 = (64 << 10) + 256;
 
-impl Size {
-    /// For the bytes of streams.
-    pub(crate) const STREAM: Self = Self::of(BUFFER_BYTES);
-
-    /// For the largest datagram there is, or as many as the kernel joins into one (64 KiB), behind what
-    /// it says of them.
-    pub(crate) const DATAGRAM: Self = Self::of((64 << 10) + 256);
-
-    const fn of(bytes: u32) -> Self {
-        Self {
-            bytes,
-            stride: (bytes as usize).next_multiple_of(PAGE) + PAGE,
-        }
-    }
+/// Bytes that a buffer takes of its mapping, in whole pages: a page more than it holds, within which it begins
+/// at a place of its own. Would all begin at multiples of a page, their first lines, often all that is used of
+/// them, would fall into the same few sets of every cache.
+const fn stride(bytes: u32) -> usize {
+    (bytes as usize).next_multiple_of(PAGE) + PAGE
 }
 
 /// Buffers a pool starts with: half a MiB, which fits a core's cache.
@@ -99,9 +83,9 @@ enum Place {
     Session,
 }
 
-/// The pool. What goes to the kernel is collected until [`Buffers::take_outgoing`].
-pub(crate) struct Buffers {
-    size: Size,
+/// The pool of buffers of so many bytes. What goes to the kernel is collected until
+/// [`Buffers::take_outgoing`].
+pub(crate) struct Buffers<const BYTES: u32> {
     blocks: Vec<Mapping>,
     filled: Vec<Filled>,
     /// Buffers that neither the kernel nor a session has.
@@ -124,23 +108,22 @@ pub(crate) struct Buffers {
     dirty: bool,
 }
 
-impl Buffers {
+impl<const BYTES: u32> Buffers<BYTES> {
     /// A pool of at most `limit` buffers (1..=32768).
-    pub(crate) fn new(size: Size, limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.clamp(1, MOST_BUFFERS);
         let mut pool = Self {
             target: INITIAL.min(limit),
             limit,
-            ..Self::empty(size)
+            ..Self::empty()
         };
         pool.fill();
         pool
     }
 
     /// No pool at all.
-    pub(crate) fn empty(size: Size) -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
-            size,
             blocks: Vec::new(),
             filled: Vec::new(),
             spare: Vec::new(),
@@ -171,10 +154,10 @@ impl Buffers {
 
     /// What is to be provided to the kernel, each whole buffer once.
     pub(crate) fn take_outgoing(&mut self) -> impl Iterator<Item = (u16, NonNull<u8>)> {
-        let (blocks, size) = (&self.blocks, self.size);
+        let blocks = &self.blocks;
         self.outgoing
             .drain(..)
-            .map(move |buffer| (buffer, start_of(blocks, size, buffer)))
+            .map(move |buffer| (buffer, start_of::<BYTES>(blocks, buffer)))
     }
 
     /// Brings what is in circulation up to the target.
@@ -208,10 +191,7 @@ impl Buffers {
             Place::Kernel,
             "the kernel returned buffer {buffer}, which it did not have"
         );
-        assert!(
-            len <= self.size.bytes,
-            "a buffer holds no more than its size"
-        );
+        assert!(len <= BYTES, "a buffer holds no more than its size");
         *entry = Filled {
             next: NONE,
             start: 0,
@@ -240,7 +220,7 @@ impl Buffers {
             return;
         }
         let last = self.filled[chain.tail as usize];
-        let room = self.size.bytes - last.start - last.len;
+        let room = BYTES - last.start - last.len;
         if one.bytes <= room {
             let from = self.bytes_of(one.head);
             let to = self.room_of(chain.tail);
@@ -390,7 +370,7 @@ impl Buffers {
         if count == 0 {
             return false;
         }
-        let Ok(block) = Mapping::new(count * self.size.stride) else {
+        let Ok(block) = Mapping::new(count * stride(BYTES)) else {
             return false;
         };
         self.blocks.push(block);
@@ -411,7 +391,7 @@ impl Buffers {
 
     fn bytes_of(&self, buffer: u16) -> (NonNull<u8>, u32) {
         let entry = self.filled[buffer as usize];
-        let start = start_of(&self.blocks, self.size, buffer);
+        let start = start_of::<BYTES>(&self.blocks, buffer);
         // SAFETY: start + len never passes the buffer's size: `filled` checks it, `append` uses the room
         // left, `consume` moves both by the same amount.
         (unsafe { start.add(entry.start as usize) }, entry.len)
@@ -424,29 +404,28 @@ impl Buffers {
     }
 
     fn forget_pages(&self, buffer: u16) {
-        let start = slot_of(&self.blocks, self.size, buffer).as_ptr().cast();
+        let start = slot_of::<BYTES>(&self.blocks, buffer).as_ptr().cast();
         // SAFETY: the range is one whole buffer of a private anonymous mapping of ours, page-aligned;
         // it turns to zeros, and nobody needs its content: `trim` asks for spare buffers, and for
         // the kernel's when its caller has made sure that they are empty.
-        let forgotten =
-            unsafe { rustix::mm::madvise(start, self.size.stride, Advice::LinuxDontNeed) };
+        let forgotten = unsafe { rustix::mm::madvise(start, stride(BYTES), Advice::LinuxDontNeed) };
         debug_assert!(forgotten.is_ok());
     }
 }
 
-fn start_of(blocks: &[Mapping], size: Size, buffer: u16) -> NonNull<u8> {
+fn start_of<const BYTES: u32>(blocks: &[Mapping], buffer: u16) -> NonNull<u8> {
     /// An odd number of cache lines, so that neighbours never meet in a set.
     const COLOUR: usize = 5 * 64;
     let offset = (buffer as usize * COLOUR) % PAGE;
-    let slot = slot_of(blocks, size, buffer);
+    let slot = slot_of::<BYTES>(blocks, buffer);
     // SAFETY: a slot has `stride` bytes, and `offset` is less than what that is more than a buffer.
     unsafe { slot.add(offset) }
 }
 
 /// The first of the `stride` bytes that are the buffer's.
-fn slot_of(blocks: &[Mapping], size: Size, buffer: u16) -> NonNull<u8> {
+fn slot_of<const BYTES: u32>(blocks: &[Mapping], buffer: u16) -> NonNull<u8> {
     let block = &blocks[buffer as usize / STEP];
-    let offset = (buffer as usize % STEP) * size.stride;
+    let offset = (buffer as usize % STEP) * stride(BYTES);
     assert!(offset < block.bytes);
     // SAFETY: `offset` is inside the mapping, whose length is `block.bytes`.
     unsafe { block.start.add(offset) }

@@ -4,7 +4,9 @@
 
 use std::collections::VecDeque;
 
-use super::buffers::{BUFFER_BYTES, Buffers, Chain, MOST_DATAGRAM_BUFFERS, Size, TRIM_INTERVAL};
+use super::buffers::{
+    BUFFER_BYTES, Buffers, Chain, DATAGRAM_BYTES, MOST_DATAGRAM_BUFFERS, TRIM_INTERVAL,
+};
 use super::driver::{Capabilities, Driver, Shutdown};
 use super::executor::RunQueue;
 use super::op::{Completion, Fd, Group, Lane, Op, Token};
@@ -21,9 +23,9 @@ pub(super) struct Core {
     pub(super) driver: Box<dyn Driver>,
     capabilities: Capabilities,
     pub(super) slots: Slots,
-    pub(super) buffers: Buffers,
+    pub(super) buffers: Buffers<BUFFER_BYTES>,
     /// Empty until there is a datagram socket.
-    pub(super) datagrams: Buffers,
+    pub(super) datagrams: Buffers<DATAGRAM_BYTES>,
     pub(super) templates: Box<Templates>,
     pub(super) timers: Timers,
     pub(super) queue: RunQueue,
@@ -50,8 +52,8 @@ impl Core {
             driver,
             capabilities,
             slots: Slots::default(),
-            buffers: Buffers::new(Size::STREAM, most_buffers),
-            datagrams: Buffers::empty(Size::DATAGRAM),
+            buffers: Buffers::new(most_buffers),
+            datagrams: Buffers::empty(),
             templates: Templates::new(),
             timers: Timers::new(now),
             queue: RunQueue::default(),
@@ -77,23 +79,14 @@ impl Core {
 
     /// Gives the kernel the buffers that are free again.
     pub(super) fn provide(&mut self) {
-        let pools = [
-            (Group::Stream, Size::STREAM, &mut self.buffers),
-            (Group::Datagrams, Size::DATAGRAM, &mut self.datagrams),
-        ];
-        for (group, size, pool) in pools {
-            for (buffer, start) in pool.take_outgoing() {
-                // SAFETY: the pool hands over whole buffers of its mappings, each to the kernel or to
-                // a session at a time; see `drop` for its mappings' end.
-                unsafe { self.driver.provide(group, buffer, start, size.bytes) };
-            }
-        }
+        provide(&mut *self.driver, Group::Stream, &mut self.buffers);
+        provide(&mut *self.driver, Group::Datagrams, &mut self.datagrams);
     }
 
     /// There is a datagram socket: buffers for it, if this is the first.
     pub(super) fn begin_datagrams(&mut self) {
         if self.datagrams.limit() == 0 {
-            self.datagrams = Buffers::new(Size::DATAGRAM, MOST_DATAGRAM_BUFFERS);
+            self.datagrams = Buffers::new(MOST_DATAGRAM_BUFFERS);
         }
     }
 
@@ -219,13 +212,15 @@ impl Core {
     }
 
     fn give_back(&mut self, completion: &Completion, lane: Option<Lane>) {
-        let pool = match lane {
-            Some(Lane::Datagrams) => &mut self.datagrams,
-            _ => &mut self.buffers,
+        let Some(buffer) = completion.buffer else {
+            return;
         };
-        if let Some(buffer) = completion.buffer {
-            let mut one = pool.filled(buffer, 0);
-            pool.release(&mut one);
+        if lane == Some(Lane::Datagrams) {
+            let mut one = self.datagrams.filled(buffer, 0);
+            self.datagrams.release(&mut one);
+        } else {
+            let mut one = self.buffers.filled(buffer, 0);
+            self.buffers.release(&mut one);
         }
     }
 
@@ -472,6 +467,15 @@ impl Core {
     }
 }
 
+/// Gives the kernel what of a pool is free again.
+fn provide<const BYTES: u32>(driver: &mut dyn Driver, group: Group, pool: &mut Buffers<BYTES>) {
+    for (buffer, start) in pool.take_outgoing() {
+        // SAFETY: the pool hands over whole buffers of its mappings, each to the kernel or to a session at
+        // a time; see `drop` for its mappings' end.
+        unsafe { driver.provide(group, buffer, start, BYTES) };
+    }
+}
+
 impl Drop for Core {
     /// Spare pipes are closed. A ring is torn down asynchronously: as long as an op may be pending the kernel may still
     /// write. Slots are in use until their last completion, so any that is left means leaking what
@@ -479,12 +483,8 @@ impl Drop for Core {
     fn drop(&mut self) {
         self.close_spare_pipes();
         if self.slots.len() > 0 {
-            let (stream, datagrams) = (Size::STREAM, Size::DATAGRAM);
-            std::mem::forget(std::mem::replace(&mut self.buffers, Buffers::empty(stream)));
-            std::mem::forget(std::mem::replace(
-                &mut self.datagrams,
-                Buffers::empty(datagrams),
-            ));
+            std::mem::forget(std::mem::replace(&mut self.buffers, Buffers::empty()));
+            std::mem::forget(std::mem::replace(&mut self.datagrams, Buffers::empty()));
             std::mem::forget(std::mem::replace(&mut self.templates, Templates::new()));
             std::mem::forget(std::mem::take(&mut self.slots));
         }

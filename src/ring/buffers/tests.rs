@@ -2,16 +2,18 @@ use proptest::prelude::*;
 
 use super::*;
 
+type Pool = Buffers<BUFFER_BYTES>;
+
 /// A kernel that only keeps what it was given, in order.
 #[derive(Default)]
 struct Given(std::collections::VecDeque<(u16, NonNull<u8>)>);
 
 impl Given {
-    fn take_from(&mut self, pool: &mut Buffers) {
+    fn take_from(&mut self, pool: &mut Pool) {
         self.0.extend(pool.take_outgoing());
     }
 
-    fn receive(&mut self, pool: &mut Buffers, payload: &[u8]) -> Chain {
+    fn receive(&mut self, pool: &mut Pool, payload: &[u8]) -> Chain {
         let (buffer, start) = self.0.pop_front().expect("a buffer is there");
         // SAFETY: the pool gave this buffer of BUFFER_BYTES for writing, and no payload of
         // these tests is longer.
@@ -22,7 +24,7 @@ impl Given {
     }
 }
 
-fn payload(pool: &Buffers, chain: &Chain) -> Vec<u8> {
+fn payload(pool: &Pool, chain: &Chain) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (start, len) in pool.slices(chain) {
         // SAFETY: the slice was filled by `receive` and its chain has not been given back.
@@ -34,7 +36,7 @@ fn payload(pool: &Buffers, chain: &Chain) -> Vec<u8> {
 
 #[test]
 fn single_bytes_share_a_buffer() {
-    let (mut pool, mut given) = (Buffers::new(Size::STREAM, 64), Given::default());
+    let (mut pool, mut given) = (Pool::new(64), Given::default());
     given.take_from(&mut pool);
     let mut chain = Chain::EMPTY;
     for byte in 0..100u8 {
@@ -48,7 +50,7 @@ fn single_bytes_share_a_buffer() {
 
 #[test]
 fn growth_ends_at_the_limit_and_is_given_back_after_a_quiet_interval() {
-    let (mut pool, mut given) = (Buffers::new(Size::STREAM, 80), Given::default());
+    let (mut pool, mut given) = (Pool::new(80), Given::default());
     given.take_from(&mut pool);
     let mut held = Vec::new();
     while held.len() < 80 {
@@ -76,7 +78,7 @@ fn growth_ends_at_the_limit_and_is_given_back_after_a_quiet_interval() {
 
 #[test]
 fn growth_helps_at_once_when_sessions_hold_more_than_the_target() {
-    let (mut pool, mut given) = (Buffers::new(Size::STREAM, 1024), Given::default());
+    let (mut pool, mut given) = (Pool::new(1024), Given::default());
     given.take_from(&mut pool);
     let mut held = Vec::new();
     while held.len() < 300 {
@@ -100,7 +102,7 @@ fn growth_helps_at_once_when_sessions_hold_more_than_the_target() {
 #[test]
 #[should_panic(expected = "returned twice")]
 fn a_buffer_returned_twice_is_a_broken_invariant() {
-    let (mut pool, mut given) = (Buffers::new(Size::STREAM, 8), Given::default());
+    let (mut pool, mut given) = (Pool::new(8), Given::default());
     given.take_from(&mut pool);
     let one = given.receive(&mut pool, b"x");
     let (mut first, mut second) = (one, one);
@@ -111,7 +113,7 @@ fn a_buffer_returned_twice_is_a_broken_invariant() {
 proptest! {
     #[test]
     fn a_chain_is_a_byte_queue(steps in prop::collection::vec((0u8..4, 1usize..20_000), 1..60)) {
-        let (mut pool, mut given) = (Buffers::new(Size::STREAM, 2048), Given::default());
+        let (mut pool, mut given) = (Pool::new(2048), Given::default());
         given.take_from(&mut pool);
         let (mut chain, mut model, mut next) = (Chain::EMPTY, Vec::<u8>::new(), 0u8);
         for (kind, amount) in steps {
