@@ -12,6 +12,8 @@ pub mod proxy;
     reason = "the only module that speaks to the kernel by pointers; every block says why it holds"
 )]
 pub mod ring;
+mod settled;
 pub mod telemetry;
 pub mod time;
+pub mod tls;
 pub mod upstream;

@@ -6,20 +6,33 @@ use super::File;
 use super::text::without_comments_and_strings;
 
 /// A module of src/ and the modules it may name beside itself and the base ones.
-const TABLE: [(&str, &[&str]); 10] = [
+const TABLE: [(&str, &[&str]); 11] = [
     ("policy", &[]),
     ("proto", &[]),
-    ("config", &["policy"]),
+    ("tls", &[]),
+    ("config", &["policy", "tls"]),
     ("telemetry", &["config"]),
     ("ring", &["proto"]),
-    ("upstream", &["ring", "policy", "config", "telemetry"]),
+    (
+        "upstream",
+        &["ring", "tls", "proto", "policy", "config", "telemetry"],
+    ),
     (
         "proxy",
-        &["upstream", "ring", "proto", "policy", "config", "telemetry"],
+        &[
+            "upstream",
+            "ring",
+            "tls",
+            "proto",
+            "policy",
+            "config",
+            "telemetry",
+        ],
     ),
     (
         "control",
         &[
+            "tls",
             "proxy",
             "upstream",
             "ring",
@@ -43,7 +56,7 @@ const TABLE: [(&str, &[&str]); 10] = [
 ];
 
 /// Known to everybody; they know nobody.
-const BASE: [&str; 2] = ["time", "address"];
+const BASE: [&str; 3] = ["time", "address", "settled"];
 
 pub(super) fn check(file: &File) -> Vec<String> {
     let Some(module) = module_of(&file.path) else {

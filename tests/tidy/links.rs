@@ -2,7 +2,7 @@
 
 use super::File;
 
-const DOCUMENTS: [&str; 14] = [
+const DOCUMENTS: [&str; 17] = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
@@ -16,6 +16,9 @@ const DOCUMENTS: [&str; 14] = [
     "docs/guide/resilience.md",
     "docs/guide/reload.md",
     "docs/guide/upgrade.md",
+    "docs/guide/tls.md",
+    "docs/guide/passthrough.md",
+    "docs/guide/proxy-protocol.md",
     "docs/guide/systemd.md",
 ];
 

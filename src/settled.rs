@@ -4,21 +4,23 @@
 //! A writer can't be asked, so the file's looks must agree: the same before the reading, after it, and at
 //! the path, with as many bytes as were read, and unchanged for a while.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Why there is nothing to give.
 #[derive(Debug)]
-pub(super) enum Error {
+pub(crate) enum Error {
     /// It can't be read.
     Io(io::Error),
     /// It has more bytes than asked for.
     TooLong,
     /// It was being changed whenever it was looked at.
     KeepsChanging,
+    /// It is a FIFO, a device or a socket, which was not asked for.
+    Special,
 }
 
 impl From<io::Error> for Error {
@@ -29,19 +31,44 @@ impl From<io::Error> for Error {
 
 /// The bytes of a file, at most `most`. Blocks: for some milliseconds if the file has just been changed,
 /// for 2 s if it is changed all the time. What is no regular file, as a FIFO, is read once.
-pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
-    read_timed(path, most, system_time, pause)
+pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
+    read_timed(path, most, any_file, system_time, pause)
+}
+
+/// As [`read`], but only of a regular file, symbolic links followed. Waits for no writer.
+pub(crate) fn read_regular(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
+    read_timed(path, most, regular_file, system_time, pause)
+}
+
+fn any_file(path: &Path) -> Result<File, Error> {
+    Ok(File::open(path)?)
+}
+
+/// Opened first and then looked at, since what is at a path may change in between.
+fn regular_file(path: &Path) -> Result<File, Error> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    let kind = file.metadata()?.file_type();
+    match (kind.is_file(), kind.is_dir()) {
+        (true, _) => Ok(file),
+        (_, true) => Err(io::Error::from(io::ErrorKind::IsADirectory).into()),
+        _ => Err(Error::Special),
+    }
 }
 
 /// `now` is nanoseconds since the epoch; `pause` passes [`PAUSE`].
 fn read_timed(
     path: &Path,
     most: u64,
+    open: impl Fn(&Path) -> Result<File, Error>,
     now: impl Fn() -> i128,
     mut pause: impl FnMut(),
 ) -> Result<Vec<u8>, Error> {
     for _ in 0..MOST_READINGS {
-        let mut file = File::open(path)?;
+        let mut file = open(path)?;
         let before = file.metadata()?;
         let mut bytes = Vec::new();
         (&mut file).take(most + 1).read_to_end(&mut bytes)?;
@@ -272,12 +299,17 @@ mod tests {
     fn a_file_at_rest_is_read_once() {
         let (_folder, path) = folder_with("text");
         let now = || changed(&path) + LATER;
-        let bytes = read_timed(&path, 4, now, || panic!("it is at rest")).unwrap();
+        let bytes = read_timed(&path, 4, any_file, now, || panic!("it is at rest")).unwrap();
         assert_eq!(bytes, b"text");
-        let longer = read_timed(&path, 3, now, || panic!("no pause helps"));
+        let longer = read_timed(&path, 3, any_file, now, || panic!("no pause helps"));
         assert!(matches!(longer, Err(Error::TooLong)), "{longer:?}");
         let earlier = || changed(&path) - 3_600_000_000_000;
-        assert!(read_timed(&path, 4, earlier, || panic!("it is from the future")).is_ok());
+        assert!(
+            read_timed(&path, 4, any_file, earlier, || panic!(
+                "it is from the future"
+            ))
+            .is_ok()
+        );
         assert_eq!(read(&path, 4).unwrap(), b"text", "by the real clock");
     }
 
@@ -302,6 +334,7 @@ mod tests {
         let bytes = read_timed(
             &path,
             100,
+            any_file,
             || changed(&path) + age.get(),
             || {
                 read_half.send(()).unwrap();
@@ -323,6 +356,7 @@ mod tests {
         let outcome = read_timed(
             &path,
             100,
+            any_file,
             || changed(&path),
             || {
                 pauses.set(pauses.get() + 1);
@@ -344,8 +378,34 @@ mod tests {
             let path = path.clone();
             move || fs::write(path, "text").unwrap()
         });
-        let bytes = read_timed(&path, 100, || 0, || panic!("it can't be read again"));
+        let bytes = read_timed(
+            &path,
+            100,
+            any_file,
+            || 0,
+            || panic!("it can't be read again"),
+        );
         assert_eq!(bytes.unwrap(), b"text");
         writer.join().unwrap();
+    }
+
+    #[test]
+    fn only_a_regular_file_is_read_where_one_is_asked_for() {
+        let (folder, path) = folder_with("text");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(read_regular(&link, 4).unwrap(), b"text");
+        let fifo = folder.path().join("fifo");
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        for special in [&fifo, Path::new("/dev/null")] {
+            let outcome = read_regular(special, 4);
+            assert!(matches!(outcome, Err(Error::Special)), "{outcome:?}");
+        }
+        let outcome = read_regular(folder.path(), 4);
+        let is_directory = |error: &io::Error| error.kind() == io::ErrorKind::IsADirectory;
+        assert!(
+            matches!(&outcome, Err(Error::Io(it)) if is_directory(it)),
+            "{outcome:?}"
+        );
     }
 }
