@@ -12,5 +12,6 @@ pub mod outlier;
 pub mod pace;
 pub mod retry;
 pub mod roster;
+pub mod routes;
 pub mod share;
 mod window;
