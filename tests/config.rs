@@ -6,8 +6,14 @@ mod documents;
 mod health_check;
 #[path = "config/listeners.rs"]
 mod listeners;
+#[path = "config/proxies.rs"]
+mod proxies;
+#[path = "config/routes.rs"]
+mod routes;
 #[path = "config/support.rs"]
 mod support;
+#[path = "config/tls.rs"]
+mod tls;
 #[path = "config/upstreams.rs"]
 mod upstreams;
 #[path = "config/wrong.rs"]
@@ -18,7 +24,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use ringress::config::{ControlSocket, LogFormat, LogLevel};
+use ringress::config::{Announce, ControlSocket, LogFormat, LogLevel};
 
 use support::{parse, with};
 
@@ -53,6 +59,9 @@ fn the_smallest_file_has_the_defaults_of_the_contract() {
     assert_eq!(listener.tcp_keepalive, Some(Duration::from_secs(60)));
     assert_eq!(listener.timeouts.idle, Duration::from_mins(10));
     assert_eq!(listener.timeouts.half_close, Duration::from_secs(30));
+    assert_eq!(listener.timeouts.handshake, Duration::from_secs(10));
+    assert_eq!((&listener.trusted_proxies, &listener.tls), (&None, &None));
+    assert_eq!(listener.routes, []);
 
     let upstream = &config.upstreams[0];
     assert_eq!(
@@ -63,6 +72,7 @@ fn the_smallest_file_has_the_defaults_of_the_contract() {
     assert_eq!(upstream.connect_timeout, Duration::from_secs(5));
     assert_eq!(upstream.tcp_keepalive, Some(Duration::from_secs(60)));
     assert_eq!(upstream.tcp_user_timeout, Duration::from_secs(30));
+    assert_eq!((upstream.announce, &upstream.tls), (Announce::Never, &None));
     assert_eq!(
         (&*upstream.backends[0].name, upstream.backends[0].weight),
         ("10.0.0.9:80", 1)
@@ -102,6 +112,7 @@ fn every_key_is_read() {
     assert_eq!(web.unix_mode, 0o600);
     assert_eq!(web.timeouts.idle, Duration::from_mins(90));
     assert_eq!(web.timeouts.half_close, Duration::from_millis(250));
+    assert_eq!(web.timeouts.handshake, Duration::from_millis(1));
 
     let names: Vec<_> = config.upstreams.iter().map(|it| &*it.name).collect();
     assert_eq!(names, ["b", "a"], "in the order of the file");
@@ -144,6 +155,7 @@ unix_mode = '600'
 [listeners.web.timeouts]
 idle = '1h30m'
 half_close = '250ms'
+handshake = '1ms'
 [upstreams.b]
 backends = [{ address = '[::1]:80', name = 'x', weight = 256 }, { address = 'unix:/run/b.sock', weight = 0 }]
 balance = 'round-robin'
@@ -168,6 +180,10 @@ fn every_address_of_a_host_is_a_backend() {
         .iter()
         .map(|it| (&*it.name, it.address.to_string(), it.weight))
         .collect();
+    let hosts = config.upstreams[0].backends.iter();
+    let hosts: Vec<_> = hosts.map(|it| it.host.as_deref().unwrap()).collect();
+    let two = "two.example";
+    assert_eq!(hosts, ["one.example", two, two, two, two]);
     let expected = [
         ("one.example:80", "10.0.0.1:80", 1),
         ("two.example:81/10.0.0.2:81", "10.0.0.2:81", 1),
@@ -222,7 +238,7 @@ const EXAMPLES: [&str; 4] = [
 ];
 
 /// What is put in somewhere: pieces that mean something to TOML or to us.
-const PIECES: [&str; 28] = [
+const PIECES: [&str; 34] = [
     "\"",
     "'",
     "[",
@@ -251,6 +267,12 @@ const PIECES: [&str; 28] = [
     "10.0.0.1/8",
     "2001:db8::/32",
     "200-399",
+    "[[listeners.web.routes]]",
+    "sni = '*.a.example'",
+    "tls.certificates = [{ cert = 'a', key = 'b' }]",
+    "tls = { ca = 'a', verify = false }",
+    "accept_proxy_protocol = 'require'",
+    "trusted_proxies = ['10.0.0.0/8']",
 ];
 
 proptest! {

@@ -29,10 +29,12 @@ upstream = "app"               # where the connections go
 # max_connections = 0          # of this listener; 0 = only the process's limit
 # backlog = 4096
 # tcp_keepalive = "60s"        # or "off"
+# tls.certificates = [{ cert = "web.pem", key = "web.key" }]   # an example: TLS is terminated
 
 [listeners.web.timeouts]
 # idle = "10m"                 # no byte in either direction
 # half_close = "30s"           # the same, once one side has finished sending
+# handshake = "10s"            # TLS handshake and all else before a backend is looked for
 
 # Where the connections go.
 [upstreams.app]
@@ -45,6 +47,7 @@ backends = [
 # source = "10.0.0.9"          # an example: the local address of connections to backends
 # tcp_keepalive = "60s"
 # tcp_user_timeout = "30s"     # unacknowledged data for this long ends the session
+# tls.ca = "ca.pem"            # an example: TLS is spoken to the backends, which are from this authority
 
 [upstreams.app.retry]
 # attempts = 1                 # further tries, each on another backend

@@ -48,7 +48,11 @@ fn plan(arguments: &Arguments) -> Result<Planned, Error> {
         return Ok(Planned { changes });
     }
     let command = Command::Plan {
-        file: new.display().to_string(),
+        // The process may be in another folder, and finds the files it names from there.
+        file: std::path::absolute(new)
+            .unwrap_or_else(|_| new.clone())
+            .display()
+            .to_string(),
         text: read(new).map_err(|error| Error::File(new.clone(), error))?,
     };
     let found = Found::new(socket.as_deref(), Some(config.as_ref().unwrap_or(new)))?;

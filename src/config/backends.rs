@@ -31,8 +31,7 @@ pub(super) fn read(
         let Some(written) = written(entry, findings) else {
             continue;
         };
-        for (name, address) in resolved(&written, resolver, findings) {
-            let backend = written.backend(name, address);
+        for backend in resolved(&written, resolver, findings) {
             findings.keep(written.span.clone(), members.add(backend));
         }
     }
@@ -78,9 +77,10 @@ struct Written<'a> {
 
 impl Written<'_> {
     /// One of the backends that it stands for.
-    fn backend(&self, name: Arc<str>, address: Address) -> Backend {
+    fn backend(&self, name: Arc<str>, address: Address, host: Option<&str>) -> Backend {
         let default = Backend::new(name, address);
         Backend {
+            host: host.map(Arc::from),
             weight: self.weight.unwrap_or(default.weight),
             max_connections: self.max_connections,
             backup: self.backup.unwrap_or(default.backup),
@@ -126,27 +126,30 @@ fn written<'a>(entry: &'a Value<'a>, findings: &mut Findings) -> Option<Written<
     })
 }
 
-/// The addresses of an entry, each with its backend's name: the name given or else the address as
-/// written; where that stands for several addresses, `NAME/ip:port`.
+/// The backends of an entry, each with its name: the name given or else the address as written; where
+/// that stands for several addresses, `NAME/ip:port`.
 fn resolved(
     written: &Written<'_>,
     resolver: &mut dyn Resolver,
     findings: &mut Findings,
-) -> Vec<(Arc<str>, Address)> {
+) -> Vec<Backend> {
     let span = || written.span.clone();
     let Some(target) = findings.keep(span(), endpoint::target(written.address)) else {
         return Vec::new();
     };
     let name = written.name.unwrap_or(written.address);
     match target {
-        Target::Address(address) => vec![(name.into(), address)],
+        Target::Address(address) => vec![written.backend(name.into(), address, None)],
         Target::Host { name: host, port } => {
             let addresses = findings.keep(span(), resolve(host, port, resolver));
             match addresses.unwrap_or_default().as_slice() {
-                [only] => vec![(name.into(), only.clone())],
+                [only] => vec![written.backend(name.into(), only.clone(), Some(host))],
                 several => several
                     .iter()
-                    .map(|address| (format!("{name}/{address}").into(), address.clone()))
+                    .map(|address| {
+                        let name = format!("{name}/{address}").into();
+                        written.backend(name, address.clone(), Some(host))
+                    })
                     .collect(),
             }
         }

@@ -128,6 +128,9 @@ impl Listener {
             bind,
             protocol: Protocol::Tcp,
             upstream,
+            trusted_proxies: None,
+            tls: None,
+            routes: Vec::new(),
             backlog: count(4096),
             max_connections: None,
             tcp_keepalive: Some(Duration::from_mins(1)),
@@ -137,6 +140,7 @@ impl Listener {
             timeouts: Timeouts {
                 idle: Duration::from_mins(10),
                 half_close: Duration::from_secs(30),
+                handshake: Duration::from_secs(10),
             },
             allow: Vec::new(),
             deny: Vec::new(),
@@ -157,6 +161,7 @@ impl Upstream {
             tcp_keepalive: Some(Duration::from_mins(1)),
             tcp_user_timeout: Duration::from_secs(30),
             announce: Announce::Never,
+            tls: None,
             slow_start: Duration::ZERO,
             fail_open_below: Share::default(),
             health_check: None,
@@ -175,6 +180,7 @@ impl Backend {
         Self {
             name,
             address,
+            host: None,
             weight: 1,
             max_connections: None,
             backup: false,

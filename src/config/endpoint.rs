@@ -119,7 +119,10 @@ pub(super) fn no_client_address(what: &str) -> Fault {
         "{what} goes by the client's address, and a unix socket has none"
     ))
     .expected("a listener that binds IP addresses only")
-    .hint("give the unix socket a listener of its own")
+    .hint(
+        "give the unix socket a listener of its own, or require headers that say who the client is: \
+         accept_proxy_protocol",
+    )
 }
 
 /// What was probably meant by an address without host, without brackets or with a star.
@@ -143,7 +146,7 @@ fn guess(text: &str) -> Option<String> {
 
 /// RFC 1123 with underscores, which are in use. What ends in a number is an address or a slip
 /// ("10.0.0.300"), though getaddrinfo(3) would read "10.1" as 10.0.0.1.
-fn is_host_name(text: &str) -> bool {
+pub(super) fn is_host_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label = |label: &str| {
         (1..=63).contains(&label.len())

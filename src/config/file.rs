@@ -6,49 +6,61 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use super::diagnostics::{Diagnostics, Fault};
+use super::files::Files;
 use super::resolve::{Resolver, SystemResolver};
 use super::section::{Findings, Section};
-use super::{
-    Config, Log, LogFormat, LogLevel, keys, listeners, runtime, settled, syntax, upstreams, value,
-};
+use super::{Config, Log, LogFormat, LogLevel, keys, listeners, runtime, syntax, upstreams, value};
+use crate::settled;
 
-/// Reads and checks a file; host names are resolved by the system. Blocks.
+/// Reads and checks a file; host names are resolved and certificates read by the system. Blocks.
 pub fn load(path: &Path) -> Result<Config, Diagnostics> {
+    load_with(path, &mut SystemResolver)
+}
+
+/// The same with another resolver. Blocks.
+pub fn load_with(path: &Path, resolver: &mut dyn Resolver) -> Result<Config, Diagnostics> {
     let name = path.display().to_string();
     match read_text(path) {
-        Ok(text) => parse(&text, &name, &mut SystemResolver),
+        Ok(text) => parse_at(path, &text, name, resolver),
         Err(fault) => Err(Diagnostics::unreadable(name, fault)),
     }
 }
 
-/// Checks a file's text. `file_name` is for the diagnostics only.
+/// Checks a file's text. `file_name` is for the diagnostics, and for the folder where relative paths begin:
+/// nothing is read there.
 pub fn parse(
     text: &str,
     file_name: &str,
     resolver: &mut dyn Resolver,
 ) -> Result<Config, Diagnostics> {
+    parse_at(Path::new(file_name), text, file_name.to_owned(), resolver)
+}
+
+fn parse_at(
+    path: &Path,
+    text: &str,
+    name: String,
+    resolver: &mut dyn Resolver,
+) -> Result<Config, Diagnostics> {
     let (readable, mut findings) = syntax::check(text);
     let syntax_errors = findings.count();
     let (table, _) = DeTable::parse_recoverable(&readable);
-    let config = config(table.get_ref(), resolver, &mut findings);
+    let mut files = Files::beside(path, resolver);
+    let config = config(table.get_ref(), &mut files, &mut findings);
     if findings.count() == 0 {
         return Ok(config);
     }
     Err(Diagnostics::locate(
-        file_name.to_owned(),
+        name,
         text.to_owned(),
         syntax::without_echoes(text, findings, syntax_errors),
     ))
 }
 
-fn config<'a>(
-    table: &'a DeTable<'a>,
-    resolver: &mut dyn Resolver,
-    findings: &mut Findings,
-) -> Config {
+fn config<'a>(table: &'a DeTable<'a>, files: &mut Files<'_>, findings: &mut Findings) -> Config {
     let root = Section::root(table, keys::ROOT, findings);
-    let upstreams = upstreams::read(&root, resolver, findings);
-    let listeners = listeners::read(&root, &upstreams, findings);
+    let upstreams = upstreams::read(&root, files, findings);
+    let listeners = listeners::read(&root, &upstreams, files, findings);
     Config {
         runtime: runtime::read(&root, &listeners, findings),
         log: log(&root, findings),
@@ -76,6 +88,7 @@ fn read_text(path: &Path) -> Result<String, Fault> {
         settled::Error::TooLong => {
             Fault::new("the file is too long").expected("a TOML file of at most 4 MiB")
         }
+        settled::Error::Special => Fault::new("this is no regular file").expected("a TOML file"),
         settled::Error::KeepsChanging => Fault::new("the file keeps changing")
             .expected("a file that nobody is writing")
             .hint("write a new file and rename it over this one"),

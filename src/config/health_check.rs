@@ -52,6 +52,7 @@ const MOST_IN_A_ROW: u32 = 1000;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Type {
     Tcp,
+    Tls,
     Udp,
     Http,
 }
@@ -77,6 +78,7 @@ fn probe(
     match kind {
         Type::Http => http(section, findings),
         Type::Tcp => Probe::Tcp(exchange(section, findings)),
+        Type::Tls => Probe::Tls(exchange(section, findings)),
         Type::Udp => {
             section.required("send", "what a udp probe sends, like \"ping\"", findings);
             Probe::Udp(exchange(section, findings))
@@ -85,14 +87,15 @@ fn probe(
 }
 
 fn kind(value: &DeValue<'_>, backends: &[Backend]) -> Read<Type> {
-    let kind = value::word(value, &keys::PROBE, &[Type::Tcp, Type::Udp, Type::Http])?;
+    let kinds = [Type::Tcp, Type::Tls, Type::Udp, Type::Http];
+    let kind = value::word(value, &keys::PROBE, &kinds)?;
     let unix = backends.iter().find(|it| it.address.as_ip().is_none());
     match unix {
         Some(backend) if kind == Type::Udp => Err(Fault::new(format!(
             "backend {:?} is a unix socket, which takes no datagrams",
             backend.name
         ))
-        .expected("\"tcp\" or \"http\"")),
+        .expected("\"tcp\", \"tls\" or \"http\"")),
         _ => Ok(kind),
     }
 }
@@ -104,11 +107,12 @@ const KEYS_OF_EXCHANGE: [&str; 2] = ["send", "expect"];
 fn refuse_keys_of_others(section: &Section<'_>, kind: Type, findings: &mut Findings) {
     let (name, others, owners): (_, &[&str], _) = match kind {
         Type::Tcp => ("tcp", &KEYS_OF_HTTP, "type = \"http\""),
+        Type::Tls => ("tls", &KEYS_OF_HTTP, "type = \"http\""),
         Type::Udp => ("udp", &KEYS_OF_HTTP, "type = \"http\""),
         Type::Http => (
             "http",
             &KEYS_OF_EXCHANGE,
-            "type = \"tcp\" or type = \"udp\"",
+            "type = \"tcp\", \"tls\" or \"udp\"",
         ),
     };
     let by_default = match section.value("type") {

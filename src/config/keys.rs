@@ -36,6 +36,9 @@ pub const TABLES: &[Table] = &[
     UDP,
     RATE_LIMIT,
     RATE,
+    TLS,
+    CERTIFICATE,
+    ROUTE,
     UPSTREAM,
     BACKEND,
     HEALTH_CHECK,
@@ -44,6 +47,7 @@ pub const TABLES: &[Table] = &[
     RETRY,
     QUEUE,
     POOL,
+    UPSTREAM_TLS,
 ];
 
 /// All keys that take one of a set of words.
@@ -51,6 +55,9 @@ pub const WORDS: &[Words] = &[
     LEVEL,
     FORMAT,
     PROTOCOL,
+    ACCEPT_PROXY,
+    CLIENT_AUTH,
+    MIN_VERSION,
     SESSION_KEY,
     MODE,
     BALANCE,
@@ -100,19 +107,23 @@ pub(super) const LISTENER: Table = Table {
         "congestion",
         "ipv6_only",
         "unix_mode",
+        "accept_proxy_protocol",
+        "trusted_proxies",
         "allow",
         "deny",
         "timeouts",
         "rate_limit",
+        "tls",
+        "routes",
         "udp",
     ],
-    not_yet: &["accept_proxy_protocol", "trusted_proxies", "tls", "routes"],
+    not_yet: &[],
 };
 
 pub(super) const TIMEOUTS: Table = Table {
     name: "listeners.NAME.timeouts",
-    keys: &["idle", "half_close"],
-    not_yet: &["handshake"],
+    keys: &["idle", "half_close", "handshake"],
+    not_yet: &[],
 };
 
 pub(super) const UDP: Table = Table {
@@ -148,6 +159,31 @@ pub(super) const RATE: Table = Table {
     not_yet: &[],
 };
 
+pub(super) const TLS: Table = Table {
+    name: "listeners.NAME.tls",
+    keys: &[
+        "certificates",
+        "client_auth",
+        "client_ca",
+        "min_version",
+        "alpn",
+        "tickets",
+    ],
+    not_yet: &[],
+};
+
+pub(super) const CERTIFICATE: Table = Table {
+    name: "listeners.NAME.tls.certificates",
+    keys: &["cert", "key"],
+    not_yet: &[],
+};
+
+pub(super) const ROUTE: Table = Table {
+    name: "listeners.NAME.routes",
+    keys: &["sni", "upstream"],
+    not_yet: &["host", "path"],
+};
+
 pub(super) const UPSTREAM: Table = Table {
     name: "upstreams.NAME",
     keys: &[
@@ -167,8 +203,9 @@ pub(super) const UPSTREAM: Table = Table {
         "retry",
         "queue",
         "pool",
+        "tls",
     ],
-    not_yet: &["tls"],
+    not_yet: &[],
 };
 
 pub(super) const BACKEND: Table = Table {
@@ -237,6 +274,12 @@ pub(super) const POOL: Table = Table {
     not_yet: &["max_idle", "max_requests"],
 };
 
+pub(super) const UPSTREAM_TLS: Table = Table {
+    name: "upstreams.NAME.tls",
+    keys: &["server_name", "ca", "client_cert", "client_key", "verify"],
+    not_yet: &[],
+};
+
 pub(super) const LEVEL: Words = Words {
     name: "log.level",
     words: &["error", "warn", "info", "debug", "trace"],
@@ -253,6 +296,24 @@ pub(super) const PROTOCOL: Words = Words {
     name: "listeners.NAME.protocol",
     words: &["tcp", "udp"],
     not_yet: &["http"],
+};
+
+pub(super) const ACCEPT_PROXY: Words = Words {
+    name: "listeners.NAME.accept_proxy_protocol",
+    words: &["off", "require"],
+    not_yet: &[],
+};
+
+pub(super) const CLIENT_AUTH: Words = Words {
+    name: "listeners.NAME.tls.client_auth",
+    words: &["off", "optional", "required"],
+    not_yet: &[],
+};
+
+pub(super) const MIN_VERSION: Words = Words {
+    name: "listeners.NAME.tls.min_version",
+    words: &["1.2", "1.3"],
+    not_yet: &[],
 };
 
 pub(super) const SESSION_KEY: Words = Words {
@@ -285,8 +346,8 @@ const BALANCE_WORDS: [&str; ALGORITHMS.len()] = {
 
 pub(super) const PROXY_PROTOCOL: Words = Words {
     name: "upstreams.NAME.send_proxy_protocol",
-    words: &["off", "v2"],
-    not_yet: &["v1"],
+    words: &["off", "v1", "v2"],
+    not_yet: &[],
 };
 
 pub(super) const ANNOUNCED: Words = Words {
@@ -297,8 +358,8 @@ pub(super) const ANNOUNCED: Words = Words {
 
 pub(super) const PROBE: Words = Words {
     name: "upstreams.NAME.health_check.type",
-    words: &["tcp", "udp", "http"],
-    not_yet: &["tls"],
+    words: &["tcp", "tls", "udp", "http"],
+    not_yet: &[],
 };
 
 pub(super) const START: Words = Words {

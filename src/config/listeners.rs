@@ -7,11 +7,12 @@ use std::sync::Arc;
 use toml::de::DeValue;
 
 use super::diagnostics::Fault;
+use super::files::Files;
 use super::section::{Findings, Key, Section, Value, one_or_many};
 use super::value::{self, Read};
 use super::{
-    Announce, IpNet, Listener, Timeouts, Upstream, duration, endpoint, keys, networks, rate_limit,
-    udp,
+    Announce, IpNet, Listener, Timeouts, Upstream, duration, endpoint, keys, networks, proxies,
+    rate_limit, routes, tls, udp,
 };
 use crate::address::Address;
 
@@ -19,6 +20,7 @@ use crate::address::Address;
 pub(super) fn read(
     root: &Section<'_>,
     upstreams: &[Upstream],
+    files: &mut Files<'_>,
     findings: &mut Findings,
 ) -> Vec<Listener> {
     let before = findings.count();
@@ -28,11 +30,31 @@ pub(super) fn read(
         let fault = Fault::new("no listener").expected("at least one table [listeners.NAME]");
         findings.push_missing_table(header, fault);
     }
-    let mut bound = HashMap::new();
+    let mut around = Around {
+        upstreams,
+        bound: HashMap::new(),
+        files,
+    };
     tables
         .into_iter()
-        .filter_map(|(name, value)| listener(name, value, upstreams, &mut bound, findings))
+        .filter_map(|(name, value)| listener(name, value, &mut around, findings))
         .collect()
+}
+
+/// What the listeners of a file have in common.
+struct Around<'a, 'f> {
+    upstreams: &'a [Upstream],
+    bound: Bound<'a>,
+    files: &'a mut Files<'f>,
+}
+
+/// Whoever comes to a listener, as far as an upstream cares.
+#[derive(Clone, Copy)]
+pub(super) struct Clients {
+    /// Some have no address.
+    nameless: bool,
+    /// They send datagrams.
+    datagrams: bool,
 }
 
 /// Addresses bound so far, for datagrams or not, each with the name of its listener.
@@ -48,8 +70,7 @@ struct Owner<'a> {
 fn listener<'a>(
     name: &'a Key<'a>,
     value: &'a Value<'a>,
-    upstreams: &[Upstream],
-    bound: &mut Bound<'a>,
+    around: &mut Around<'a, '_>,
     findings: &mut Findings,
 ) -> Option<Listener> {
     let section = Section::open(value, keys::LISTENER, findings);
@@ -58,12 +79,31 @@ fn listener<'a>(
         name: name.get_ref(),
         datagrams: protocol.udp().is_some(),
     };
-    let bind = bind(owner, &section, bound, findings);
+    let bind = bind(owner, &section, &mut around.bound, findings);
+    // With datagrams, what only connections have has been refused.
+    let (trusted_proxies, tls) = match owner.datagrams {
+        true => (None, None),
+        false => (
+            proxies::read(&section, &bind, findings),
+            tls::server(&section, around.files, findings),
+        ),
+    };
     let unix = bind.iter().any(|address| address.as_ip().is_none());
-    let upstream = upstream(&section, upstreams, (unix, owner.datagrams), findings);
+    let clients = Clients {
+        nameless: unix && trusted_proxies.is_none(),
+        datagrams: owner.datagrams,
+    };
+    let upstream = upstream(&section, around.upstreams, clients, findings);
+    let nameless = clients.nameless;
     let default = Listener::new(Arc::from(&**name.get_ref()), bind, 0);
     Some(Listener {
         protocol,
+        trusted_proxies,
+        tls,
+        routes: match owner.datagrams {
+            true => Vec::new(),
+            false => routes::read(&section, around.upstreams, clients, findings),
+        },
         backlog: section.read("backlog", default.backlog, findings, backlog),
         max_connections: section.read("max_connections", None, findings, value::cap),
         tcp_keepalive: section.read(
@@ -76,9 +116,9 @@ fn listener<'a>(
         ipv6_only: section.read("ipv6_only", default.ipv6_only, findings, value::boolean),
         unix_mode: section.read("unix_mode", default.unix_mode, findings, value::mode),
         timeouts: timeouts(&section, default.timeouts, findings),
-        allow: networks(&section, "allow", unix, findings),
-        deny: networks(&section, "deny", unix, findings),
-        rate_limit: rate_limit::read(&section, unix, findings),
+        allow: networks(&section, "allow", nameless, findings),
+        deny: networks(&section, "deny", nameless, findings),
+        rate_limit: rate_limit::read(&section, nameless, findings),
         // Last, so that everything else has been looked at.
         upstream: upstream?,
         ..default
@@ -95,12 +135,19 @@ fn timeouts(listener: &Section<'_>, default: Timeouts, findings: &mut Findings) 
             findings,
             duration::timeout,
         ),
+        handshake: section.read("handshake", default.handshake, findings, duration::timeout),
     }
 }
 
-fn networks(section: &Section<'_>, key: &str, unix: bool, findings: &mut Findings) -> Vec<IpNet> {
+/// `nameless` = some clients have no address.
+fn networks(
+    section: &Section<'_>,
+    key: &str,
+    nameless: bool,
+    findings: &mut Findings,
+) -> Vec<IpNet> {
     if let Some(value) = section.value(key)
-        && unix
+        && nameless
         && !matches!(value.get_ref(), DeValue::Array(list) if list.is_empty())
     {
         let fault = endpoint::no_client_address(&format!("{key:?}"));
@@ -153,12 +200,11 @@ fn claim<'a>(address: Address, owner: Owner<'a>, bound: &mut Bound<'a>) -> Read<
     }
 }
 
-/// Index of the upstream that is named; `unix` = the listener's clients have no address; `datagrams` = that
-/// is what they send.
-fn upstream(
+/// Index of the upstream that a listener or a route names.
+pub(super) fn upstream(
     section: &Section<'_>,
     upstreams: &[Upstream],
-    (unix, datagrams): (bool, bool),
+    clients: Clients,
     findings: &mut Findings,
 ) -> Option<usize> {
     let value = section.required("upstream", "the name of an upstream", findings)?;
@@ -168,30 +214,14 @@ fn upstream(
         return None;
     };
     let balance = upstreams[index].balance;
-    if unix && balance.needs_client {
+    if clients.nameless && balance.needs_client {
         let what = format!("balance = {:?} of upstream {name:?}", balance.name);
         findings.push(value.span(), endpoint::no_client_address(&what));
     }
-    let fits = match datagrams {
-        true => takes_datagrams(&upstreams[index]),
-        false => takes_connections(&upstreams[index]),
-    };
-    findings.keep(value.span(), fits);
-    Some(index)
-}
-
-/// What an upstream can't have yet when connections go to it.
-fn takes_connections(upstream: &Upstream) -> Read<()> {
-    match upstream.announce {
-        Announce::Never => Ok(()),
-        Announce::First | Announce::Every => {
-            let what = format!(
-                "send_proxy_protocol of upstream {:?} over TCP",
-                upstream.name
-            );
-            Err(value::not_available_yet(&what).expected("a listener with protocol = \"udp\""))
-        }
+    if clients.datagrams {
+        findings.keep(value.span(), takes_datagrams(&upstreams[index]));
     }
+    Some(index)
 }
 
 /// What an upstream can't have when datagrams go to it.
@@ -208,6 +238,15 @@ fn takes_datagrams(upstream: &Upstream) -> Read<()> {
     if upstream.pool.preconnect > 0 {
         let fault = Fault::new(format!("upstream {name:?} opens connections ahead"));
         return Err(fault.expected("no \"preconnect\" where datagrams go"));
+    }
+    if upstream.tls.is_some() {
+        let fault = Fault::new(format!("upstream {name:?} is spoken TLS with"));
+        return Err(fault.expected("no [upstreams.NAME.tls] where datagrams go"));
+    }
+    if upstream.announce == Announce::V1 {
+        let what = "announces clients by version 1 of the PROXY protocol, which has no datagrams";
+        let fault = Fault::new(format!("upstream {name:?} {what}"));
+        return Err(fault.expected("send_proxy_protocol = \"v2\" where datagrams go"));
     }
     Ok(())
 }
@@ -245,6 +284,8 @@ fn congestion(value: &DeValue<'_>) -> Read<Option<Arc<str>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use toml::de::DeTable;
 
     use super::*;
@@ -264,7 +305,9 @@ mod tests {
             },
             ..Upstream::new("app".into(), Vec::new())
         };
-        read(&root, &[app], &mut findings);
+        let mut nobody = |_: &str, _: u16| Ok(Vec::new());
+        let mut files = Files::beside(Path::new("a.toml"), &mut nobody);
+        read(&root, &[app], &mut files, &mut findings);
         let list = findings.into_list();
         assert!(list.iter().all(|(span, _)| text[span.clone()] == *"'app'"));
         format!("{list:?}")

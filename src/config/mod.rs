@@ -8,18 +8,21 @@ pub mod diff;
 mod duration;
 mod endpoint;
 mod file;
+mod files;
 mod health_check;
 pub mod keys;
 mod listeners;
 mod networks;
 mod policies;
+mod proxies;
 mod rate_limit;
 mod resolve;
+mod routes;
 mod runtime;
 mod section;
-mod settled;
 mod share;
 mod syntax;
+mod tls;
 mod udp;
 mod upstreams;
 mod value;
@@ -34,13 +37,14 @@ use std::time::Duration;
 pub use ipnet::IpNet;
 
 pub use self::diagnostics::Diagnostics;
-pub use self::file::{load, parse};
-pub use self::resolve::{Resolver, SystemResolver};
+pub use self::file::{load, load_with, parse};
+pub use self::resolve::{KeepingResolver, Resolver, SystemResolver};
 use crate::address::Address;
 use crate::policy::balance::Algorithm;
 use crate::policy::bucket::Rate;
 use crate::policy::share::Share;
 use crate::policy::{breaker, health, outlier, retry};
+use crate::tls::{ClientSettings, ServerSettings};
 
 /// A whole configuration. Listeners and upstreams stand in the order of the file; `Listener::upstream`
 /// indexes `upstreams`.
@@ -131,8 +135,16 @@ pub struct Listener {
     pub bind: Vec<Address>,
     /// What clients speak.
     pub protocol: Protocol,
-    /// Index into [`Config::upstreams`].
+    /// Index into [`Config::upstreams`]: where sessions go that no route is for.
     pub upstream: usize,
+    /// Every connection begins with a header of the PROXY protocol, which is believed of these networks;
+    /// `None` = none does. Empty only where all addresses are unix sockets: whoever may connect to one is
+    /// believed.
+    pub trusted_proxies: Option<Vec<IpNet>>,
+    /// TLS is terminated.
+    pub tls: Option<ServerSettings>,
+    /// By name; the first that matches is taken. Without `tls` the ClientHello is looked at and passed on.
+    pub routes: Vec<Route>,
     /// Length of the kernel's accept queue, per worker.
     pub backlog: NonZeroU32,
     /// Cap of client connections, exact over all workers; `None` = only the process's.
@@ -221,6 +233,15 @@ pub struct RateLimit {
     pub dry_run: bool,
 }
 
+/// `[[listeners.NAME.routes]]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// Names in lower case, at least one; `*.example.com` = all names below that one.
+    pub sni: Vec<Arc<str>>,
+    /// Index into [`Config::upstreams`].
+    pub upstream: usize,
+}
+
 /// `[listeners.NAME.timeouts]`; none is zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
@@ -228,6 +249,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// No byte for this long once one side has sent FIN.
     pub half_close: Duration,
+    /// Of everything that comes before a backend is looked for: PROXY header, TLS handshake, ClientHello.
+    pub handshake: Duration,
 }
 
 /// `[upstreams.NAME]`
@@ -248,9 +271,10 @@ pub struct Upstream {
     pub tcp_keepalive: Option<Duration>,
     /// Unacknowledged data for this long ends the session.
     pub tcp_user_timeout: Duration,
-    /// Which datagrams begin with a header of the PROXY protocol, version 2. No listener for connections
-    /// goes to an upstream that has any.
+    /// Who hears by the PROXY protocol who the client is.
     pub announce: Announce,
+    /// Backends are spoken TLS with.
+    pub tls: Option<ClientSettings>,
     /// How long the weight of a backend that came back takes to be whole again; zero = no time.
     pub slow_start: Duration,
     /// Share of healthy backends under which health is ignored; zero = never.
@@ -272,13 +296,15 @@ pub struct Upstream {
 /// `send_proxy_protocol` and `proxy_protocol_datagrams`
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Announce {
-    /// None.
+    /// Nobody.
     #[default]
     Never,
-    /// The first of a session.
-    First,
-    /// Each.
-    Every,
+    /// Each connection begins with a header of version 1. No listener for datagrams goes to such an upstream.
+    V1,
+    /// Each connection begins with a header of version 2, and the first datagram of a session.
+    V2First,
+    /// Each connection begins with a header of version 2, and every datagram.
+    V2Every,
 }
 
 /// One address of an upstream.
@@ -289,6 +315,8 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Where it is.
     pub address: Address,
+    /// The host name that was written; `None` = it was an address.
+    pub host: Option<Arc<str>>,
     /// 0..=256; 0 = no new sessions.
     pub weight: u16,
     /// Cap of connections, exact over all workers; `None` = none.
@@ -317,6 +345,8 @@ pub struct HealthCheck {
 pub enum Probe {
     /// A connection, and an exchange on it where one is asked for.
     Tcp(Exchange),
+    /// A TLS handshake, and an exchange after it where one is asked for.
+    Tls(Exchange),
     /// A datagram, and its answer.
     Udp(Exchange),
     /// `GET path`.

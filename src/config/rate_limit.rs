@@ -11,12 +11,12 @@ use super::value::{self, Read};
 use super::{RateLimit, endpoint, keys};
 use crate::policy::bucket::Rate;
 
-/// The limits of `listener`; `unix` = its clients have no address.
-pub(super) fn read(listener: &Section<'_>, unix: bool, findings: &mut Findings) -> RateLimit {
+/// The limits of `listener`; `nameless` = some of its clients have no address.
+pub(super) fn read(listener: &Section<'_>, nameless: bool, findings: &mut Findings) -> RateLimit {
     let section = listener.child("rate_limit", keys::RATE_LIMIT, findings);
     let default = RateLimit::default();
     if let Some(value) = section.value("connections_per_ip")
-        && unix
+        && nameless
     {
         let fault = endpoint::no_client_address("\"connections_per_ip\"");
         findings.push(value.span(), fault);

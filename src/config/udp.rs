@@ -29,12 +29,16 @@ pub(super) fn protocol(listener: &Section<'_>, findings: &mut Findings) -> Proto
 }
 
 /// Keys of a listener that are about connections.
-const KEYS_OF_CONNECTIONS: [&str; 5] = [
+const KEYS_OF_CONNECTIONS: [&str; 9] = [
     "backlog",
     "tcp_keepalive",
     "congestion",
     "unix_mode",
     "timeouts",
+    "accept_proxy_protocol",
+    "trusted_proxies",
+    "tls",
+    "routes",
 ];
 
 fn refuse(section: &Section<'_>, keys: &[&str], protocol: &str, findings: &mut Findings) {

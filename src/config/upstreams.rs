@@ -3,40 +3,42 @@
 use std::net::IpAddr;
 
 use super::diagnostics::Fault;
-use super::resolve::Resolver;
+use super::files::Files;
 use super::section::{Findings, Section, Value, one_or_many};
 use super::share::share;
 use super::value::{self, Read};
-use super::{Announce, Backend, Upstream, backends, duration, health_check, keys, policies};
+use super::{Announce, Backend, Upstream, backends, duration, health_check, keys, policies, tls};
 use crate::policy::balance::ALGORITHMS;
 
 /// Every upstream of the file, wrong ones included: they may be referred to.
 pub(super) fn read(
     root: &Section<'_>,
-    resolver: &mut dyn Resolver,
+    files: &mut Files<'_>,
     findings: &mut Findings,
 ) -> Vec<Upstream> {
     root.named("upstreams", findings)
         .into_iter()
-        .map(|(name, value)| upstream(name.get_ref(), value, resolver, findings))
+        .map(|(name, value)| upstream(name.get_ref(), value, files, findings))
         .collect()
 }
 
 fn upstream<'a>(
     name: &str,
     value: &'a Value<'a>,
-    resolver: &mut dyn Resolver,
+    files: &mut Files<'_>,
     findings: &mut Findings,
 ) -> Upstream {
     let section = Section::open(value, keys::UPSTREAM, findings);
-    let backends = backends::read(&section, resolver, findings);
+    let backends = backends::read(&section, files.resolver, findings);
     let source = source(&section, &backends, findings);
     let pool = policies::pool(&section, backends.as_deref(), findings);
     let health_check = health_check::read(&section, backends.as_deref(), findings);
+    let tls = tls::client(&section, backends.as_deref(), files, findings);
     let default = Upstream::new(name.into(), backends.unwrap_or_default());
     Upstream {
         source,
         announce: announce(&section, findings),
+        tls,
         balance: section.read("balance", default.balance, findings, |value| {
             value::word(value, &keys::BALANCE, ALGORITHMS)
         }),
@@ -75,26 +77,27 @@ fn upstream<'a>(
     }
 }
 
-/// Which datagrams say who the client is.
+/// Who hears who the client is.
 fn announce(section: &Section<'_>, findings: &mut Findings) -> Announce {
-    let sent = section.read("send_proxy_protocol", false, findings, |value| {
-        value::word(value, &keys::PROXY_PROTOCOL, &[false, true])
+    let versions = [Announce::Never, Announce::V1, Announce::V2Every];
+    let version = section.read("send_proxy_protocol", versions[0], findings, |value| {
+        value::word(value, &keys::PROXY_PROTOCOL, &versions)
     });
-    let which = [Announce::Every, Announce::First];
+    let which = [Announce::V2Every, Announce::V2First];
     let which = section.read("proxy_protocol_datagrams", which[0], findings, |value| {
         value::word(value, &keys::ANNOUNCED, &which)
     });
     match section.place_of("proxy_protocol_datagrams") {
-        _ if sent => which,
+        _ if version == Announce::V2Every => which,
         Some(place) => {
             let fault = Fault::new("no datagram has a header of the PROXY protocol");
             findings.push(
                 place,
                 fault.expected("send_proxy_protocol = \"v2\" with it"),
             );
-            Announce::Never
+            version
         }
-        None => Announce::Never,
+        None => version,
     }
 }
 

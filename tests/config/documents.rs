@@ -1,9 +1,13 @@
 //! The files and pages that show the configuration: they keep up with what is read.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use ringress::config::keys::{TABLES, WORDS};
-use ringress::config::{self, HealthCheck, RateLimit, Runtime, defaults};
+use ringress::config::{self, HealthCheck, RateLimit, Resolver, Runtime, SystemResolver, defaults};
+use ringress::tls::{Authorities, LoadError, Pair};
 use toml::{Table, Value};
 
 #[test]
@@ -16,12 +20,44 @@ fn every_file_in_conf_is_valid() {
             // Units and the like.
             continue;
         }
-        if let Err(errors) = config::load(&path) {
+        if let Err(errors) = config::load_with(&path, &mut Elsewhere::new()) {
             panic!("{errors}");
         }
         loaded.push(path.file_name().unwrap().to_owned());
     }
     assert!(loaded.iter().any(|name| name == "tcp.toml"), "{loaded:?}");
+}
+
+/// Has a certificate for whatever file is named: those of the examples are not part of the project.
+struct Elsewhere {
+    chain: String,
+    key: String,
+}
+
+impl Elsewhere {
+    fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["any.example".to_owned()]).unwrap();
+        Self {
+            chain: made.cert.pem(),
+            key: made.signing_key.serialize_pem(),
+        }
+    }
+}
+
+impl Resolver for Elsewhere {
+    fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        SystemResolver.resolve(host, port)
+    }
+
+    fn pair(&mut self, certificate: &Path, key: &Path) -> Result<Arc<Pair>, LoadError> {
+        let (chain, secret) = (self.chain.as_bytes(), self.key.as_bytes());
+        Pair::from_pem(certificate, chain, key, secret).map(Arc::new)
+    }
+
+    fn authorities(&mut self, file: Option<&Path>) -> Result<Arc<Authorities>, LoadError> {
+        let file = file.unwrap_or(Path::new("the system's"));
+        Authorities::from_pem(file, self.chain.as_bytes()).map(Arc::new)
+    }
 }
 
 #[test]

@@ -33,6 +33,11 @@ fn a_probe_is_of_its_type() {
             "expect = 'SSH-2.0'",
             Probe::Tcp(exchange(None, Some("SSH-2.0"))),
         ),
+        ("type = 'tls'", Probe::Tls(exchange(None, None))),
+        (
+            "type = 'tls'\nsend = 'PING'\nexpect = 'PONG'",
+            Probe::Tls(exchange(Some("PING"), Some("PONG"))),
+        ),
         (
             "type = 'udp'\nsend = \"\\u0000\"",
             Probe::Udp(exchange(Some("\0"), None)),
@@ -86,7 +91,6 @@ fn a_wrong_health_check_is_shown_at_its_place() {
 }
 
 const LINES: &[Wrong] = &[
-    ("type = 'tls'", "'tls'", "\"tls\" is not available yet"),
     ("type = 'htpp'", "'htpp'", "did you mean \"http\"?"),
     ("type = ['tcp']", "['tcp']", "wrong type: an array"),
     (
@@ -100,6 +104,11 @@ const LINES: &[Wrong] = &[
         "expected: \"host\" only with type = \"http\"",
     ),
     (
+        "type = 'tls'\npath = '/'",
+        "path",
+        "\"path\" has no meaning with type \"tls\"\n",
+    ),
+    (
         "type = 'udp'\nsend = 'x'\nexpect_status = 200",
         "expect_status",
         "has no meaning with type \"udp\"\n",
@@ -107,7 +116,7 @@ const LINES: &[Wrong] = &[
     (
         "type = 'http'\nsend = 'GET /'",
         "send",
-        "expected: \"send\" only with type = \"tcp\" or type = \"udp\"",
+        "expected: \"send\" only with type = \"tcp\", \"tls\" or \"udp\"",
     ),
     (
         "type = 'http'\nexpect = 'HTTP/1.1 200'",
@@ -226,7 +235,7 @@ fn what_is_sent_has_an_end() {
 
 #[test]
 fn with_a_wrong_type_the_other_keys_are_checked_all_the_same() {
-    let lines = "health_check = { type = 'tls', path = 'x', send = '', host = 'ok' }";
+    let lines = "health_check = { type = 'tsl', path = 'x', send = '', host = 'ok' }";
     let errors = parse(&with("", lines)).unwrap_err();
     assert_eq!(errors.list().len(), 3, "{errors}");
 }

@@ -28,7 +28,9 @@ pub(crate) fn with(listener: &str, upstream: &str) -> String {
     } else {
         "bind = '127.0.0.1:80'"
     };
-    let to = if listener.contains("upstream =") {
+    // What comes after the line of another table is not of this one.
+    let mut own = listener.lines().take_while(|line| !line.starts_with('['));
+    let to = if own.any(|line| line.starts_with("upstream =")) {
         ""
     } else {
         "upstream = 'app'"
@@ -45,6 +47,15 @@ pub(crate) fn with(listener: &str, upstream: &str) -> String {
 pub(crate) type Wrong = (&'static str, &'static str, &'static str);
 
 pub(crate) fn says_where_and_what(file: impl Fn(&str) -> String, cases: &[Wrong]) {
+    says_of(parse, file, cases);
+}
+
+/// The same where `parse` has files to read.
+pub(crate) fn says_of(
+    parse: impl Fn(&str) -> Result<Config, Diagnostics>,
+    file: impl Fn(&str) -> String,
+    cases: &[Wrong],
+) {
     for (line, word, said) in cases {
         let text = file(line);
         let errors = parse(&text).expect_err(line);

@@ -84,6 +84,7 @@ const LISTENER_LINES: &[Wrong] = &[
         "is too long",
     ),
     ("timeouts.half_close = '1us'", "'1us'", "whole milliseconds"),
+    ("timeouts.handshake = '0s'", "'0s'", "zero"),
     (
         "timeouts.half_clse = '1s'",
         "half_clse",
@@ -145,6 +146,22 @@ const UDP_LINES: &[Wrong] = &[
     ("unix_mode = '0600'", "unix_mode", "no meaning"),
     ("timeouts.idle = '1s'", "timeouts", "no meaning"),
     (
+        "accept_proxy_protocol = 'require'",
+        "accept_proxy_protocol",
+        "only with protocol = \"tcp\"",
+    ),
+    (
+        "trusted_proxies = '10.0.0.1'",
+        "trusted_proxies",
+        "no meaning",
+    ),
+    ("tls = {}", "tls", "no meaning"),
+    (
+        "routes = [{ sni = 'a', upstream = 'app' }]",
+        "routes",
+        "no meaning",
+    ),
+    (
         "rate_limit.bandwidth = { rate = 9999 }",
         "bandwidth",
         "no meaning",
@@ -172,6 +189,12 @@ const UDP_UPSTREAM_LINES: &[Wrong] = &[
         "unix:/run/b of upstream \"app\" takes no datagrams",
     ),
     ("pool.preconnect = 1", "'app'", "opens connections ahead"),
+    (
+        "send_proxy_protocol = 'v1'",
+        "'app'",
+        "version 1 of the PROXY protocol, which has no datagrams",
+    ),
+    ("tls.verify = false", "'app'", "is spoken TLS with"),
 ];
 
 #[test]
@@ -440,6 +463,10 @@ fn what_is_not_available_yet_is_refused_by_its_name() {
 fn with_key(table: &str, key: &str) -> String {
     match table {
         "" => format!("{key} = {{}}\n{}", with("", "")),
+        "listeners.NAME.routes" => with(
+            &format!("routes = [{{ sni = 'a', upstream = 'app', {key} = 1 }}]"),
+            "",
+        ),
         "upstreams.NAME.backends" => with(
             "",
             &format!("backends = [{{ address = '10.0.0.1:1', {key} = 1 }}]"),

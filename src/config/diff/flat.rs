@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::How;
 use super::How::{Live, NeedsUpgrade, NewConnections, Rebind};
+use super::tls;
 use super::written::{self, duration, list, or, text};
 use crate::config::{
     Announce, Backend, Config, HealthCheck, Listener, Log, Pool, Protocol, Queue, RateLimit,
@@ -32,6 +33,8 @@ pub(super) enum Value {
     Text(String),
     /// Of a key whose value is a list; sorted, as its order means nothing.
     List(Vec<String>),
+    /// Of a key whose value is a list in an order that means something.
+    Sequence(Vec<String>),
     /// Of a table: what it is about. What is in it has entries of its own.
     Table(String),
 }
@@ -40,7 +43,7 @@ impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Text(a), Self::Text(b)) => a == b,
-            (Self::List(a), Self::List(b)) => a == b,
+            (Self::List(a), Self::List(b)) | (Self::Sequence(a), Self::Sequence(b)) => a == b,
             (Self::Table(_), Self::Table(_)) => true,
             _ => false,
         }
@@ -55,6 +58,10 @@ impl Value {
         match (self, other) {
             (Self::List(items), Some(Self::List(others))) => written::items(items, others),
             (Self::List(items), _) => written::items(items, &[]),
+            (Self::Sequence(items), Some(Self::Sequence(others))) => {
+                written::sequence(items, others)
+            }
+            (Self::Sequence(items), _) => written::sequence(items, &[]),
             (Self::Text(text) | Self::Table(text), _) => text.clone(),
         }
     }
@@ -74,9 +81,10 @@ pub(super) fn flatten(config: &Config) -> Entries {
     };
     runtime_keys(&mut root.within("runtime"), runtime);
     log_keys(&mut root.within("log"), log);
+    // An upstream is the same if it has the same name, whatever its index.
+    let name = |upstream: usize| upstreams.get(upstream).map_or("", |it| &it.name);
     for listener in listeners {
-        let upstream = upstreams.get(listener.upstream).map_or("", |it| &it.name);
-        listener_keys(&mut root.within("listeners"), listener, upstream);
+        listener_keys(&mut root.within("listeners"), listener, &name);
     }
     for upstream in upstreams {
         upstream_keys(&mut root.within("upstreams"), upstream);
@@ -85,7 +93,7 @@ pub(super) fn flatten(config: &Config) -> Entries {
 }
 
 /// Where entries are put.
-struct Section<'a> {
+pub(super) struct Section<'a> {
     entries: &'a mut Entries,
     path: Path,
 }
@@ -102,7 +110,7 @@ impl Section<'_> {
     }
 
     /// The table `name` of this one, which may be there or not.
-    fn table(&mut self, name: &str, about: String, how: How) -> Section<'_> {
+    pub(super) fn table(&mut self, name: &str, about: String, how: How) -> Section<'_> {
         let section = self.within(name);
         let value = Value::Table(about);
         let entry = Entry { value, how };
@@ -110,12 +118,16 @@ impl Section<'_> {
         section
     }
 
-    fn key(&mut self, key: &str, value: impl ToString, how: How) {
+    pub(super) fn key(&mut self, key: &str, value: impl ToString, how: How) {
         self.put(key, Value::Text(value.to_string()), how);
     }
 
     fn list(&mut self, key: &str, items: Vec<String>, how: How) {
         self.put(key, Value::List(items), how);
+    }
+
+    pub(super) fn sequence(&mut self, key: &str, items: Vec<String>, how: How) {
+        self.put(key, Value::Sequence(items), how);
     }
 
     fn put(&mut self, key: &str, value: Value, how: How) {
@@ -160,20 +172,31 @@ fn log_keys(section: &mut Section<'_>, log: &Log) {
     section.key("format", written::format(*format), Live);
 }
 
-fn listener_keys(listeners: &mut Section<'_>, listener: &Listener, to: &str) {
+fn listener_keys<'a>(
+    listeners: &mut Section<'_>,
+    listener: &Listener,
+    name_of: &dyn Fn(usize) -> &'a str,
+) {
     let Listener {
         name,
         bind,
         protocol,
-        // Its index: the upstream is the same if it has the same name.
-        upstream: _,
+        upstream,
+        trusted_proxies,
+        tls,
+        routes,
         backlog,
         max_connections,
         tcp_keepalive,
         congestion,
         ipv6_only,
         unix_mode,
-        timeouts: Timeouts { idle, half_close },
+        timeouts:
+            Timeouts {
+                idle,
+                half_close,
+                handshake,
+            },
         allow,
         deny,
         rate_limit,
@@ -183,7 +206,15 @@ fn listener_keys(listeners: &mut Section<'_>, listener: &Listener, to: &str) {
     let mut section = listeners.table(name, about, Rebind);
     section.list("bind", bind, Rebind);
     section.key("protocol", protocol_word(protocol), Rebind);
-    section.key("upstream", text(to), NewConnections);
+    section.key("upstream", text(name_of(*upstream)), NewConnections);
+    section.sequence("routes", written::routes(routes, name_of), NewConnections);
+    let accepted = match trusted_proxies {
+        Some(_) => "require",
+        None => "off",
+    };
+    section.key("accept_proxy_protocol", accepted, NewConnections);
+    let trusted = written::set(trusted_proxies.as_deref().unwrap_or_default());
+    section.list("trusted_proxies", trusted, NewConnections);
     section.key("backlog", backlog, Live);
     section.key("max_connections", or("0", max_connections), NewConnections);
     let keepalive = tcp_keepalive.map(duration);
@@ -196,7 +227,11 @@ fn listener_keys(listeners: &mut Section<'_>, listener: &Listener, to: &str) {
     let mut timeouts = section.within("timeouts");
     timeouts.key("idle", duration(*idle), NewConnections);
     timeouts.key("half_close", duration(*half_close), NewConnections);
+    timeouts.key("handshake", duration(*handshake), NewConnections);
     rate_limit_keys(&mut section.within("rate_limit"), rate_limit);
+    if let Some(settings) = tls {
+        tls::server_keys(&mut section, settings);
+    }
     if let Protocol::Udp(udp) = protocol {
         udp_keys(&mut section.within("udp"), udp);
     }
@@ -271,6 +306,7 @@ fn upstream_keys(upstreams: &mut Section<'_>, upstream: &Upstream) {
         tcp_keepalive,
         tcp_user_timeout,
         announce,
+        tls,
         slow_start,
         fail_open_below,
         health_check,
@@ -293,8 +329,9 @@ fn upstream_keys(upstreams: &mut Section<'_>, upstream: &Upstream) {
     section.key("tcp_user_timeout", duration(*tcp_user_timeout), how);
     let (version, which) = match announce {
         Announce::Never => ("off", "every"),
-        Announce::First => ("v2", "first"),
-        Announce::Every => ("v2", "every"),
+        Announce::V1 => ("v1", "every"),
+        Announce::V2First => ("v2", "first"),
+        Announce::V2Every => ("v2", "every"),
     };
     section.key("send_proxy_protocol", version, how);
     section.key("proxy_protocol_datagrams", which, how);
@@ -315,22 +352,31 @@ fn upstream_keys(upstreams: &mut Section<'_>, upstream: &Upstream) {
     queue.key("max", max, how);
     queue.key("timeout", duration(*timeout), how);
     pool_keys(&mut section.within("pool"), pool);
+    if let Some(settings) = tls {
+        tls::client_keys(&mut section, settings);
+    }
 }
 
 /// What there is to say of a table that is not about addresses.
-const WHOLE: &str = "{ ... }";
+pub(super) const WHOLE: &str = "{ ... }";
 
 fn backend_keys(backends: &mut Section<'_>, backend: &Backend) {
     let Backend {
         name,
         address,
+        host,
         weight,
         max_connections,
         backup,
     } = backend;
     let address = text(address.to_string());
     let mut section = backends.table(name, address.clone(), NewConnections);
-    section.key("address", address, NewConnections);
+    // Its certificate may have to be for that.
+    let written = match host {
+        Some(host) => format!("{address} of {}", text(host)),
+        None => address,
+    };
+    section.key("address", written, NewConnections);
     section.key("weight", weight, NewConnections);
     section.key("max_connections", or("0", max_connections), NewConnections);
     section.key("backup", backup, NewConnections);

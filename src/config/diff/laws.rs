@@ -72,8 +72,35 @@ mod tests {
             "rate_limit.connections = { rate = 5 }",
             "rate_limit.connections = { rate = 5, burst = 6 }",
         ],
+        &[
+            "",
+            "accept_proxy_protocol = 'require'\ntrusted_proxies = ['::1', '10.0.0.0/8']",
+            "accept_proxy_protocol = 'require'\ntrusted_proxies = ['10.0.0.0/8', '::1']",
+            "accept_proxy_protocol = 'require'\ntrusted_proxies = '::1'",
+        ],
+        &[
+            "",
+            "tls.certificates = [{ cert = 'a.pem', key = 'a.key' }]",
+            "tls.certificates = [{ cert = 'a.pem', key = 'a.key' }, { cert = 'b.pem', key = 'b.key' }]",
+            "tls.certificates = [{ cert = 'b.pem', key = 'b.key' }, { cert = 'a.pem', key = 'a.key' }]",
+            "tls = { certificates = { cert = 'a.pem', key = 'a.key' }, client_auth = 'required', client_ca = 'b.pem' }",
+            "tls = { certificates = { cert = 'a.pem', key = 'a.key' }, alpn = ['a', 'b'] }",
+            "tls = { certificates = { cert = 'a.pem', key = 'a.key' }, alpn = 'a, b' }",
+        ],
+        &[
+            "",
+            "routes = [{ sni = 'x', upstream = 'app' }]",
+            "routes = [{ sni = ['x', '*.y'], upstream = 'a-b' }]",
+            "routes = [{ sni = 'X', upstream = 'a-b' }, { sni = '*.y', upstream = 'a-b' }]",
+            "routes = [{ sni = '*.y', upstream = 'a-b' }, { sni = 'x', upstream = 'a-b' }]",
+        ],
         &["[upstreams.a-b]", "[upstreams.'a-b']"],
-        &["backends = ['10.0.0.1:1']", "backends = ['10.0.0.1:2']"],
+        &[
+            "backends = ['10.0.0.1:1']",
+            "backends = ['10.0.0.1:2']",
+            "backends = [{ address = '10.0.0.1:1', name = 'b' }]",
+            "backends = [{ address = 'host.example:1', name = 'b' }]",
+        ],
         &["", "outlier = {}", "outlier.max_ejected = 0.25"],
         &["[upstreams.app]"],
         &[
@@ -97,6 +124,14 @@ mod tests {
             "source = ['10.0.0.2', '10.0.0.1']",
             "source = ['10.0.0.1', '10.0.0.2']",
         ],
+        &[
+            "",
+            "tls = {}",
+            "tls.ca = 'b.pem'",
+            "tls.verify = false",
+            "tls.server_name = 'none'",
+            "tls = { client_cert = 'b.pem', client_key = 'b.key' }",
+        ],
     ];
 
     fn file(choices: &[prop::sample::Index]) -> String {
@@ -110,13 +145,21 @@ mod tests {
         let mut config = config.clone();
         let named = |index: usize| config.upstreams[index].name.to_string();
         config.listeners.sort_by(|a, b| a.name.cmp(&b.name));
-        let upstreams = config
-            .listeners
-            .iter()
-            .map(|it| named(it.upstream))
-            .collect();
+        let mut upstreams = Vec::new();
+        for listener in &config.listeners {
+            upstreams.push(named(listener.upstream));
+            // Which names share a table means nothing.
+            for route in &listener.routes {
+                let to = named(route.upstream);
+                upstreams.extend(route.sni.iter().map(|name| format!("{name} {to}")));
+            }
+        }
         for listener in &mut config.listeners {
             listener.upstream = 0;
+            listener.routes.clear();
+            if let Some(trusted) = &mut listener.trusted_proxies {
+                trusted.sort();
+            }
             listener.bind.sort();
         }
         config.upstreams.sort_by(|a, b| a.name.cmp(&b.name));

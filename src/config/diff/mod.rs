@@ -8,6 +8,7 @@ mod flat;
 mod laws;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod written;
 
 use std::collections::BTreeSet;
@@ -73,7 +74,8 @@ impl fmt::Display for Change {
 }
 
 /// Every difference, sorted by key. Listeners, upstreams and backends are the same if they have the
-/// same name; their order means nothing, nor does that of the entries of a list.
+/// same name; their order means nothing, nor does that of the entries of a list, other than routes,
+/// certificates and `alpn`. Files are the same if path and content are.
 pub fn between(old: &Config, new: &Config) -> Vec<Change> {
     let (old, new) = (flatten(old), flatten(new));
     let paths: BTreeSet<&Path> = old.keys().chain(new.keys()).collect();

@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU64;
 
-use crate::config::{ControlSocket, Exchange, LogFormat, LogLevel, Probe};
+use crate::config::{ControlSocket, Exchange, LogFormat, LogLevel, Probe, Route};
 use crate::policy::bucket::Rate;
 use crate::policy::health::Start;
 use crate::policy::share::Share;
@@ -82,6 +82,33 @@ pub(super) fn items(list: &[String], other: &[String]) -> String {
     }
 }
 
+/// A list in its order. If it or the other one is long, it is only what follows their common beginning, and
+/// not all of that.
+pub(super) fn sequence(list: &[String], other: &[String]) -> String {
+    let long = list.len().max(other.len()) > MOST_SHOWN;
+    let same = list.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let skipped = if long { same } else { 0 };
+    let shown = &list[skipped..list.len().min(skipped + MOST_SHOWN)];
+    let rest = list.len() - skipped - shown.len();
+    let more = |count: usize| (count > 0).then(|| format!("... {count} more"));
+    let parts: Vec<_> = more(skipped)
+        .into_iter()
+        .chain(shown.iter().cloned())
+        .chain(more(rest))
+        .collect();
+    format!("[{}]", parts.join(", "))
+}
+
+/// Name by name, as which of them share a table means nothing.
+pub(super) fn routes<'a>(routes: &[Route], name_of: &dyn Fn(usize) -> &'a str) -> Vec<String> {
+    let pairs = routes.iter().flat_map(|route| {
+        let Route { sni, upstream } = route;
+        let to = text(name_of(*upstream));
+        sni.iter().map(move |name| format!("{name} to {to}"))
+    });
+    pairs.collect()
+}
+
 /// A line of a log should fit a screen or two.
 const MOST_SHOWN: usize = 16;
 
@@ -152,6 +179,7 @@ pub(super) fn probe(probe: &Probe) -> ProbeKeys {
     };
     match probe {
         Probe::Tcp(it) => exchange("tcp", it),
+        Probe::Tls(it) => exchange("tls", it),
         Probe::Udp(it) => exchange("udp", it),
         Probe::Http {
             path,
