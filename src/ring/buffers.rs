@@ -184,6 +184,7 @@ impl<const BYTES: u32> Buffers<BYTES> {
     }
 
     /// The kernel filled `buffer` with `len` bytes; it is held from now on.
+    #[inline(always)]
     pub(crate) fn filled(&mut self, buffer: u16, len: u32) -> Chain {
         let entry = &mut self.filled[buffer as usize];
         assert_eq!(
@@ -276,7 +277,9 @@ impl<const BYTES: u32> Buffers<BYTES> {
         front
     }
 
-    /// Drops the first `bytes` of the payload, and the buffers that are empty by then.
+    /// Drops the first `bytes` of the payload, and the buffers that are empty by then. Inlined, as it is part of
+    /// every send.
+    #[inline(always)]
     pub(crate) fn consume(&mut self, chain: &mut Chain, mut bytes: u32) {
         assert!(bytes <= chain.bytes, "more consumed than there is");
         chain.bytes -= bytes;

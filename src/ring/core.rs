@@ -12,6 +12,7 @@ use super::executor::RunQueue;
 use super::op::{Completion, Fd, Group, Lane, Op, Token};
 use super::slots::{End, LaneState, Memory, Receives, Slots};
 use super::splice::Pipes;
+use super::staging::Staging;
 use super::timers::{TimerId, Timers};
 use super::udp::Templates;
 use crate::time::Instant;
@@ -39,6 +40,9 @@ pub(super) struct Core {
     passed_over: usize,
     trim_at: Option<Instant>,
     pub(super) pipes: Pipes,
+    pub(super) staging: Staging,
+    /// Turns so far.
+    pub(super) turns: u64,
     /// Slots whose blocked send is due; kept for its allocation.
     due: Vec<u32>,
     cancels: u32,
@@ -64,6 +68,8 @@ impl Core {
             passed_over: 0,
             trim_at: None,
             pipes: Pipes::default(),
+            staging: Staging::default(),
+            turns: 0,
             due: Vec::new(),
             cancels: 0,
         };
@@ -224,17 +230,22 @@ impl Core {
         }
     }
 
+    /// Buffers that sessions hold, what they have staged included: it was received into as many.
+    fn in_use(&self) -> usize {
+        self.buffers.held() + self.staging.in_use / BUFFER_BYTES as usize
+    }
+
     /// More than three quarters of all buffers are with sessions: the rest is for those that hold
     /// none.
     fn is_scarce(&self) -> bool {
-        self.buffers.held() * 4 >= self.buffers.limit() * 3
+        self.in_use() * 4 >= self.buffers.limit() * 3
     }
 
     /// What a direction may hold at most: `most` while little of the pool is in use, half of it from
     /// an eighth on, and one buffer from a quarter on. So stalled readers fill the first quarter in
     /// bulk, and after that take one buffer each.
     pub(super) fn window(&self, most: u32) -> u32 {
-        let (held, limit) = (self.buffers.held(), self.buffers.limit());
+        let (held, limit) = (self.in_use(), self.buffers.limit());
         let window = match held {
             _ if held * 8 < limit => most,
             _ if held * 4 < limit => most / 2,
@@ -421,10 +432,14 @@ impl Core {
             Receives::Stream | Receives::StreamByBuffer => self.buffers.release(&mut received),
         }
         self.buffers.release(&mut sending);
-        if let Some(Memory::Accepted(accepted)) = memory.map(|memory| *memory) {
-            for unclaimed in accepted {
-                self.driver.close(unclaimed);
+        match memory.map(|memory| *memory) {
+            Some(Memory::Accepted(accepted)) => {
+                for unclaimed in accepted {
+                    self.driver.close(unclaimed);
+                }
             }
+            Some(Memory::Bytes { bytes, .. }) => self.staging.take_back(bytes),
+            _ => {}
         }
         if fd != Fd::NONE {
             self.driver.close(fd);

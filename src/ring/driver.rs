@@ -160,6 +160,12 @@ pub trait Driver {
     /// As getpeername(2).
     fn peer(&mut self, fd: Fd) -> io::Result<Option<SocketAddr>>;
 
+    /// The address of this machine that a stream socket has; `None` for unix sockets.
+    ///
+    /// # Errors
+    /// As getsockname(2).
+    fn local(&mut self, fd: Fd) -> io::Result<Option<SocketAddr>>;
+
     /// It is a unix socket whose end a multishot receive may miss.
     fn loses_ends(&mut self, fd: Fd) -> bool;
 

@@ -11,6 +11,7 @@
 //! | `op` | what is asked and answered |
 //! | `slots`, `buffers`, `timers`, `executor` | one table each |
 //! | `core`, `send` | what a completion does to those tables |
+//! | `staging` | memory for bytes that are made here |
 //! | `splice` | bulk transfer without copying |
 //! | `udp`, `datagrams` | datagram sockets, and the calls for them |
 //! | `runtime`, `socket` | what tasks hold: [`Ring`], [`Socket`], [`Listener`], [`Event`], [`Timer`]; in `udp`: [`DatagramSocket`] |
@@ -39,6 +40,7 @@ pub mod sim;
 mod slots;
 mod socket;
 mod splice;
+mod staging;
 mod timers;
 mod udp;
 mod uring;

@@ -88,6 +88,11 @@ pub(super) fn peer(fd: Fd) -> io::Result<Option<SocketAddr>> {
     Ok(address.as_socket())
 }
 
+pub(super) fn local(fd: Fd) -> io::Result<Option<SocketAddr>> {
+    let address = SockRef::from(&borrow(fd)).local_addr()?;
+    Ok(address.as_socket())
+}
+
 pub(super) fn is_unix(fd: Fd) -> bool {
     SockRef::from(&borrow(fd))
         .domain()

@@ -48,6 +48,8 @@ pub struct Usage {
     pub buffers: usize,
     /// Timers that exist.
     pub timers: usize,
+    /// Bytes that were made here and are being sent.
+    pub staged: usize,
 }
 
 impl Ring {
@@ -69,6 +71,11 @@ impl Ring {
         self.0.core.borrow().now
     }
 
+    /// Turns so far.
+    pub fn turns(&self) -> u64 {
+        self.0.core.borrow().turns
+    }
+
     /// What is in use.
     pub fn usage(&self) -> Usage {
         let core = self.0.core.borrow();
@@ -77,6 +84,7 @@ impl Ring {
             slots: core.slots.len(),
             buffers: core.buffers.held() + core.datagrams.held(),
             timers: core.timers.len(),
+            staged: core.staging.in_use,
         }
     }
 
@@ -118,6 +126,7 @@ impl Ring {
             core.driver
                 .turn(wait, COMPLETIONS_PER_TURN, &mut completions)?;
             core.now = core.driver.now();
+            core.turns += 1;
             for completion in &completions {
                 core.complete(completion);
             }
@@ -253,10 +262,20 @@ impl Ring {
             let fd = core.slots[socket.index()].fd;
             core.driver.peer(fd)
         })?;
-        Ok(peer.map(|peer| match peer.ip().to_canonical() {
-            ip @ IpAddr::V4(_) => SocketAddr::new(ip, peer.port()),
-            IpAddr::V6(_) => peer,
-        }))
+        Ok(peer.map(canonical))
+    }
+
+    /// The address of this machine that an accepted socket is connected to; `None` = a unix socket. IPv4 as in
+    /// [`Ring::peer`].
+    ///
+    /// # Errors
+    /// As getsockname(2).
+    pub fn local(&self, socket: &Socket) -> io::Result<Option<SocketAddr>> {
+        let local = self.with(|core| {
+            let fd = core.slots[socket.index()].fd;
+            core.driver.local(fd)
+        })?;
+        Ok(local.map(canonical))
     }
 
     /// Connects a stream socket. Dropping the future gives up the attempt.
@@ -308,6 +327,14 @@ impl Ring {
 
     pub(super) fn running(&self) -> TaskId {
         self.0.running.get()
+    }
+}
+
+/// IPv4 as such, also where it is mapped into IPv6.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 

@@ -1,14 +1,13 @@
 //! The write lane of a slot: connecting, sending what was received without copying it, sending
 //! bytes of our own, and how a direction ends.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use super::buffers::Chain;
 use super::core::Core;
 use super::executor::TaskId;
 use super::op::{Completion, Lane, Op};
-use super::slots::{End, LaneState, MOST_SLICES, Memory, Slices};
+use super::slots::{End, LaneState, MOST_SLICES, Memory, Payload, Slices};
 use super::socket::Flow;
 use super::timers::TimerId;
 
@@ -55,7 +54,10 @@ impl Core {
     }
 
     /// Sends `bytes`; the write lane is idle.
-    pub(super) fn push_bytes(&mut self, index: u32, bytes: Rc<[u8]>) {
+    pub(super) fn push_bytes(&mut self, index: u32, bytes: Payload) {
+        if let Payload::Staged(bytes) = &bytes {
+            self.staging.in_use += bytes.capacity();
+        }
         self.slots[index].memory = Some(Box::new(Memory::Bytes { bytes, taken: 0 }));
         self.push_rest(index);
     }
@@ -167,12 +169,24 @@ impl Core {
     /// The send is over: nothing of it is kept. An idle connection holds neither slices nor a timer.
     fn drop_send(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        slot.memory = None;
+        if slot.memory.is_some() {
+            self.drop_memory(index);
+        }
+        let slot = &mut self.slots[index];
         slot.retries = 0;
         self.buffers.release(&mut slot.sending);
         if slot.retry != TimerId::NONE {
             self.timers.remove(slot.retry);
             slot.retry = TimerId::NONE;
+        }
+    }
+
+    #[inline(never)]
+    fn drop_memory(&mut self, index: u32) {
+        if let Some(memory) = self.slots[index].memory.take()
+            && let Memory::Bytes { bytes, .. } = *memory
+        {
+            self.staging.take_back(bytes);
         }
     }
 

@@ -85,11 +85,30 @@ pub(super) enum Memory {
     /// A vectored send's slices.
     Slices(Slices),
     /// What is being sent without having been received, and how much of it was taken.
-    Bytes { bytes: Rc<[u8]>, taken: usize },
+    Bytes { bytes: Payload, taken: usize },
     /// Accepted descriptors that no task has taken yet.
     Accepted(VecDeque<Fd>),
     /// An eventfd's counter, and whether it was read since a task asked.
     Counter { counter: u64, signalled: bool },
+}
+
+/// Bytes that were not received: somebody made them.
+pub(super) enum Payload {
+    /// Sent more than once, by several sockets.
+    Shared(Rc<[u8]>),
+    /// Staged for this send; see [`Ring::staging`](super::Ring::staging).
+    Staged(Vec<u8>),
+}
+
+impl std::ops::Deref for Payload {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Staged(bytes) => bytes,
+        }
+    }
 }
 
 /// The slices of one vectored send.

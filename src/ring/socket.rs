@@ -12,7 +12,7 @@ use std::task::Poll;
 use super::driver::Shutdown;
 use super::op::Fd;
 use super::runtime::Ring;
-use super::slots::{End, LaneState, Memory, Receives};
+use super::slots::{End, LaneState, Memory, Payload, Receives};
 
 /// A connected stream socket. Dropped, it closes in order: what the kernel has taken is delivered,
 /// then FIN.
@@ -136,6 +136,12 @@ impl Socket {
         });
     }
 
+    /// The same for something that can't be used before it is whole: where buffers are scarce it waits behind
+    /// nobody for holding the first part.
+    pub fn receive_rest(&self, budget: u32) {
+        self.ring.with(|core| core.arm(self.index, budget, false));
+    }
+
     /// Bytes that have arrived and that nobody has taken.
     pub fn held(&self) -> u32 {
         self.ring.with(|core| core.slots[self.index].received.bytes)
@@ -166,9 +172,70 @@ impl Socket {
         })
     }
 
+    /// Shows `look` what has arrived, a slice per buffer, and keeps it. `look` must not use the ring.
+    pub fn peek(&self, mut look: impl FnMut(&[u8])) {
+        self.ring.with(|core| {
+            let chain = core.slots[self.index].received;
+            for (start, len) in core.buffers.slices(&chain) {
+                // SAFETY: a slice of the chain lies in a buffer that this session holds, the kernel
+                // has filled it, and nothing gives it back while `core` is borrowed.
+                look(unsafe { std::slice::from_raw_parts(start.as_ptr(), len as usize) });
+            }
+        });
+    }
+
+    /// Forgets the first `bytes` of what has arrived, which must be there.
+    pub fn consume(&self, bytes: u32) {
+        self.ring.with(|core| {
+            let mut chain = core.slots[self.index].received;
+            core.buffers.consume(&mut chain, bytes);
+            core.slots[self.index].received = chain;
+        });
+    }
+
+    /// How the direction that begins here stands. `held`: bytes of it that were taken and are still on
+    /// their way.
+    pub fn flow(&self, held: u32) -> Flow {
+        self.ring.with(|core| {
+            let slot = &core.slots[self.index];
+            let (ended, held) = (slot.ended, slot.received.bytes + held);
+            core.flow(self.index, ended, held)
+        })
+    }
+
+    /// A receive is with the kernel.
+    pub fn is_receiving(&self) -> bool {
+        self.ring
+            .with(|core| core.slots[self.index].read.in_flight())
+    }
+
+    /// Bytes of a staged send that the kernel has not taken yet.
+    pub fn staged(&self) -> u32 {
+        self.ring
+            .with(|core| match core.slots[self.index].memory.as_deref() {
+                Some(Memory::Bytes { bytes, taken }) => (bytes.len() - taken) as u32,
+                _ => 0,
+            })
+    }
+
+    /// What a direction may hold now: `most`, or less where much is held in all.
+    pub fn window(&self, most: u32) -> u32 {
+        self.ring.with(|core| core.window(most))
+    }
+
+    /// Starts sending `bytes`, of which there are some, as [`Socket::send`] does. They count as held
+    /// until the kernel has taken them.
+    pub fn send_staged(&self, bytes: Vec<u8>) -> bool {
+        self.start_sending(Payload::Staged(bytes))
+    }
+
     /// Starts sending `bytes`; false when a send is on its way or sending has failed. The task is
     /// woken when it fails, and after [`Socket::wake_when_sent`] when it is done.
     pub fn send(&self, bytes: Rc<[u8]>) -> bool {
+        self.start_sending(Payload::Shared(bytes))
+    }
+
+    fn start_sending(&self, bytes: Payload) -> bool {
         self.ring.with(|core| {
             let slot = &core.slots[self.index];
             let ready =

@@ -267,6 +267,10 @@ impl Driver for Uring {
         net::peer(fd)
     }
 
+    fn local(&mut self, fd: Fd) -> io::Result<Option<SocketAddr>> {
+        net::local(fd)
+    }
+
     fn open_pipe(&mut self) -> io::Result<PipeEnds> {
         net::open_pipe()
     }

@@ -202,6 +202,11 @@ impl Driver for SimDriver {
         }
     }
 
+    fn local(&mut self, fd: Fd) -> io::Result<Option<SocketAddr>> {
+        let endpoint = self.stream(fd, "local")?;
+        Ok(self.kernel.borrow().endpoints[endpoint].local)
+    }
+
     fn open_pipe(&mut self) -> io::Result<PipeEnds> {
         let mut kernel = self.kernel.borrow_mut();
         if kernel.exhausted() {
