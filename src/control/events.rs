@@ -134,6 +134,7 @@ fn write_session(session: &SessionRecord) {
         bytes_received = session.bytes_received,
         bytes_sent = session.bytes_sent,
         duration_ms = session.duration.as_millis() as u64,
+        detail = session.detail.as_deref(),
         "session closed"
     );
 }

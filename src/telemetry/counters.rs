@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Dropped, Reason};
+use super::{Dropped, Opening, Reason};
 
 /// A number that one thread raises and any thread reads.
 #[derive(Debug, Default)]
@@ -49,10 +49,12 @@ pub struct ListenerCounters {
     pub datagrams_sent: Counter,
     closed: [Counter; REASONS],
     dropped: [Counter; DROPPED],
+    opened: [Counter; OPENINGS],
 }
 
 const REASONS: usize = Reason::ALL.len();
 const DROPPED: usize = Dropped::ALL.len();
+const OPENINGS: usize = Opening::ALL.len();
 
 impl ListenerCounters {
     /// A session ended.
@@ -63,6 +65,11 @@ impl ListenerCounters {
     /// Sessions that ended for `reason`.
     pub fn closed(&self, reason: Reason) -> u64 {
         self.closed[reason as usize].value()
+    }
+
+    /// A session has begun in this way.
+    pub fn open(&self, opening: Opening) {
+        self.opened[opening as usize].add(1);
     }
 
     /// So many datagrams went no further.
@@ -83,6 +90,7 @@ impl ListenerCounters {
             datagrams_sent: self.datagrams_sent.value(),
             closed: self.closed.each_ref().map(Counter::value),
             dropped: self.dropped.each_ref().map(Counter::value),
+            opened: self.opened.each_ref().map(Counter::value),
         }
     }
 
@@ -97,7 +105,9 @@ impl ListenerCounters {
         self.datagrams_received.add(more.datagrams_received);
         self.datagrams_sent.add(more.datagrams_sent);
         let closed = self.closed.iter().zip(more.closed);
-        for (counter, more) in closed.chain(self.dropped.iter().zip(more.dropped)) {
+        let dropped = self.dropped.iter().zip(more.dropped);
+        let opened = self.opened.iter().zip(more.opened);
+        for (counter, more) in closed.chain(dropped).chain(opened) {
             counter.add(more);
         }
     }
@@ -130,6 +140,9 @@ pub struct Totals {
     /// Datagrams that were dropped, in the order of [`Dropped::ALL`]; likewise.
     #[serde(with = "dropped")]
     pub dropped: [u64; DROPPED],
+    /// Sessions by how they began, in the order of [`Opening::ALL`]; likewise.
+    #[serde(with = "opened")]
+    pub opened: [u64; OPENINGS],
 }
 
 impl Totals {
@@ -141,6 +154,11 @@ impl Totals {
     /// Datagrams that were dropped for this reason.
     pub fn dropped(&self, reason: Dropped) -> u64 {
         self.dropped[reason as usize]
+    }
+
+    /// Sessions that have begun in this way.
+    pub fn opened(&self, opening: Opening) -> u64 {
+        self.opened[opening as usize]
     }
 
     /// Adds what was counted elsewhere.
@@ -165,6 +183,7 @@ impl Totals {
             datagrams_sent: both(self.datagrams_sent, other.datagrams_sent),
             closed: std::array::from_fn(|reason| both(self.closed[reason], other.closed[reason])),
             dropped: std::array::from_fn(|it| both(self.dropped[it], other.dropped[it])),
+            opened: std::array::from_fn(|it| both(self.opened[it], other.opened[it])),
         }
     }
 }
@@ -199,6 +218,7 @@ macro_rules! by_name {
 
 by_name!(closed, Reason);
 by_name!(dropped, Dropped);
+by_name!(opened, Opening);
 
 #[cfg(test)]
 mod tests {
@@ -220,6 +240,9 @@ mod tests {
         }
         for dropped in Dropped::ALL {
             counters.drop(dropped, 40 + dropped as u64);
+        }
+        for opening in Opening::ALL {
+            (0..70 + opening as u64).for_each(|_| counters.open(opening));
         }
         counters
     }

@@ -30,7 +30,7 @@ pub enum Event {
         /// The backend's name.
         backend: Arc<str>,
         /// Why.
-        error: io::Error,
+        error: String,
     },
     /// Live sessions have changed what is thought of a backend.
     Backend {
@@ -80,6 +80,8 @@ pub struct SessionRecord {
     pub bytes_sent: u64,
     /// From accept to end.
     pub duration: Duration,
+    /// More of the reason, in words.
+    pub detail: Option<String>,
 }
 
 /// The senders' side of the queue, shared by all workers.
@@ -148,9 +150,7 @@ impl Events {
             self.send(Event::ConnectFailed {
                 upstream: upstream.clone(),
                 backend: backend.clone(),
-                error: error
-                    .raw_os_error()
-                    .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error),
+                error: error.to_string(),
             });
         }
     }

@@ -5,7 +5,9 @@ pub mod counters;
 mod dropped;
 pub mod events;
 pub mod log;
+mod opening;
 mod reason;
 
 pub use dropped::Dropped;
+pub use opening::Opening;
 pub use reason::Reason;

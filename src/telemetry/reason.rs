@@ -46,11 +46,31 @@ pub enum Reason {
     Answered,
     /// The backend takes no datagrams (ICMP), and no other was to be had.
     BackendRefused,
+    /// The client left before its PROXY header, its TLS handshake or its hello was whole.
+    ClientLeft,
+    /// The client's PROXY header, TLS handshake or hello was not whole within `timeouts.handshake`.
+    HandshakeTimeout,
+    /// A PROXY header is required, and the peer is none of `trusted_proxies`.
+    UntrustedProxy,
+    /// What should have been a PROXY header is none.
+    BadProxyHeader,
+    /// What should have been a ClientHello is malformed.
+    BadHello,
+    /// The ClientHello is longer than 16 KiB.
+    LongHello,
+    /// TLS with the client could not be begun or go on.
+    ClientTls,
+    /// The client's connection ended without the end that TLS has (close_notify).
+    ClientTruncated,
+    /// TLS with the last backend that was tried could not be begun, or not go on.
+    BackendTls,
+    /// The backend's connection ended without the end that TLS has (close_notify).
+    BackendTruncated,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 31] = [
         Self::ClientClosed,
         Self::BackendClosed,
         Self::ClientReset,
@@ -72,6 +92,16 @@ impl Reason {
         Self::Drained,
         Self::Answered,
         Self::BackendRefused,
+        Self::ClientLeft,
+        Self::HandshakeTimeout,
+        Self::UntrustedProxy,
+        Self::BadProxyHeader,
+        Self::BadHello,
+        Self::LongHello,
+        Self::ClientTls,
+        Self::ClientTruncated,
+        Self::BackendTls,
+        Self::BackendTruncated,
     ];
 
     /// As it stands in logs and metrics.
@@ -98,6 +128,16 @@ impl Reason {
             Self::Drained => "drained",
             Self::Answered => "answered",
             Self::BackendRefused => "backend-refused",
+            Self::ClientLeft => "client-left",
+            Self::HandshakeTimeout => "handshake-timeout",
+            Self::UntrustedProxy => "untrusted-proxy",
+            Self::BadProxyHeader => "bad-proxy-header",
+            Self::BadHello => "bad-hello",
+            Self::LongHello => "long-hello",
+            Self::ClientTls => "client-tls",
+            Self::ClientTruncated => "client-truncated",
+            Self::BackendTls => "backend-tls",
+            Self::BackendTruncated => "backend-truncated",
         }
     }
 }

@@ -27,6 +27,10 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Where it is.
     pub address: Address,
+    /// Its place in the configuration's list.
+    pub(super) index: usize,
+    /// The host name that it was written as, if it was.
+    pub(super) host: Option<Arc<str>>,
     /// What all workers know of it, over reloads.
     pub state: Arc<BackendState>,
     weight: u16,
@@ -56,6 +60,7 @@ impl Backend {
     }
 
     pub(super) fn new(
+        index: usize,
         model: &config::Backend,
         state: Arc<BackendState>,
         (upstream_model, upstream): (&config::Upstream, &Arc<UpstreamState>),
@@ -65,8 +70,10 @@ impl Backend {
         let outlier = upstream_model.outlier;
         let most_ejected = outlier.map_or(0, |outlier| outlier.max_ejected.of(of));
         Self {
+            index,
             name: model.name.clone(),
             address: model.address.clone(),
+            host: model.host.clone(),
             state,
             weight: model.weight,
             backup: model.backup,

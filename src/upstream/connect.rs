@@ -1,12 +1,19 @@
 //! From an upstream to a connection: pick, wait where all are full, connect, and on failure try
 //! another backend within the budget.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
+
+use arc_swap::ArcSwap;
 
 use super::Upstream;
 use super::backend::{Backend, Lease};
+use super::gate::Gate;
+use super::handshake::{Unsecured, handshake};
 use super::local::Local;
 use super::queue::{self, Look, Waiter};
 use super::select::Choice;
@@ -14,11 +21,14 @@ use crate::policy::balance::{Draw, Passed, Request};
 use crate::policy::retry;
 use crate::ring::{Ring, Socket};
 use crate::time::Instant;
+use crate::tls::{Client, Session};
 
 /// A connection to a backend.
 pub struct Connection {
     /// The backend's side of the session.
     pub socket: Socket,
+    /// What it speaks TLS by.
+    pub tls: Option<Box<Session>>,
     /// Which one it is.
     pub lease: Lease,
     /// It was open before the session came: it may have been closed without anybody's having
@@ -33,6 +43,8 @@ pub enum Failure {
     Refused,
     /// The last one tried did not answer in time.
     TimedOut,
+    /// TLS could not be begun with the last one tried.
+    Unsecured,
     /// This machine had no descriptor, port or memory: another backend would not help.
     NoResources,
     /// All are full, and as many sessions wait as may.
@@ -52,6 +64,8 @@ pub struct Caller<'a> {
     pub address: Option<IpAddr>,
     /// A connection that was open ahead will do.
     pub takes_ahead: bool,
+    /// What the connection begins with: a header of the PROXY protocol.
+    pub header: Option<&'a Rc<[u8]>>,
     /// Told of each try that has failed.
     pub failed: &'a dyn Fn(&Backend, &io::Error),
 }
@@ -179,16 +193,17 @@ impl<'a> Search<'a> {
     }
 
     async fn open(&self, choice: Choice) -> Result<Connection, (usize, Lease, io::Error)> {
-        let (mut lease, ahead) = (choice.lease, choice.ahead.is_some());
-        let opened = match choice.ahead {
-            Some(socket) => Ok(socket),
-            None => self.upstream.open(self.ring, lease.backend()).await,
-        };
-        match opened {
-            Ok(socket) => {
+        let mut lease = choice.lease;
+        let opener = Opener::new(self.ring, self.upstream, lease.backend());
+        let gate = &self.local.gate;
+        let worker = (self.local.worker(), &**gate);
+        let header = self.caller.header;
+        match opener.for_client(choice.ahead, header, worker).await {
+            Ok((Opened { socket, tls, .. }, ahead)) => {
                 lease.connected(self.ring.now());
                 Ok(Connection {
                     socket,
+                    tls,
                     lease,
                     ahead,
                 })
@@ -198,13 +213,169 @@ impl<'a> Search<'a> {
     }
 }
 
-impl Upstream {
-    /// Connects to one of its backends.
-    pub(super) async fn open(&self, ring: &Ring, backend: &Backend) -> io::Result<Socket> {
-        let deadline = ring.now() + self.connect_timeout;
-        let source = self.source(&backend.address);
-        ring.connect(&backend.address, source, &self.options, deadline)
+/// A connection to a backend, as far as it has come.
+pub(super) struct Opened {
+    pub(super) socket: Socket,
+    pub(super) tls: Option<Box<Session>>,
+    /// What it was secured by.
+    by: Option<Arc<Client>>,
+}
+
+impl Opened {
+    fn plain(socket: Socket) -> Self {
+        Self {
+            socket,
+            tls: None,
+            by: None,
+        }
+    }
+}
+
+/// The number of a worker, and its gate.
+pub(super) type AtWork<'a> = (usize, &'a Gate);
+
+/// One attempt to connect to a backend, within `connect_timeout`: TCP, then the header, then TLS.
+pub(super) struct Opener<'a> {
+    ring: &'a Ring,
+    upstream: &'a Upstream,
+    backend: &'a Backend,
+    deadline: Instant,
+}
+
+impl<'a> Opener<'a> {
+    pub(super) fn new(ring: &'a Ring, upstream: &'a Upstream, backend: &'a Backend) -> Self {
+        Self {
+            ring,
+            upstream,
+            backend,
+            deadline: ring.now() + upstream.connect_timeout,
+        }
+    }
+
+    /// As far as it goes for any client: where a header has to come first, that is TCP alone.
+    pub(super) async fn ahead(&self, worker: AtWork<'_>) -> io::Result<Opened> {
+        let socket = self.dial().await?;
+        match &self.upstream.tls {
+            Some(tls) if !self.upstream.announces() => {
+                Box::pin(self.secure(socket, &tls.load_full(), worker)).await
+            }
+            _ => Ok(Opened::plain(socket)),
+        }
+    }
+
+    /// All of it, or what is left of it where a connection is open already; true = that one was used. One that turns out to be no good
+    /// is nobody's fault: another is opened.
+    async fn for_client(
+        &self,
+        ahead: Option<Opened>,
+        header: Option<&Rc<[u8]>>,
+        worker: AtWork<'_>,
+    ) -> io::Result<(Opened, bool)> {
+        if let Some(ahead) = ahead.filter(|ahead| self.suits(ahead))
+            && let Ok(opened) = self.complete(ahead, header, worker).await
+        {
+            return Ok((opened, true));
+        }
+        // With a timeout of its own.
+        let fresh = Self::new(self.ring, self.upstream, self.backend);
+        let socket = fresh.dial().await?;
+        let opened = Opened::plain(socket);
+        let completed = fresh.complete(opened, header, worker).await;
+        completed.map(|opened| (opened, false))
+    }
+
+    /// A connection that was secured by what the upstream demands at this moment, or is still to be.
+    fn suits(&self, ahead: &Opened) -> bool {
+        let Some(by) = &ahead.by else {
+            return true;
+        };
+        let tls = self.upstream.tls.as_ref().map(ArcSwap::load_full);
+        !self.upstream.announces() && tls.is_some_and(|tls| Arc::ptr_eq(&tls, by))
+    }
+
+    async fn complete(
+        &self,
+        opened: Opened,
+        header: Option<&Rc<[u8]>>,
+        worker: AtWork<'_>,
+    ) -> io::Result<Opened> {
+        let tls = self.upstream.tls.as_ref();
+        match tls.filter(|_| opened.tls.is_none()) {
+            None if header.is_none() => Ok(opened),
+            missing => {
+                let tls = missing.map(ArcSwap::load_full);
+                Box::pin(self.begin(opened, header, tls, worker)).await
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        opened: Opened,
+        header: Option<&Rc<[u8]>>,
+        tls: Option<Arc<Client>>,
+        worker: AtWork<'_>,
+    ) -> io::Result<Opened> {
+        if tls.is_some() && opened.socket.held() > 0 {
+            // What it says now would pass for something that was protected.
+            return Err(io::Error::other(Unsecured::Early));
+        }
+        if let Some(header) = header {
+            self.introduce(&opened.socket, header).await?;
+        }
+        match tls {
+            Some(tls) => self.secure(opened.socket, &tls, worker).await,
+            None => Ok(opened),
+        }
+    }
+
+    async fn dial(&self) -> io::Result<Socket> {
+        let upstream = self.upstream;
+        let address = &self.backend.address;
+        let source = upstream.source(address);
+        self.ring
+            .connect(address, source, &upstream.options, self.deadline)
             .await
+    }
+
+    /// Sends the header and waits until the kernel has it: nothing may get before it.
+    async fn introduce(&self, socket: &Socket, header: &Rc<[u8]>) -> io::Result<()> {
+        socket.belongs_to_this_task();
+        socket.send(header.clone());
+        let timer = self.ring.timer();
+        timer.set(self.deadline);
+        poll_fn(|_| match socket.send_error() {
+            Some(errno) => Poll::Ready(Err(io::Error::from_raw_os_error(errno))),
+            None if !socket.is_sending() => Poll::Ready(Ok(())),
+            None if self.ring.now() >= self.deadline => {
+                Poll::Ready(Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)))
+            }
+            None => {
+                socket.wake_when_sent();
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    async fn secure(
+        &self,
+        socket: Socket,
+        tls: &Arc<Client>,
+        (worker, gate): AtWork<'_>,
+    ) -> io::Result<Opened> {
+        let backend = self.backend;
+        let ip = backend.address.as_ip().map(|address| address.ip());
+        let memory = worker * self.upstream.backends.len() + backend.index;
+        let mut session = Box::new(tls.connect(memory, backend.host.as_deref(), ip));
+        handshake(self.ring, gate, &socket, &mut session, self.deadline)
+            .await
+            .map_err(io::Error::other)?;
+        Ok(Opened {
+            socket,
+            tls: Some(session),
+            by: Some(tls.clone()),
+        })
     }
 }
 
@@ -238,6 +409,11 @@ impl Drop for Charge<'_> {
 pub(super) fn classify(error: &io::Error) -> Failure {
     match error.raw_os_error() {
         Some(libc::ETIMEDOUT) => Failure::TimedOut,
+        None => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(Unsecured::TimedOut) => Failure::TimedOut,
+            Some(_) => Failure::Unsecured,
+            None => Failure::Refused,
+        },
         _ if lacks_resources(error) => Failure::NoResources,
         _ => Failure::Refused,
     }

@@ -2,7 +2,9 @@
 //! open ahead, and its random numbers.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::rc::Rc;
 
+use super::gate::Gate;
 use super::lines::Lines;
 use super::pool::Pools;
 
@@ -13,16 +15,20 @@ pub struct Local {
     lines: RefCell<Lines>,
     /// Connections that are open ahead.
     pub pools: Pools,
+    /// Where handshakes line up.
+    pub gate: Rc<Gate>,
 }
 
 impl Local {
     /// Of worker number `worker`. The same `seed` gives the same random numbers.
     pub fn new(worker: usize, seed: u64) -> Self {
+        let gate = Rc::new(Gate::default());
         Self {
             worker,
             random: Cell::new(seed ^ (worker as u64).wrapping_mul(0xd6e8_feb8_6659_fd93)),
             lines: RefCell::default(),
-            pools: Pools::default(),
+            pools: Pools::new(worker, gate.clone()),
+            gate,
         }
     }
 

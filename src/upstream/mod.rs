@@ -4,6 +4,8 @@
 mod backend;
 mod connect;
 pub mod datagrams;
+mod gate;
+mod handshake;
 mod image;
 mod lines;
 mod local;
@@ -24,6 +26,8 @@ use arc_swap::ArcSwap;
 
 pub use backend::{Backend, Lease};
 pub use connect::{Caller, Connection, Failure, connect, lacks_resources};
+pub use gate::Gate;
+pub use handshake::{Unsecured, absorb, handshake, records_to_take, take_records};
 pub use image::{BackendImage, UpstreamImage};
 pub use local::Local;
 pub use order::Order;
@@ -40,6 +44,7 @@ use crate::policy::roster::Rules;
 use crate::ring::SocketOptions;
 use crate::telemetry::events::Events;
 use crate::time::Instant;
+use crate::tls;
 
 /// A named set of backends with one policy, shared by all workers. One generation of it: what outlives
 /// a reload is behind `state`.
@@ -58,9 +63,11 @@ pub struct Upstream {
     pool: config::Pool,
     options: SocketOptions,
     announce: config::Announce,
+    tls: Option<ArcSwap<tls::Client>>,
     sources: Vec<IpAddr>,
     next_source: AtomicUsize,
     events: Arc<Events>,
+    workers: usize,
 }
 
 /// What every upstream of a process is made with.
@@ -86,11 +93,14 @@ impl Upstream {
         let backends: Vec<_> = model
             .backends
             .iter()
-            .map(|backend| {
+            .enumerate()
+            .map(|(index, backend)| {
                 let own = state.backend(&backend.address, model);
-                Arc::new(Backend::new(backend, own, (model, &state), &around.events))
+                let of = (model, &state);
+                Arc::new(Backend::new(index, backend, own, of, &around.events))
             })
             .collect();
+        let memories = around.workers * backends.len();
         let members = members(model, &backends);
         let resume = before.map_or(0, |before| before.balancer.resume());
         state.change();
@@ -114,6 +124,11 @@ impl Upstream {
                 user_timeout: Some(model.tcp_user_timeout),
             },
             announce: model.announce,
+            tls: model
+                .tls
+                .as_ref()
+                .map(|settings| ArcSwap::from_pointee(tls::Client::new(settings, memories))),
+            workers: around.workers,
             sources: model.source.clone(),
             next_source: AtomicUsize::new(0),
             events: around.events.clone(),
@@ -135,7 +150,20 @@ impl Upstream {
         self.algorithm.needs_client
     }
 
-    /// Which datagrams say who the client is.
+    /// Connections begin with a header of the PROXY protocol.
+    pub fn announces(&self) -> bool {
+        self.announce != config::Announce::Never
+    }
+
+    /// What its certificates and authorities are from now on. Nothing happens to connections that there are.
+    pub fn renew_tls(&self, settings: &tls::ClientSettings) {
+        if let Some(tls) = &self.tls {
+            let memories = self.workers * self.backends.len();
+            tls.store(Arc::new(tls::Client::new(settings, memories)));
+        }
+    }
+
+    /// Who hears by the PROXY protocol who the client is.
     pub fn announce(&self) -> config::Announce {
         self.announce
     }

@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use super::Upstream;
 use super::backend::{Backend, Slot};
-use crate::ring::{BUFFER_BYTES, Ring, Socket, Timer, Waker};
+use super::connect::{Opened, Opener};
+use super::gate::Gate;
+use super::handshake::absorb;
+use crate::ring::{BUFFER_BYTES, Ring, Timer, Waker};
 use crate::time::Instant;
 
 /// What a backend may say before a session takes the connection.
@@ -27,8 +30,9 @@ const RECHECK: Duration = Duration::from_secs(1);
 const PROVEN: Duration = Duration::from_millis(250);
 
 /// The pools of one worker.
-#[derive(Default)]
 pub struct Pools {
+    worker: usize,
+    gate: Rc<Gate>,
     list: RefCell<Vec<Rc<Pool>>>,
 }
 
@@ -36,6 +40,7 @@ pub struct Pools {
 struct Pool {
     /// Where the backend is found; replaced by a reload.
     place: RefCell<(Arc<Upstream>, usize)>,
+    at_work: (usize, Rc<Gate>),
     parked: RefCell<VecDeque<Parked>>,
     /// Opened, and not the keeper's yet.
     arrived: RefCell<Vec<Parked>>,
@@ -48,24 +53,32 @@ struct Pool {
 
 /// An idle connection and its place under the backend's cap.
 struct Parked {
-    socket: Socket,
+    opened: Opened,
     slot: Slot,
-    opened: Instant,
+    since: Instant,
     expires: Instant,
 }
 
 impl Pools {
+    pub(super) fn new(worker: usize, gate: Rc<Gate>) -> Self {
+        Self {
+            worker,
+            gate,
+            list: RefCell::default(),
+        }
+    }
+
     /// A connection to `backend` that has not ended, the oldest first.
-    pub(super) fn take(&self, backend: &Backend) -> Option<(Socket, Slot)> {
+    pub(super) fn take(&self, backend: &Backend) -> Option<(Opened, Slot)> {
         let list = self.list.borrow();
         let pool = list.iter().find(|pool| pool.is_of(backend))?;
         pool.wake();
-        let lives = |parked: &Parked| !parked.socket.has_ended();
         let mut parked = pool.parked.borrow_mut();
-        let taken = std::iter::from_fn(|| parked.pop_front()).find(lives)?;
+        let mut oldest = std::iter::from_fn(|| parked.pop_front());
+        let taken = oldest.find_map(|mut parked| (!parked.has_ended()).then_some(parked))?;
         // It was of use.
         pool.failures.set(0);
-        Some((taken.socket, taken.slot))
+        Some((taken.opened, taken.slot))
     }
 
     /// Every keeper looks after its connections.
@@ -93,7 +106,8 @@ impl Pools {
                     list.push(pool.clone());
                 }
                 None => {
-                    let pool = Rc::new(Pool::new(place));
+                    let at_work = (self.worker, self.gate.clone());
+                    let pool = Rc::new(Pool::new(place, at_work));
                     ring.spawn(keep(ring.clone(), pool.clone()));
                     list.push(pool);
                 }
@@ -118,9 +132,10 @@ impl Pools {
 }
 
 impl Pool {
-    fn new(place: (Arc<Upstream>, usize)) -> Self {
+    fn new(place: (Arc<Upstream>, usize), at_work: (usize, Rc<Gate>)) -> Self {
         Self {
             place: RefCell::new(place),
+            at_work,
             parked: RefCell::default(),
             arrived: RefCell::default(),
             opening: Cell::new(0),
@@ -151,27 +166,27 @@ impl Pool {
     fn tend(&self, now: Instant, most: usize) {
         let mut parked = self.parked.borrow_mut();
         for arrived in self.arrived.take() {
-            arrived.socket.belongs_to_this_task();
+            arrived.opened.socket.belongs_to_this_task();
             parked.push_back(arrived);
         }
         if parked
             .iter()
-            .any(|parked| now.since(parked.opened) >= PROVEN)
+            .any(|parked| now.since(parked.since) >= PROVEN)
         {
             self.failures.set(0);
         }
-        parked.retain(|parked| {
-            let ended = parked.socket.has_ended();
-            if ended && now.since(parked.opened) < PROVEN {
+        parked.retain_mut(|parked| {
+            let ended = parked.has_ended();
+            if ended && now.since(parked.since) < PROVEN {
                 self.note_failure(now);
             }
             !ended && now < parked.expires
         });
         parked.truncate(most);
         for parked in parked.iter() {
-            let held = parked.socket.held();
+            let held = parked.held();
             if held < GREETING {
-                parked.socket.receive(GREETING - held);
+                parked.opened.socket.receive(GREETING - held);
             }
         }
     }
@@ -229,6 +244,22 @@ impl Pool {
     }
 }
 
+impl Parked {
+    /// Takes in what has arrived, where that may be more than a greeting.
+    fn has_ended(&mut self) -> bool {
+        let Opened { socket, tls, .. } = &mut self.opened;
+        let finished = tls.as_mut().is_some_and(|tls| !absorb(socket, tls));
+        finished || socket.has_ended()
+    }
+
+    /// Bytes that it has said.
+    fn held(&self) -> u32 {
+        let Opened { socket, tls, .. } = &self.opened;
+        let early = tls.as_ref().map_or(0, |tls| tls.early().len());
+        socket.held().saturating_add(early as u32)
+    }
+}
+
 /// The keeper.
 async fn keep(ring: Ring, pool: Rc<Pool>) {
     let timer: Timer = ring.timer();
@@ -256,16 +287,18 @@ async fn keep(ring: Ring, pool: Rc<Pool>) {
 async fn open(ring: Ring, pool: Rc<Pool>, slot: Slot) {
     let (upstream, index) = pool.place.borrow().clone();
     let backend = &upstream.backends[index];
-    let opened = upstream.open(&ring, backend).await;
+    let (worker, gate) = &pool.at_work;
+    let opener = Opener::new(&ring, &upstream, backend);
+    let opened = opener.ahead((*worker, gate)).await;
     pool.opening.set(pool.opening.get() - 1);
     match opened {
         Ok(_) if pool.closed.get() => {}
-        Ok(socket) => {
+        Ok(opened) => {
             let lifetime = upstream.pool.idle_timeout.min(upstream.pool.max_lifetime);
             pool.arrived.borrow_mut().push(Parked {
-                socket,
+                opened,
                 slot,
-                opened: ring.now(),
+                since: ring.now(),
                 expires: ring.now() + lifetime,
             });
         }

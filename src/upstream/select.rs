@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arc_swap::Guard;
 
 use super::backend::{Lease, Refusal};
+use super::connect::Opened;
 use super::pool::Pools;
 use super::queue::Look;
 use super::{Backend, Upstream};
 use crate::policy::balance::{Candidates, Draw, Passed};
 use crate::policy::roster::{Roster, Standing};
-use crate::ring::Socket;
 use crate::time::Instant;
 
 /// A roster, and what it was made of.
@@ -28,7 +28,7 @@ pub(super) struct Choice {
     pub(super) index: usize,
     pub(super) lease: Lease,
     /// A connection that was open ahead.
-    pub(super) ahead: Option<Socket>,
+    pub(super) ahead: Option<Opened>,
 }
 
 impl Upstream {
@@ -95,7 +95,7 @@ impl Upstream {
         index: usize,
         pools: Option<&Pools>,
         now: Instant,
-    ) -> Result<(Lease, Option<Socket>), Refusal> {
+    ) -> Result<(Lease, Option<Opened>), Refusal> {
         let backend = &self.backends[index];
         if !backend.admits(now) {
             return Err(Refusal::Broken);
