@@ -1,7 +1,7 @@
 //! Whether a client is let in: caps, then its address, then rates. What it is let in with are its places
 //! under the caps, and what of its listener it goes by.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,6 +12,7 @@ use super::worker::WorkerState;
 use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
 use crate::time::Instant;
+use crate::upstream::Upstream;
 
 /// A session's places under the caps of its listener and of the process; they are free again when
 /// it goes.
@@ -25,6 +26,10 @@ pub(super) struct Policy {
     pub(super) listener: Arc<ListenerPolicy>,
     /// Who the client is, where that matters.
     pub(super) client: Option<IpAddr>,
+    /// Client and destination as another proxy has announced them.
+    pub(super) announced: Option<Box<(SocketAddr, SocketAddr)>>,
+    /// The route that it takes; `None` = to the default upstream.
+    pub(super) route: Option<usize>,
 }
 
 impl Policy {
@@ -34,7 +39,8 @@ impl Policy {
         listener: Arc<ListenerPolicy>,
         client: &Socket,
     ) -> Result<Self, Reason> {
-        let address = match listener.needs_client() {
+        // Behind another proxy that is known later.
+        let address = match listener.needs_client() && listener.trusted.is_none() {
             // Who has left already needs no answer.
             true => ring.peer(client).map_err(|_| Reason::ClientReset)?,
             false => None,
@@ -42,7 +48,14 @@ impl Policy {
         Ok(Self {
             listener,
             client: address.map(|address| address.ip()),
+            announced: None,
+            route: None,
         })
+    }
+
+    /// Where the session goes.
+    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+        self.listener.upstream(self.route)
     }
 }
 
@@ -56,7 +69,9 @@ impl Admission {
         let (admission, policy) = Self::enter(listener)?;
         let policy = Policy::new(ring, policy, client)?;
         let by = &policy.listener;
-        by.screen(listener, policy.client, ring.now())?;
+        if by.trusted.is_none() {
+            by.screen(listener, policy.client, ring.now())?;
+        }
         Ok((admission, policy))
     }
 

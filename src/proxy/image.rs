@@ -2,6 +2,7 @@
 //! in an upgrade. Versions may differ: everything has a default, and what is not known is left out.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use super::state::ListenerState;
 use crate::policy::clients;
 use crate::telemetry::counters;
 use crate::time::Instant;
+use crate::tls::tickets;
 use crate::upstream::UpstreamImage;
 
 /// What is known.
@@ -33,6 +35,23 @@ struct ListenerImage {
     /// Of `rate_limit.connections_per_ip`, if there is one.
     clients: Option<ClientsImage>,
     totals: counters::Totals,
+    /// By which sessions of TLS are resumed; `None` = by keys of the other process's own.
+    tickets: Option<TicketsImage>,
+}
+
+/// How [`tickets::Image`] is written down. It goes over a link that only the two processes have.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct TicketsImage {
+    since: u64,
+    keys: Vec<Vec<u8>>,
+}
+
+impl fmt::Debug for TicketsImage {
+    /// Without the keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TicketsImage {{ since: {} }}", self.since)
+    }
 }
 
 /// How [`clients::Image`] is written down: an entry is place, client and instant.
@@ -86,7 +105,7 @@ impl Shared {
         let before = self.snapshot.load();
         for listener in &image.listeners {
             if let Some(known) = before.listener(&listener.name) {
-                known.restore(listener);
+                known.restore(listener, now);
             }
         }
         for upstream in &image.upstreams {
@@ -134,16 +153,34 @@ impl ListenerState {
             bucket: self.bucket.image(),
             clients: clients.map(|(clients, rate)| clients.image(rate, now).into()),
             totals: self.totals(),
+            tickets: Some(self.tickets.image().into()),
         }
     }
 
-    fn restore(&self, image: &ListenerImage) {
+    fn restore(&self, image: &ListenerImage, now: Instant) {
+        if let Some(tickets) = &image.tickets {
+            self.tickets.restore(&tickets.clone().into(), now);
+        }
         self.bucket.restore(image.bucket);
         if let (Some(clients), Some(image)) = (&self.policy.load().clients, &image.clients) {
             // A table of another size begins anew.
             clients.restore(&image.clone().into());
         }
         self.elsewhere.add(&image.totals);
+    }
+}
+
+impl From<tickets::Image> for TicketsImage {
+    fn from(image: tickets::Image) -> Self {
+        let tickets::Image { since, keys } = image;
+        Self { since, keys }
+    }
+}
+
+impl From<TicketsImage> for tickets::Image {
+    fn from(image: TicketsImage) -> Self {
+        let TicketsImage { since, keys } = image;
+        Self { since, keys }
     }
 }
 
@@ -176,5 +213,60 @@ impl From<ClientsImage> for clients::Image {
                 })
                 .collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::telemetry::events::Events;
+
+    fn process() -> Arc<Shared> {
+        let text = "[listeners.web]\nbind = \"127.0.0.1:1\"\nupstream = \"app\"\n\
+                    [upstreams.app]\nbackends = [\"127.0.0.1:2\"]\n";
+        let config = config::parse(text, "a.toml", &mut config::SystemResolver).unwrap();
+        let (events, _receiver) = Events::new();
+        Shared::new(&config, 1, 10, events, 7)
+    }
+
+    fn tickets(process: &Shared) -> tickets::Image {
+        process.snapshot.load().listeners[0].tickets.image()
+    }
+
+    /// As it goes to another process.
+    fn sent(image: &Image) -> Image {
+        serde_json::from_value(serde_json::to_value(image).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_keys_of_tickets_go_to_the_next_process() {
+        let now = Instant::from_nanos(1 << 60);
+        let (old, new) = (process(), process());
+        assert_ne!(tickets(&old).keys, tickets(&new).keys);
+        // The second one is for tickets that were issued before.
+        old.snapshot.load().listeners[0].tickets.tend(now);
+        let image = sent(&old.image(now));
+        new.restore(&image, now);
+        assert_eq!(tickets(&new), tickets(&old));
+        assert_eq!(tickets(&new).keys.len(), 2);
+        assert!(!format!("{image:?}").contains("keys"), "{image:?}");
+    }
+
+    #[test]
+    fn a_process_that_knows_no_tickets_leaves_the_next_one_its_own() {
+        let now = Instant::from_nanos(1 << 60);
+        let new = process();
+        let before = tickets(&new);
+        let mut image = sent(&process().image(now));
+        image.listeners[0].tickets = None;
+        new.restore(&image, now);
+        let nonsense = TicketsImage {
+            since: u64::MAX,
+            keys: vec![vec![1; 47]],
+        };
+        image.listeners[0].tickets = Some(nonsense);
+        new.restore(&sent(&image), now);
+        assert_eq!(tickets(&new), before);
     }
 }

@@ -1,17 +1,19 @@
 //! Listeners and sessions: from an accepted connection to its end.
 //!
-//! A connection's life: accept → admission → pick → connect → relay both ways with half-close →
-//! close with one [`Reason`](crate::telemetry::Reason).
+//! A connection's life: accept → admission → \[PROXY header\] → \[TLS\] → route → pick → connect → relay both
+//! ways with half-close → close with one [`Reason`](crate::telemetry::Reason).
 
 mod admission;
 mod bulk;
 mod image;
 mod listener;
+mod opening;
 mod pacing;
 mod relay;
 mod snapshot;
 mod state;
 mod tcp;
+mod tls;
 mod udp;
 mod worker;
 

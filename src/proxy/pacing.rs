@@ -4,7 +4,7 @@
 use super::bulk::WINDOW;
 use crate::policy::bucket::Rate;
 use crate::policy::pace::Pacer;
-use crate::ring::{Relayed, Socket};
+use crate::ring::Relayed;
 use crate::time::Instant;
 
 /// Both directions of one connection.
@@ -24,18 +24,18 @@ impl Pacing {
         }
     }
 
-    /// Moves what `source` has sent to `target`, as far as the bucket of `direction` allows. Apart from
-    /// its caller, which is small enough to be inlined without it.
+    /// Moves by `relay`, which gets the window, as far as the bucket of `direction` allows. Apart from its
+    /// caller, which is small enough to be inlined without it.
     #[inline(never)]
     pub(super) fn relay(
         &mut self,
         direction: usize,
-        (source, target): (&Socket, &Socket),
         now: Instant,
+        relay: impl FnOnce(u32) -> Relayed,
     ) -> Relayed {
         let pacer = &mut self.pacers[direction];
         let allowed = pacer.allowance(self.rate, now).min(WINDOW);
-        let mut relayed = source.relay_to(target, allowed);
+        let mut relayed = relay(allowed);
         // A direction that rests is not received from either.
         relayed.blocked |= relayed.quiet;
         pacer.take(relayed.moved);

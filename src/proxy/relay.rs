@@ -7,6 +7,8 @@
 //!      ▼
 //!   Flushing ──the other side has acknowledged every byte that the broken one had sent,
 //!              or broke too, or none for `half_close`────────────▶ end: the other side is reset
+//!
+//!   Relaying ──idle, and a side speaks TLS──▶ Parting ──it was told──▶ end: in order
 //! ```
 //!
 //! An end that one side can't see as the end (a reset, a timeout in mid-stream, a drain) reaches
@@ -16,16 +18,24 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::bulk::Bulk;
+use super::bulk::{Bulk, WINDOW};
 use super::pacing::Pacing;
 use super::snapshot::ListenerPolicy;
+use super::tls::Tls;
 use crate::ring::{Flow, Relayed, Ring, Socket, Timer};
 use crate::telemetry::Reason;
 use crate::time::Instant;
+use crate::tls::Session;
 
 /// While a direction is blocked nothing is received on it, so that a reset comes without a
 /// completion: it is looked for this often. And a pipe is given back after so long without use.
 const BLOCKED_CHECK: Duration = Duration::from_secs(1);
+
+/// How long the kernel may take to send the end of TLS.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// The longest pause between two looks at what was acknowledged.
+const MOST_PAUSE: Duration = Duration::from_millis(64);
 
 /// No progress to compare with.
 const NOTHING: u64 = u64::MAX;
@@ -37,6 +47,8 @@ pub(super) struct Outcome {
     pub(super) bytes_received: u64,
     /// From the backend, handed to the client's kernel.
     pub(super) bytes_sent: u64,
+    /// More of the reason, for the log.
+    pub(super) detail: Option<String>,
 }
 
 impl Outcome {
@@ -46,12 +58,14 @@ impl Outcome {
             reason,
             bytes_received: 0,
             bytes_sent: 0,
+            detail: None,
         }
     }
 }
 
+/// One of the two ends of a session.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub(super) enum Side {
     Client = 0,
     Backend = 1,
 }
@@ -76,6 +90,7 @@ pub(super) struct Relay {
     /// By the side that a direction begins at.
     bulk: [Bulk; 2],
     pacing: Option<Box<Pacing>>,
+    tls: Option<Box<Tls>>,
     state: State,
 }
 
@@ -92,6 +107,8 @@ enum State {
         until: Instant,
         pause: Duration,
     },
+    /// Both sides were told that nothing more comes.
+    Parting { reason: Reason, until: Instant },
 }
 
 impl State {
@@ -115,6 +132,7 @@ impl Relay {
     pub(super) fn new(
         client: Socket,
         backend: Socket,
+        tls: Option<Box<Tls>>,
         policy: Arc<ListenerPolicy>,
         ahead: bool,
     ) -> Self {
@@ -133,6 +151,7 @@ impl Relay {
             bytes_sent: 0,
             bulk: [Bulk::default(), Bulk::default()],
             pacing: bandwidth.map(pacing),
+            tls,
             state: match ahead {
                 true => State::Ahead,
                 false => State::RELAYING,
@@ -148,9 +167,9 @@ impl Relay {
         (self.bytes_received, self.bytes_sent)
     }
 
-    /// The client and what it goes by, for another relay.
-    pub(super) fn into_client(self) -> (Socket, Arc<ListenerPolicy>) {
-        (self.client, self.policy)
+    /// The client and its TLS, for another relay.
+    pub(super) fn into_client(self) -> (Socket, Option<Box<Session>>) {
+        (self.client, self.tls.and_then(|tls| tls.into_client()))
     }
 
     fn begin(&mut self) {
@@ -167,17 +186,31 @@ impl Relay {
         }
         if let State::Ahead = self.state {
             // Looked at before the client's first byte is sent.
-            if self.backend.has_ended() {
+            if self.backend.has_ended() || !self.takes_more() {
                 return Poll::Ready(Ending::STALE);
             }
-            if self.client.held() > 0 || self.client.has_ended() || self.backend.held() > 0 {
+            let client_speaks = self.client.held() > 0 || self.client.has_ended();
+            if client_speaks || self.backend.held() > 0 || self.has_news() {
                 self.state = State::RELAYING;
             }
         }
         match self.state {
             State::Ahead | State::Relaying { .. } => self.relay(),
             State::Flushing { .. } => self.flush(),
+            State::Parting { reason, until } => self.part(reason, until),
         }
+    }
+
+    /// A backend that speaks TLS has not said by it that it has finished.
+    fn takes_more(&mut self) -> bool {
+        let tls = self.tls.as_mut();
+        tls.is_none_or(|tls| tls.absorb(Side::Backend, &self.backend))
+    }
+
+    /// Something came with a TLS handshake.
+    fn has_news(&self) -> bool {
+        let tls = self.tls.as_ref();
+        tls.is_some_and(|tls| tls.has_news(Side::Client) || tls.has_news(Side::Backend))
     }
 
     /// The ring of both sockets.
@@ -195,6 +228,7 @@ impl Relay {
             reason: ending.reason,
             bytes_received: self.bytes_received,
             bytes_sent: self.bytes_sent,
+            detail: self.tls.and_then(|tls| tls.detail()),
         }
     }
 
@@ -228,7 +262,7 @@ impl Relay {
                 both: true,
             } => return Ending::in_order(Reason::BackendClosed),
             State::Relaying { first_fin, .. } => first_fin,
-            State::Flushing { .. } => return Poll::Pending,
+            State::Flushing { .. } | State::Parting { .. } => return Poll::Pending,
         };
         self.check(first_fin, blocked)
     }
@@ -240,9 +274,9 @@ impl Relay {
             Side::Client => (&self.client, &self.backend),
             Side::Backend => (&self.backend, &self.client),
         };
-        let relayed = match &mut self.pacing {
-            Some(pacing) => pacing.relay(from as usize, (source, target), now),
-            None => self.bulk[from as usize].relay(source, target, now),
+        let relayed = match self.pacing.is_none() && self.tls.is_none() {
+            true => self.bulk[from as usize].relay(source, target, now),
+            false => self.pump_with_care(from),
         };
         if relayed.moved > 0 {
             self.active = now;
@@ -252,6 +286,26 @@ impl Relay {
             }
         }
         relayed
+    }
+
+    /// The same where bandwidth is bounded or a side speaks TLS. Apart from its caller, which is small enough to
+    /// be inlined without it.
+    #[inline(never)]
+    fn pump_with_care(&mut self, from: Side) -> Relayed {
+        let now = self.ring().now();
+        let sides = match from {
+            Side::Client => (&self.client, &self.backend),
+            Side::Backend => (&self.backend, &self.client),
+        };
+        let tls = &mut self.tls;
+        let mut relay = |window| match tls {
+            Some(tls) => tls.relay(from, sides, window),
+            None => sides.0.relay_to(sides.1, window),
+        };
+        match &mut self.pacing {
+            Some(pacing) => pacing.relay(from as usize, now, relay),
+            None => relay(WINDOW),
+        }
     }
 
     fn pass_fin_on(&mut self, from: Side) {
@@ -270,9 +324,10 @@ impl Relay {
 
     fn start_flushing(&mut self, broken: Side, errno: i32) -> Poll<Ending> {
         self.progress = NOTHING;
+        let fault = self.tls.as_ref().and_then(|tls| tls.fault(broken));
         self.state = State::Flushing {
             broken,
-            reason: reason_of(broken, errno),
+            reason: fault.unwrap_or_else(|| reason_of(broken, errno)),
             until: self.ring().now() + self.policy.timeouts.half_close,
             pause: Duration::from_millis(1),
         };
@@ -294,7 +349,9 @@ impl Relay {
         };
         let flow = self.pump(broken).flow;
         let now = self.ring().now();
-        let (_, target) = self.sides(broken);
+        let (source, target) = self.sides(broken);
+        let told = self.tls.as_ref();
+        let told = told.is_none_or(|tls| tls.has_told(broken, source));
         let progress = target.progress();
         let delivered = match flow {
             Flow::Open | Flow::Failed { drained: false, .. } => target.is_gone(),
@@ -307,14 +364,14 @@ impl Relay {
             self.progress = progress;
             until = now + self.policy.timeouts.half_close;
         }
-        if delivered || now >= until {
+        if (delivered && told) || now >= until {
             return Poll::Ready(Ending {
                 reason,
                 reset: true,
             });
         }
         self.timer.set(now + pause);
-        let pause = (pause * 2).min(Duration::from_millis(64));
+        let pause = (pause * 2).min(MOST_PAUSE);
         self.state = State::Flushing {
             broken,
             reason,
@@ -353,7 +410,9 @@ impl Relay {
     fn check_idle(&mut self, half_closed: bool, blocked: bool) -> Poll<Ending> {
         let now = self.ring().now();
         let waiting = self.client.unacknowledged() > 0 || self.backend.unacknowledged() > 0;
-        let held = self.bulk.iter().any(|bulk| !bulk.is_empty());
+        // Also what is incomplete of a record.
+        let held = self.client.held() + self.backend.held() > 0
+            || self.bulk.iter().any(|bulk| !bulk.is_empty());
         let stuck = waiting || held || self.client.is_sending() || self.backend.is_sending();
         if stuck || self.progress != NOTHING {
             let progress = self.client.progress().wrapping_add(self.backend.progress());
@@ -373,10 +432,12 @@ impl Relay {
         };
         let left = (self.active + timeout) - now;
         if left.is_zero() {
-            return Poll::Ready(Ending {
-                reason,
-                reset: half_closed || stuck,
-            });
+            let reset = half_closed || stuck;
+            if let (Some(tls), false) = (&mut self.tls, reset) {
+                tls.part(&self.client, &self.backend);
+                return self.part(reason, now + PARTING);
+            }
+            return Poll::Ready(Ending { reason, reset });
         }
         let piped = self.bulk.iter().any(Bulk::has_pipe);
         let most = if blocked || piped {
@@ -385,6 +446,19 @@ impl Relay {
             timeout / 2
         };
         self.check_again_in(left.min(most));
+        Poll::Pending
+    }
+
+    /// Waits until the kernel has what was said at the end.
+    fn part(&mut self, reason: Reason, until: Instant) -> Poll<Ending> {
+        let said = !self.client.is_sending() && !self.backend.is_sending();
+        if said || self.ring().now() >= until {
+            return Ending::in_order(reason);
+        }
+        self.state = State::Parting { reason, until };
+        self.client.wake_when_sent();
+        self.backend.wake_when_sent();
+        self.timer.set(until);
         Poll::Pending
     }
 
@@ -432,7 +506,7 @@ impl Ending {
 }
 
 impl Side {
-    fn other(self) -> Self {
+    pub(super) fn other(self) -> Self {
         match self {
             Self::Client => Self::Backend,
             Self::Backend => Self::Client,

@@ -10,9 +10,11 @@ use super::state::ListenerState;
 use crate::config::{self, Config, RateLimit, Timeouts, Udp};
 use crate::policy::admission::Occupancy;
 use crate::policy::bucket::Rate;
-use crate::policy::cidr::Acl;
+use crate::policy::cidr::{Acl, Networks};
 use crate::policy::clients::Clients;
+use crate::policy::routes::Routes;
 use crate::telemetry::events::Events;
+use crate::tls::{Server, ServerSettings, Tickets};
 use crate::upstream::{Kept, Surroundings, Upstream};
 
 /// One generation of the configuration.
@@ -31,8 +33,16 @@ pub struct Snapshot {
 pub struct ListenerPolicy {
     /// The table's name.
     pub name: Arc<str>,
-    /// Where its connections go.
+    /// Where its connections go that take no route.
     pub upstream: Arc<Upstream>,
+    /// Where others go, by name.
+    pub(super) routes: Option<Arc<RoutedUpstreams>>,
+    /// Connections begin with a header of the PROXY protocol, which is believed of these.
+    pub(super) trusted: Option<Arc<Networks>>,
+    /// TLS is terminated.
+    pub tls: Option<Arc<Server>>,
+    /// By which sessions of TLS are resumed.
+    tickets: Arc<Tickets>,
     /// Of its sessions.
     pub timeouts: Timeouts,
     /// Sessions at once; `usize::MAX` = no cap of its own.
@@ -47,6 +57,13 @@ pub struct ListenerPolicy {
     pub datagram_clients: Option<Arc<Clients>>,
     /// It takes datagrams, and how.
     pub udp: Option<Udp>,
+}
+
+/// Names, and the upstreams that they lead to.
+#[derive(Debug)]
+pub(super) struct RoutedUpstreams {
+    names: Routes,
+    upstreams: Vec<Arc<Upstream>>,
 }
 
 /// The process, as its workers see it.
@@ -104,6 +121,9 @@ impl ListenerPolicy {
         before: Option<&Self>,
         seed: u64,
     ) -> Self {
+        let trusted = model.trusted_proxies.as_deref();
+        let tls = model.tls.as_ref();
+        let tickets = before.map_or_else(Arc::default, |before| before.tickets.clone());
         let rate_limit = model.rate_limit;
         let networks = |networks: &[config::IpNet]| {
             let pairs = networks.iter();
@@ -126,6 +146,10 @@ impl ListenerPolicy {
         Self {
             name: model.name.clone(),
             upstream: upstreams[model.upstream].clone(),
+            routes: RoutedUpstreams::new(&model.routes, upstreams),
+            trusted: trusted.map(|trusted| Arc::new(Networks::new(networks(trusted)))),
+            tls: tls.map(|settings| Arc::new(Server::new(settings, &model.name, &tickets))),
+            tickets,
             timeouts: model.timeouts,
             max_connections: most.min().map_or(usize::MAX, usize::from),
             acl: Arc::new(Acl::new(networks(&model.allow), networks(&model.deny))),
@@ -138,7 +162,52 @@ impl ListenerPolicy {
 
     /// It matters who the client is.
     pub(super) fn needs_client(&self) -> bool {
-        !self.acl.is_open() || self.clients.is_some() || self.upstream.needs_client()
+        let routed = self.routes.as_ref();
+        !self.acl.is_open()
+            || self.clients.is_some()
+            || self.upstream.needs_client()
+            || routed.is_some_and(|it| it.upstreams.iter().any(|it| it.needs_client()))
+    }
+
+    /// Something is to be heard from the client before a backend is looked for.
+    pub(super) fn has_opening(&self) -> bool {
+        self.trusted.is_some() || self.tls.is_some() || self.routes.is_some()
+    }
+
+    /// The route of this name, which is in lower case.
+    pub(super) fn route(&self, name: &str) -> Option<usize> {
+        self.routes.as_ref()?.names.find(name)
+    }
+
+    /// Where a route leads.
+    pub(super) fn upstream(&self, route: Option<usize>) -> &Arc<Upstream> {
+        let routed = self.routes.as_ref().zip(route);
+        routed.map_or(&self.upstream, |(routed, route)| &routed.upstreams[route])
+    }
+
+    /// The same with other certificates.
+    fn with_tls(&self, settings: &ServerSettings) -> Self {
+        let server = Server::new(settings, &self.name, &self.tickets);
+        Self {
+            tls: Some(Arc::new(server)),
+            ..self.clone()
+        }
+    }
+}
+
+impl RoutedUpstreams {
+    fn new(routes: &[config::Route], upstreams: &[Arc<Upstream>]) -> Option<Arc<Self>> {
+        if routes.is_empty() {
+            return None;
+        }
+        let names = routes
+            .iter()
+            .map(|route| route.sni.iter().map(|name| &**name));
+        let led_to = routes.iter().map(|route| upstreams[route.upstream].clone());
+        Some(Arc::new(Self {
+            names: Routes::new(names),
+            upstreams: led_to.collect(),
+        }))
     }
 }
 
@@ -208,6 +277,25 @@ impl Shared {
         snapshot
     }
 
+    /// Certificates, keys and authorities are those of `config` from now on, for new sessions. Everything
+    /// else of `config` is what it was.
+    pub fn renew_tls(&self, config: &Config) {
+        let snapshot = self.snapshot.load();
+        for model in &config.listeners {
+            let listener = snapshot.listener(&model.name);
+            if let (Some(listener), Some(settings)) = (listener, &model.tls) {
+                let renewed = listener.policy.load().with_tls(settings);
+                listener.policy.store(Arc::new(renewed));
+            }
+        }
+        for model in &config.upstreams {
+            let upstream = snapshot.upstream(&model.name);
+            if let (Some(upstream), Some(settings)) = (upstream, &model.tls) {
+                upstream.renew_tls(settings);
+            }
+        }
+    }
+
     fn policy(
         &self,
         listener: &config::Listener,
@@ -222,7 +310,8 @@ impl Shared {
     /// The state of the listener, which goes by `policy` from now on.
     fn listener(&self, policy: Arc<ListenerPolicy>) -> Arc<ListenerState> {
         let name = policy.name.clone();
-        let new = || ListenerState::new(self.around.workers, policy.clone());
+        let tickets = policy.tickets.clone();
+        let new = || ListenerState::new(self.around.workers, policy.clone(), tickets);
         let state = self.listeners.find_or(&name, new);
         state.policy.store(policy.clone());
         state

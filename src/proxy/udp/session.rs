@@ -210,9 +210,9 @@ impl Session {
         let side = &mut *self.side_mut();
         let announced = std::mem::replace(&mut side.announced, true);
         let every = match side.announce {
-            Announce::Every => true,
-            Announce::First if !announced => false,
-            Announce::First | Announce::Never => {
+            Announce::V2Every => true,
+            Announce::V2First if !announced => false,
+            Announce::V1 | Announce::V2First | Announce::Never => {
                 return parcel::send(&side.socket, parcel, &mut side.offload);
             }
         };
@@ -430,6 +430,7 @@ impl Session {
                 reason,
                 bytes_received: self.bytes_received.get(),
                 bytes_sent: self.bytes_sent.get(),
+                detail: None,
                 duration: now - self.began,
             })));
         }
@@ -490,7 +491,9 @@ pub(super) fn dropped(failure: Failure) -> Dropped {
     match failure {
         Failure::QueueFull | Failure::QueueTimeout => Dropped::BackendsFull,
         Failure::NoResources => Dropped::NoResources,
-        Failure::Refused | Failure::TimedOut | Failure::ClientGone => Dropped::NoBackend,
+        Failure::Refused | Failure::TimedOut | Failure::Unsecured | Failure::ClientGone => {
+            Dropped::NoBackend
+        }
     }
 }
 
