@@ -91,6 +91,10 @@ fn as_root() -> Vec<Trial> {
             process::a_file_that_only_root_can_read_is_an_error_at_the_start,
         ),
         trial(
+            "a_key_that_only_root_can_read_is_an_error_at_the_start",
+            process::a_key_that_only_root_can_read_is_an_error_at_the_start,
+        ),
+        trial(
             "a_low_port_is_kept_over_an_upgrade_with_more_workers",
             process::a_low_port_is_kept_over_an_upgrade_with_more_workers,
         ),

@@ -1,5 +1,6 @@
 //! `ringress status`: what a running process says about itself, as tables or as JSON.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -8,8 +9,8 @@ use super::Error;
 use super::process::{AT_ONCE, Process, conclude};
 use crate::control::socket::protocol::{Command, Outcome};
 use crate::control::socket::status::{
-    BackendStatus, BreakerState, DatagramStatus, DrainStatus, ListenerState, ListenerStatus,
-    ProcessState, ReloadReport, Status, UpstreamStatus,
+    BackendStatus, BreakerState, CertificateStatus, DatagramStatus, DrainStatus, ListenerState,
+    ListenerStatus, ProcessState, ReloadReport, Status, UpstreamStatus,
 };
 
 #[derive(clap::Args, Debug)]
@@ -37,7 +38,9 @@ fn text(status: &Status) -> String {
     let tables = [
         listeners(&status.listeners),
         datagrams(&status.listeners),
+        openings(&status.listeners),
         upstreams(&status.upstreams),
+        certificates(status),
         draining(&status.draining),
     ];
     for rows in tables.iter().filter(|rows| rows.len() > 1) {
@@ -149,18 +152,62 @@ fn datagrams(listeners: &[ListenerStatus]) -> Vec<Vec<String>> {
             sent,
             dropped,
         } = listener.datagrams.as_ref()?;
-        let dropped: Vec<_> = dropped
-            .iter()
-            .map(|(reason, count)| format!("{count} {reason}"))
-            .collect();
         let dropped = match dropped.is_empty() {
             true => "0".to_owned(),
-            false => dropped.join(", "),
+            false => counted(dropped),
         };
         let (received, sent) = (received.to_string(), sent.to_string());
         Some(row([&listener.name, &received, &sent, &dropped]))
     });
     std::iter::once(head).chain(rows).collect()
+}
+
+/// Of the listeners whose sessions begin in several ways.
+fn openings(listeners: &[ListenerStatus]) -> Vec<Vec<String>> {
+    let head = row(["OPENED", "HOW"]);
+    let counted = listeners.iter().filter(|it| !it.opened.is_empty());
+    let rows = counted.map(|listener| row([&listener.name, &self::counted(&listener.opened)]));
+    std::iter::once(head).chain(rows).collect()
+}
+
+fn counted(counts: &BTreeMap<String, u64>) -> String {
+    let counts = counts.iter().map(|(what, count)| format!("{count} {what}"));
+    counts.collect::<Vec<_>>().join(", ")
+}
+
+/// What is in use of files, listeners' first.
+fn certificates(status: &Status) -> Vec<Vec<String>> {
+    let head = row(["CERTIFICATE", "USED BY", "EXPIRES", "NAMES", "STATE"]);
+    let listeners = status.listeners.iter().flat_map(|listener| {
+        let user = format!("listener {:?}", listener.name);
+        listener
+            .certificates
+            .iter()
+            .map(move |it| certificate(it, &user))
+    });
+    let upstreams = status.upstreams.iter().flat_map(|upstream| {
+        let user = format!("upstream {:?}", upstream.name);
+        upstream
+            .certificates
+            .iter()
+            .map(move |it| certificate(it, &user))
+    });
+    let rows = listeners.chain(upstreams);
+    std::iter::once(head).chain(rows).collect()
+}
+
+fn certificate(certificate: &CertificateStatus, user: &str) -> Vec<String> {
+    let names = match (&certificate.not_after, certificate.names.is_empty()) {
+        (None, true) => "authorities".to_owned(),
+        (Some(_), true) => "none".to_owned(),
+        (_, false) => certificate.names.join(", "),
+    };
+    let state = match &certificate.error {
+        None => "in use".to_owned(),
+        Some(error) => format!("the old one is in use: {error}"),
+    };
+    let expires = certificate.not_after.as_deref().unwrap_or("-");
+    row([&certificate.file, user, expires, &names, &state])
 }
 
 fn upstreams(upstreams: &[UpstreamStatus]) -> Vec<Vec<String>> {
@@ -290,6 +337,7 @@ mod tests {
             upstreams: vec![UpstreamStatus {
                 name: "app".to_owned(),
                 backends: vec![healthy, dead],
+                ..UpstreamStatus::default()
             }],
             ..Status::default()
         }
@@ -327,6 +375,40 @@ app       b2       unhealthy, ejected, breaker half-open  1       0         0   
         let expected = "
 DATAGRAMS  RECEIVED  SENT  DROPPED
 web        10        7     1 denied, 2 no-backend
+";
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn what_tls_is_and_does_is_told() {
+        let mut status = status();
+        status.listeners[0].opened = [("tls1.3".to_owned(), 9), ("tls1.2".to_owned(), 1)].into();
+        let mut own = CertificateStatus {
+            file: "/etc/a.pem".to_owned(),
+            names: vec!["a.example".to_owned(), "*.b.example".to_owned()],
+            not_after: Some("2026-03-01T12:00:00Z".to_owned()),
+            error: None,
+        };
+        status.listeners[0].certificates.push(own.clone());
+        own.error = Some("/etc/a.key: there is no key in it".to_owned());
+        own.names.clear();
+        status.listeners[0].certificates.push(own);
+        status.upstreams[0].certificates.push(CertificateStatus {
+            file: "/etc/ca.pem".to_owned(),
+            ..CertificateStatus::default()
+        });
+        let text = text(&status);
+        let expected = "
+OPENED  HOW
+web     1 tls1.2, 9 tls1.3
+";
+        assert!(text.contains(expected), "{text}");
+        let expected = "
+CERTIFICATE  USED BY         EXPIRES               NAMES                   STATE
+/etc/a.pem   listener \"web\"  2026-03-01T12:00:00Z  a.example, *.b.example  in use
+/etc/a.pem   listener \"web\"  2026-03-01T12:00:00Z  none                    the old one is in use: /etc/a.key: \
+there is no key in it
+/etc/ca.pem  upstream \"app\"  -                     authorities             in use
 ";
         assert!(text.contains(expected), "{text}");
     }

@@ -5,11 +5,11 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::process::{ENDING, Process};
-use super::reload::Answer;
+use super::reload::{Answer, Read};
 use super::socket::{Outcome, Planned, ReloadReport, Reloaded, Reply};
-use super::{Error, events, health, max_connections, with_max_sessions};
+use super::{Error, certificates, events, health, max_connections, with_max_sessions};
 use crate::config::diff::{self, Change};
-use crate::config::{self, Config, Diagnostics, SystemResolver};
+use crate::config::{self, Diagnostics, KeepingResolver};
 use crate::proxy::Message;
 use crate::telemetry::log;
 
@@ -24,7 +24,7 @@ impl Process {
             Some(_) if self.succession.is_under_way() => "an upgrade is under way",
             Some(source) => {
                 self.notifier.reloading();
-                return self.reload.request(source, answer);
+                return self.reload.request(source, &self.config, answer);
             }
         };
         tracing::warn!("reload refused: {refused}");
@@ -38,12 +38,9 @@ impl Process {
 
     /// Applies what was read, or says why not.
     pub(super) fn finish_reload(&mut self) {
-        let Some(source) = &self.source else {
-            return;
-        };
-        let (loaded, asking) = self.reload.take(source);
+        let (loaded, asking) = self.reload.take();
         let outcome = match loaded {
-            Some(Ok(new)) => self.apply(new),
+            Some(Ok(read)) => self.apply(read),
             Some(Err(diagnostics)) => {
                 log_findings(&diagnostics);
                 Err(Refusal(vec![diagnostics.to_string()]))
@@ -53,6 +50,10 @@ impl Process {
         let reply = self.note_reload(outcome);
         for answer in asking {
             let _ = answer.send(reply.clone());
+        }
+        self.certificates.follow(&self.config);
+        if let Some(source) = &self.source {
+            self.reload.go_on(source, &self.config);
         }
         self.notifier.ready(&self.summary());
     }
@@ -95,7 +96,8 @@ impl Process {
     }
 
     /// Goes on with another configuration. Whatever can fail comes first, and leaves nothing behind.
-    fn apply(&mut self, new: Config) -> Result<Vec<Change>, Refusal> {
+    fn apply(&mut self, read: Read) -> Result<Vec<Change>, Refusal> {
+        let Read { config: new, kept } = read;
         let changes = diff::between(&self.config, &new);
         let refused: Vec<_> = diff::needs_upgrade(&changes)
             .map(|change| format!("{change}: `ringress upgrade` can do it"))
@@ -111,6 +113,9 @@ impl Process {
         for change in &changes {
             tracing::info!("change: {change}");
         }
+        kept.iter().for_each(certificates::log_wrong);
+        self.certificates.told(&kept);
+        certificates::warn_of_unverified(&new);
         let snapshot = self.shared.reload(&limited);
         self.shared.max_connections.store(most, Ordering::Relaxed);
         self.bindings.commit(prepared, &snapshot, &self.workers);
@@ -134,7 +139,8 @@ impl Process {
     pub(super) fn plan(&self, file: String, text: String, answer: Answer) {
         let present = self.config.clone();
         let plan = move || {
-            let reply = match config::parse(&text, &file, &mut SystemResolver) {
+            let mut resolver = KeepingResolver::new(&present);
+            let reply = match config::parse(&text, &file, &mut resolver) {
                 Ok(new) => {
                     let changes = diff::between(&present, &new);
                     Reply::Done(Outcome::Planned(Planned { changes }))

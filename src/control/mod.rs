@@ -5,6 +5,7 @@ pub mod activation;
 mod apply;
 mod bindings;
 pub mod capacity;
+mod certificates;
 mod events;
 mod health;
 pub mod notify;

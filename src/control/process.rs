@@ -16,6 +16,7 @@ use tokio::time::Interval;
 
 use super::Error;
 use super::bindings::Bindings;
+use super::certificates::{Certificates, Found};
 use super::health::Probers;
 use super::notify::Notifier;
 use super::parts::Parts;
@@ -43,6 +44,7 @@ pub(super) struct Process {
     /// When the service manager wants to hear that the process lives.
     pub(super) watchdog: Option<Interval>,
     pub(super) reload: Reload,
+    pub(super) certificates: Certificates,
     pub(super) last_reload: Option<ReloadReport>,
     pub(super) parts: Parts,
     /// Workers look at sessions one by one, as those of some parts are to end.
@@ -70,6 +72,8 @@ enum Event {
     Succeeded(Outcome),
     /// An older process has told what it has counted.
     Counted(usize, Option<Value>),
+    /// Files of certificates were read again.
+    Read(Found),
     /// The service manager wants to hear that the process lives.
     Watched,
     /// A worker has ended; `None` = the last one had before.
@@ -130,6 +134,7 @@ impl Process {
                 None => std::future::pending().await,
             }
         };
+        let renewing = !self.reload.is_under_way() && self.state != ProcessState::Draining;
         // An address that is being closed may be wanted again.
         let closed = async {
             if self.resuming.is_empty() {
@@ -152,6 +157,8 @@ impl Process {
             () = emptied => Event::Emptied,
             outcome = self.succession.outcome() => Event::Succeeded(outcome),
             (ancestor, totals) = self.ancestors.next() => Event::Counted(ancestor, totals),
+            // A reload that is under way reads the same files, and keeps what was in effect when it began.
+            found = self.certificates.next(), if renewing => Event::Read(found),
             () = watched => Event::Watched,
             ended = self.workers.next_end(), if self.workers.are_running() => Event::Ended(ended),
         }
@@ -202,6 +209,7 @@ impl Process {
                 }
                 self.ancestors.counted(ancestor, totals, &self.shared);
             }
+            Event::Read(found) => self.renew_certificates(&found),
             Event::Watched => self.notifier.alive(),
             Event::Asked(Asked::Reload) => tracing::warn!("reload refused: {ENDING}"),
             Event::Asked(Asked::Upgrade) => tracing::warn!("upgrade refused: {ENDING}"),

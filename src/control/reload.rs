@@ -12,7 +12,8 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use super::socket::Reply;
-use crate::config::{self, Config, Diagnostics};
+use crate::config::{self, Config, Diagnostics, KeepingResolver};
+use crate::tls::LoadError;
 
 /// Where the reading stands.
 #[derive(Default)]
@@ -33,24 +34,32 @@ enum Stage {
 }
 
 /// What the file holds; `None` if the thread that read it failed.
-pub(super) type Loaded = Option<Result<Config, Box<Diagnostics>>>;
+pub(super) type Loaded = Option<Result<Read, Box<Diagnostics>>>;
+
+/// A configuration, and what it goes by.
+pub(super) struct Read {
+    pub(super) config: Config,
+    /// What is wrong with files of certificates whose old content is used.
+    pub(super) kept: Vec<LoadError>,
+}
 
 /// How somebody is told the outcome.
 pub(super) type Answer = oneshot::Sender<Reply>;
 
 impl Reload {
-    /// Begins to read `source`, or to read it again after the present reading, which may have begun
-    /// before the file was changed. A storm of requests is two readings.
-    pub(super) fn request(&mut self, source: &Path, answer: Option<Answer>) {
+    /// Begins to read `source`, which is to follow `present`, or to read it again after the present reading,
+    /// which may have begun before the file was changed. A storm of requests is two readings.
+    pub(super) fn request(&mut self, source: &Path, present: &Config, answer: Option<Answer>) {
         if self.is_under_way() {
             self.again.get_or_insert_default().extend(answer);
             return;
         }
         self.asking.extend(answer);
         let path = source.to_owned();
+        let resolver = KeepingResolver::new(present);
         let (sender, receiver) = oneshot::channel();
         // The receiver is gone when the process ends meanwhile.
-        let load = move || drop(sender.send(Some(config::load(&path).map_err(Box::new))));
+        let load = move || drop(sender.send(Some(read(&path, resolver))));
         let thread = thread::Builder::new().name("reload".to_owned());
         self.stage = match thread.spawn(load) {
             Ok(_) => Stage::Loading(receiver),
@@ -89,18 +98,30 @@ impl Reload {
         }
     }
 
-    /// What was read, and who waits for what becomes of it. Begins to read again if that was asked for
-    /// meanwhile.
-    pub(super) fn take(&mut self, source: &Path) -> (Loaded, Vec<Answer>) {
+    /// What was read, and who waits for what becomes of it. What was asked for meanwhile is begun by
+    /// [`Reload::go_on`].
+    pub(super) fn take(&mut self) -> (Loaded, Vec<Answer>) {
         let loaded = match std::mem::take(&mut self.stage) {
             Stage::Loaded(loaded) => loaded,
             Stage::Idle | Stage::Loading(_) => None,
         };
-        let asking = std::mem::take(&mut self.asking);
+        (loaded, std::mem::take(&mut self.asking))
+    }
+
+    /// Begins to read again if that was asked for while the file was being read. `present` is what came of
+    /// that.
+    pub(super) fn go_on(&mut self, source: &Path, present: &Config) {
         if let Some(again) = self.again.take() {
-            self.request(source, None);
+            self.request(source, present, None);
             self.asking.extend(again);
         }
-        (loaded, asking)
     }
+}
+
+fn read(path: &Path, mut resolver: KeepingResolver) -> Result<Read, Box<Diagnostics>> {
+    let config = config::load_with(path, &mut resolver)?;
+    Ok(Read {
+        config,
+        kept: resolver.into_kept(),
+    })
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::activation;
 use super::bindings::{Bindings, Prepared};
+use super::certificates::{self, Certificates, Material};
 use super::health::{self, Probers};
 use super::notify::Notifier;
 use super::parts::Parts;
@@ -130,7 +131,10 @@ impl Start {
         // As the user that it is now, whom io_uring may be forbidden; the control plane's runtime would
         // panic.
         probe::probe().map_err(Error::Ring)?;
-        privileges::can_read(&self.source).map_err(Error::Privileges)?;
+        let materials = certificates::materials(&config);
+        let named = materials.iter().flat_map(Material::files);
+        let read = self.source.as_deref().into_iter().chain(named);
+        privileges::can_read(read).map_err(Error::Privileges)?;
         Ok(Ready {
             config,
             limited,
@@ -223,6 +227,7 @@ impl Ready {
             notifier,
             watchdog,
             reload: Reload::default(),
+            certificates: Certificates::new(),
             last_reload: None,
             parts: Parts::default(),
             aborting_parts: false,
@@ -292,6 +297,8 @@ impl Started {
         }
         let targets = health::targets(&process.config, &process.shared);
         process.probers.reconcile(targets);
+        process.certificates.follow(&process.config);
+        certificates::warn_of_unverified(&process.config);
         tracing::info!(
             workers = plan.workers,
             max_connections,

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::process;
 
+use super::certificates::{Material, date, of_listener, of_upstream};
 use super::process::Process;
 use super::socket::{
-    BackendStatus, BreakerState, DatagramStatus, DrainStatus, ListenerState, ListenerStatus,
-    Status, UpstreamStatus,
+    BackendStatus, BreakerState, CertificateStatus, DatagramStatus, DrainStatus, ListenerState,
+    ListenerStatus, Status, UpstreamStatus,
 };
 use crate::policy::breaker;
 use crate::proxy;
 use crate::ring;
-use crate::telemetry::{Dropped, Reason};
+use crate::telemetry::{Dropped, Opening, Reason};
 use crate::upstream::{Backend, BackendImage, Order, Upstream};
 
 impl Process {
@@ -35,7 +36,11 @@ impl Process {
                 .iter()
                 .map(|listener| self.listener_status(listener))
                 .collect(),
-            upstreams: snapshot.upstreams.iter().map(|it| upstream(it)).collect(),
+            upstreams: snapshot
+                .upstreams
+                .iter()
+                .map(|it| self.upstream_status(it))
+                .collect(),
             draining: self.drain_status(),
             old_processes: self.ancestors.count() as u32,
         }
@@ -60,6 +65,9 @@ impl Process {
         let policy = listener.policy.load();
         let closed = Reason::ALL.map(|reason| (reason.as_str(), totals.closed(reason)));
         let dropped = Dropped::ALL.map(|reason| (reason.as_str(), totals.dropped(reason)));
+        let opened = Opening::ALL.map(|opening| (opening.as_str(), totals.opened(opening)));
+        let mut models = self.config.listeners.iter();
+        let model = models.find(|model| model.name == listener.name);
         let takes_datagrams = policy.udp.is_some() || totals.datagrams_received > 0;
         let datagrams = takes_datagrams.then(|| DatagramStatus {
             received: totals.datagrams_received,
@@ -77,8 +85,38 @@ impl Process {
             sessions: listener.active.now() as u64,
             accepted: totals.accepted,
             closed: counted(&closed),
+            opened: counted(&opened),
+            certificates: self.certificates_status(model.map_or_else(Vec::new, of_listener)),
             datagrams,
         }
+    }
+
+    fn upstream_status(&self, upstream: &Upstream) -> UpstreamStatus {
+        let known = upstream.image();
+        let backends = upstream.backends().iter().zip(&known.backends);
+        let mut models = self.config.upstreams.iter();
+        let model = models.find(|model| model.name == *upstream.name());
+        UpstreamStatus {
+            name: upstream.name().to_string(),
+            backends: backends.map(|(it, known)| backend(it, known)).collect(),
+            certificates: self.certificates_status(model.map_or_else(Vec::new, of_upstream)),
+        }
+    }
+
+    fn certificates_status(&self, materials: Vec<Material>) -> Vec<CertificateStatus> {
+        let status = |material: &Material| {
+            let files = material.files();
+            let fault = self.certificates.fault(&files);
+            let pair = material.pair();
+            let names = pair.into_iter().flat_map(|pair| &pair.names);
+            CertificateStatus {
+                file: files[0].display().to_string(),
+                names: names.map(ToString::to_string).collect(),
+                not_after: pair.map(|pair| date(pair.not_after)),
+                error: fault.map(ToString::to_string),
+            }
+        };
+        materials.iter().map(status).collect()
     }
 
     fn drain_status(&self) -> Vec<DrainStatus> {
@@ -98,15 +136,6 @@ fn counted(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
     let some = counts.iter().filter(|(_, count)| *count > 0);
     some.map(|(name, count)| ((*name).to_owned(), *count))
         .collect()
-}
-
-fn upstream(upstream: &Upstream) -> UpstreamStatus {
-    let known = upstream.image();
-    let backends = upstream.backends().iter().zip(&known.backends);
-    UpstreamStatus {
-        name: upstream.name().to_string(),
-        backends: backends.map(|(it, known)| backend(it, known)).collect(),
-    }
 }
 
 fn backend(backend: &Backend, known: &BackendImage) -> BackendStatus {

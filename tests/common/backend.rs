@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -54,6 +55,20 @@ impl Backend {
             // The client may be gone.
             let _ = connection.write_all(name.as_bytes());
         })
+    }
+
+    /// Reads to FIN, and then sends `answer`. What each connection has sent can be received.
+    pub(crate) fn recording(answer: &'static str) -> (Self, Receiver<Vec<u8>>) {
+        let (tell, heard) = mpsc::channel();
+        let backend = Self::start(move |mut connection| {
+            let mut bytes = Vec::new();
+            if connection.read_to_end(&mut bytes).is_ok() {
+                // The client may be gone, and the test over.
+                let _ = connection.write_all(answer.as_bytes());
+                let _ = tell.send(bytes);
+            }
+        });
+        (backend, heard)
     }
 
     /// One that somebody else serves.

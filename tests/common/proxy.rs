@@ -35,6 +35,8 @@ pub(crate) struct Session {
     pub(crate) reason: String,
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
+    /// More of the reason, where there is more to say.
+    pub(crate) detail: String,
 }
 
 /// What was written to stderr so far. A line that is no JSON is a string.
@@ -277,6 +279,7 @@ impl Session {
             reason: text(line, "reason"),
             bytes_received: number("bytes_received"),
             bytes_sent: number("bytes_sent"),
+            detail: text(line, "detail"),
         })
     }
 }

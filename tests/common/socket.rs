@@ -108,6 +108,15 @@ pub(crate) fn ending(socket: &mut Socket) -> Ending {
     }
 }
 
+/// How a stream ends to which `words` are said that may be refused by then. A write that is told of a reset is the
+/// only one who is.
+pub(crate) fn ending_after(socket: &mut Socket, words: &[u8]) -> Ending {
+    match socket.write_all(words) {
+        Ok(()) => ending(socket),
+        Err(error) => ending_of(&error),
+    }
+}
+
 pub(crate) fn ending_of(error: &io::Error) -> Ending {
     match error.kind() {
         // Aborted: the reset came before connect(2) had returned, or was told of once already.

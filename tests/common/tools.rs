@@ -1,8 +1,13 @@
 //! Real servers and clients of other makers. `make test` installs them; a test does not do without.
 
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::eventually;
 
 /// A server that runs. It is killed when this goes.
 pub(crate) struct Server(Child);
@@ -30,6 +35,83 @@ impl Drop for Server {
     }
 }
 
+/// A program that one talks to by its standard input. It is killed when this goes.
+pub(crate) struct Talk {
+    child: Child,
+    input: Option<ChildStdin>,
+    said: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Talk {
+    pub(crate) fn start(command: &str, words: &[&str]) -> Self {
+        let mut command = tool(command, "");
+        let command = command.args(words).stdin(Stdio::piped());
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().expect("it was found");
+        let said = Arc::<Mutex<String>>::default();
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let readers = vec![
+            collect(stdout.expect("it is piped"), &said),
+            collect(stderr.expect("it is piped"), &said),
+        ];
+        Self {
+            input: child.stdin.take(),
+            child,
+            said,
+            readers,
+        }
+    }
+
+    /// Gives it this to read.
+    pub(crate) fn say(&mut self, text: &str) {
+        let input = self.input.as_mut().expect("it is open");
+        input.write_all(text.as_bytes()).expect("it reads");
+    }
+
+    /// Waits until it has printed this so many times.
+    pub(crate) fn hears(&self, text: &str, times: usize) {
+        eventually(text, || {
+            let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            (said.matches(text).count() >= times).then_some(())
+        });
+    }
+
+    /// Gives it no more to read, and waits for its end. Whether that was a good one, and all that it printed.
+    pub(crate) fn end(mut self) -> (bool, String) {
+        self.input = None;
+        let status = eventually("the program to end", || {
+            self.child.try_wait().expect("it is our child")
+        });
+        for reader in self.readers.drain(..) {
+            reader.join().expect("it reads to the end");
+        }
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        (status.success(), said.clone())
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(mut from: impl Read + Send + 'static, said: &Arc<Mutex<String>>) -> JoinHandle<()> {
+    let said = said.clone();
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..count]);
+            said.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push_str(&text);
+        }
+    })
+}
+
 /// What `command` prints with these words; `None` when it fails.
 pub(crate) fn printed(command: &str, words: &str) -> Option<String> {
     let output = tool(command, words).output().expect("it was found");
@@ -37,10 +119,28 @@ pub(crate) fn printed(command: &str, words: &str) -> Option<String> {
     output.status.success().then_some(text)
 }
 
+/// All that `command` prints with these words, however it ends.
+pub(crate) fn said(command: &str, words: &[&str]) -> String {
+    let output = tool(command, "")
+        .args(words)
+        .output()
+        .expect("it was found");
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+/// This file of a package is there.
+pub(crate) fn installed(file: &str, package: &str) {
+    assert!(
+        std::path::Path::new(file).exists(),
+        "{file} is not installed: it is in Debian's {package}, and `make test` sees to it"
+    );
+}
+
 fn tool(command: &str, words: &str) -> Command {
     let package = match command {
         "dnsmasq" => "dnsmasq-base",
         "dig" => "bind9-dnsutils",
+        "testssl" => "testssl.sh",
         other => other,
     };
     // Where servers are, which not everybody's PATH has.

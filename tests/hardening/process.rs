@@ -8,6 +8,7 @@ use std::process::Command;
 
 use crate::child::low_ports_are_free;
 use crate::common::backend::free_address;
+use crate::common::certificates::{Authority, terminates};
 use crate::common::essentials::there_and_back;
 use crate::common::load::{Load, quick_backend};
 use crate::common::proxy::text;
@@ -140,6 +141,27 @@ pub(crate) fn a_file_that_only_root_can_read_is_an_error_at_the_start() {
     for part in ["ringress.toml", "nobody", "Permission denied", "chgrp"] {
         assert!(said.contains(part), "{part}: {said}");
     }
+}
+
+pub(crate) fn a_key_that_only_root_can_read_is_an_error_at_the_start() {
+    let backend = Backend::echo();
+    let folder = tempfile::tempdir().expect("a folder");
+    open_to(folder.path(), 0o755);
+    let files = Authority::new("ca.example")
+        .leaf(&["a.example"])
+        .write(folder.path(), "a");
+    open_to(&files[1], 0o600);
+    let bind = format!("\"127.0.0.1:0\"\n{}", terminates(&files));
+    let config = as_nobody(&backend, &bind, 1);
+    let mut proxy = launch(&config, binary());
+    assert_eq!(proxy.wait_exit().code(), Some(1));
+    let lines = proxy.last_lines();
+    let said = lines.last().expect("it says why").to_string();
+    for part in ["a.key", "nobody", "Permission denied", "chgrp", "chmod"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    open_to(&files[1], 0o644);
+    start(&config).end();
 }
 
 pub(crate) fn a_low_port_is_kept_over_an_upgrade_with_more_workers() {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::tls::Fault;
 use crate::upstream::lacks_resources;
 
 /// Why a probe failed.
@@ -16,6 +17,12 @@ pub(super) enum Failure {
     Io(io::Error),
     /// No connection within the timeout.
     NotConnected { timeout: Duration },
+    /// A connection, and no TLS on it within the timeout.
+    NotSecured { timeout: Duration },
+    /// TLS with the backend can't be begun, or not go on.
+    Tls(Fault),
+    /// The backend closed in the middle of the TLS handshake.
+    ClosedInHandshake,
     /// A connection or a datagram, and no answer, or only a part of one, within the timeout.
     Silent { timeout: Duration, heard: Vec<u8> },
     /// The backend closed before its answer was whole.
@@ -37,9 +44,12 @@ pub(super) enum Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        match lacks_resources(&error) {
-            true => Self::NoResources(error),
-            false => Self::Io(error),
+        if lacks_resources(&error) {
+            return Self::NoResources(error);
+        }
+        match error.downcast::<Fault>() {
+            Ok(fault) => Self::Tls(fault),
+            Err(error) => Self::Io(error),
         }
     }
 }
@@ -49,6 +59,9 @@ impl fmt::Display for Failure {
         match self {
             Self::NoResources(error) | Self::Io(error) => write_error(error, f),
             Self::NotConnected { timeout } => write!(f, "no connection within {timeout:?}"),
+            Self::NotSecured { timeout } => write!(f, "no TLS handshake within {timeout:?}"),
+            Self::Tls(fault) => write!(f, "TLS: {fault}"),
+            Self::ClosedInHandshake => f.write_str("TLS: closed during the handshake"),
             Self::Silent { timeout, heard } if heard.is_empty() => {
                 write!(f, "no answer within {timeout:?}")
             }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `prober` | one backend's task: intervals, results, the log |
 //! | `probe`, `http` | one attempt |
+//! | `tls` | a connection that TLS is spoken on |
 //! | `failure` | why it failed |
 
 mod failure;
@@ -13,6 +14,7 @@ mod probe;
 mod prober;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,8 +22,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use self::prober::{Lacks, Prober};
+use self::tls::Tls;
 use crate::address::Address;
-use crate::config::{self, Config, HealthCheck};
+use crate::config::{self, Announce, Config, HealthCheck};
 use crate::proxy::Shared;
 use crate::time::Instant;
 use crate::upstream::{Backend, Upstream};
@@ -38,6 +41,10 @@ pub(super) struct Target {
     pub(super) source: Option<IpAddr>,
     /// How it is probed, and when.
     pub(super) check: HealthCheck,
+    /// Connections begin with a header of the PROXY protocol, which says that nobody is behind them.
+    pub(super) announce: Announce,
+    /// TLS is spoken.
+    pub(super) tls: Option<Tls>,
     /// Where results go.
     pub(super) record: Box<Record>,
 }
@@ -54,8 +61,8 @@ pub(super) struct Probers {
 }
 
 impl Probers {
-    /// Probes the backends of `wanted` and no other. One that is new, or whose check or source has
-    /// changed, is probed at once; the others keep their time, and take the new names and records. Of
+    /// Probes the backends of `wanted` and no other. One that is new, or of which anything has changed that
+    /// probes go by, is probed at once; the others keep their time, and take the new names and records. Of
     /// what is given up no result is recorded any more. Runs within a `LocalSet`.
     pub(super) fn reconcile(&mut self, wanted: Vec<Target>) {
         let mut before = std::mem::take(&mut self.running);
@@ -81,8 +88,14 @@ pub(super) fn targets(config: &Config, shared: &Arc<Shared>) -> Vec<Target> {
     pairs
         .filter_map(|(model, upstream)| Some((model, model.health_check.as_ref()?, upstream)))
         .flat_map(|(model, check, upstream)| {
-            let backends = upstream.backends().iter();
-            backends.map(move |backend| target(model, check, (upstream, backend), shared))
+            let client = tls::client(model, &check.probe);
+            let backends = upstream.backends().iter().zip(&model.backends);
+            backends.map(move |(backend, of)| {
+                let host = of.host.clone();
+                let tls = client.clone().map(|client| Tls { client, host });
+                let target = target(model, check, (upstream, backend), shared);
+                Target { tls, ..target }
+            })
         })
         .collect()
 }
@@ -109,6 +122,8 @@ fn target(
         address: backend.address.clone(),
         source: source(&model.source, &backend.address),
         check: check.clone(),
+        announce: model.announce,
+        tls: None,
         record: Box::new(record),
     }
 }
@@ -147,6 +162,8 @@ mod reconcile_tests {
                 address: listener.local_addr().unwrap().into(),
                 source: None,
                 check: check(tcp(None, None), interval, SOON),
+                announce: Announce::Never,
+                tls: None,
                 record: Box::new(move |_, _| {
                     results.set(results.get() + 1);
                     None

@@ -11,9 +11,10 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket, UnixStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::{Failure, SHOWN};
-use super::http;
+use super::{Target, http, tls};
 use crate::address::Address;
-use crate::config::{Exchange, HealthCheck, Probe};
+use crate::config::{Announce, Exchange, Probe};
+use crate::proto::proxy_header;
 use crate::ring::net::choose_port_at_connect;
 
 /// A connection to a backend. Dropping it closes it with FIN, if all was read that came: that is a client
@@ -22,43 +23,73 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
-/// Tries `address` once as `check` says, from `source` if there is one. All of it ends within
-/// `check.timeout`; when this is dropped its socket is closed at once.
+/// Tries `target` once as its check says. All of it ends within the check's timeout, but for a goodbye; when
+/// this is dropped its socket is closed at once.
 ///
 /// # Errors
 /// Why the backend can't be taken for healthy, or why this machine can't tell.
-pub(super) async fn probe(
-    address: &Address,
-    source: Option<IpAddr>,
-    check: &HealthCheck,
-) -> Result<(), Failure> {
-    let timeout = check.timeout;
+pub(super) async fn probe(target: &Target) -> Result<(), Failure> {
+    let timeout = target.check.timeout;
     let deadline = Instant::now() + timeout;
-    let open = async || match timeout_at(deadline, open(address, source)).await {
-        Ok(stream) => stream.map_err(Failure::from),
-        Err(_) => Err(Failure::NotConnected { timeout }),
-    };
     let mut heard = Vec::new();
-    let verdict = match &check.probe {
-        Probe::Tcp(exchange) => {
-            let mut stream = open().await?;
-            timeout_at(deadline, converse(&mut stream, exchange, &mut heard)).await
+    let mut stream = match &target.check.probe {
+        Probe::Udp(exchange) => {
+            let answer = timeout_at(deadline, send_datagram(target, exchange)).await;
+            return answer.unwrap_or(Err(Failure::Silent { timeout, heard }));
         }
+        _ => begin(target, deadline).await?,
+    };
+    let conversation = converse(&mut stream, target, &mut heard);
+    let verdict = timeout_at(deadline, conversation).await;
+    if target.tls.is_some() {
+        tls::take_leave(stream).await;
+    }
+    verdict.unwrap_or(Err(Failure::Silent { timeout, heard }))
+}
+
+/// A connection, up to where the backend is talked to.
+async fn begin(target: &Target, deadline: Instant) -> Result<Box<dyn Stream>, Failure> {
+    let timeout = target.check.timeout;
+    let opened = timeout_at(deadline, open(&target.address, target.source)).await;
+    let mut stream = opened.map_err(|_| Failure::NotConnected { timeout })??;
+    stream.write_all(&header(target.announce)).await?;
+    let Some(tls) = &target.tls else {
+        return Ok(stream);
+    };
+    let session = tls.session(&target.address);
+    match timeout_at(deadline, tls::secure(stream, session)).await {
+        Ok(secured) => Ok(Box::new(secured?)),
+        Err(_) => Err(Failure::NotSecured { timeout }),
+    }
+}
+
+/// What a connection begins with: nobody is behind it (LOCAL, or UNKNOWN as version 1 calls it).
+fn header(announce: Announce) -> Vec<u8> {
+    match announce {
+        Announce::Never => Vec::new(),
+        Announce::V1 => proxy_header::v1(None),
+        Announce::V2First | Announce::V2Every => proxy_header::v2(None),
+    }
+}
+
+async fn converse(
+    stream: &mut impl Stream,
+    target: &Target,
+    heard: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    match &target.check.probe {
         Probe::Http {
             path,
             host,
             expect_status,
         } => {
-            let mut stream = open().await?;
-            let request = http::request(path, host.as_deref(), address);
-            let answer = http::exchange(&mut stream, &request, expect_status, &mut heard);
-            timeout_at(deadline, answer).await
+            let request = http::request(path, host.as_deref(), &target.address);
+            http::exchange(stream, &request, expect_status, heard).await
         }
-        Probe::Udp(exchange) => {
-            timeout_at(deadline, send_datagram(address, source, exchange)).await
+        Probe::Tcp(exchange) | Probe::Tls(exchange) | Probe::Udp(exchange) => {
+            say_and_hear(stream, exchange, heard).await
         }
-    };
-    verdict.unwrap_or(Err(Failure::Silent { timeout, heard }))
+    }
 }
 
 async fn open(address: &Address, source: Option<IpAddr>) -> io::Result<Box<dyn Stream>> {
@@ -105,7 +136,7 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
 
 /// A connection is enough when there is nothing to send or to expect. Else there must be an answer, and
 /// it must start with what is expected; the first byte that differs decides.
-async fn converse(
+async fn say_and_hear(
     stream: &mut impl Stream,
     exchange: &Exchange,
     heard: &mut Vec<u8>,
@@ -154,20 +185,24 @@ pub(super) async fn hear(
 
 /// A datagram there and one back; the first that comes decides. An ICMP error comes as that of the
 /// receive.
-async fn send_datagram(
-    address: &Address,
-    source: Option<IpAddr>,
-    exchange: &Exchange,
-) -> Result<(), Failure> {
-    let to = address.as_ip().ok_or(Failure::DatagramsToUnix)?;
+async fn send_datagram(target: &Target, exchange: &Exchange) -> Result<(), Failure> {
+    let to = target.address.as_ip().ok_or(Failure::DatagramsToUnix)?;
     let any: IpAddr = match to {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind(SocketAddr::new(source.unwrap_or(any), 0)).await?;
+    let source = target.source.unwrap_or(any);
+    let socket = UdpSocket::bind(SocketAddr::new(source, 0)).await?;
     socket.connect(to).await?;
     let send = exchange.send.as_deref().unwrap_or_default();
-    socket.send(send).await?;
+    let datagram = match target.announce {
+        Announce::V2First | Announce::V2Every => {
+            [&proxy_header::v2_local_datagram(), send].concat()
+        }
+        // Version 1 is for connections.
+        Announce::Never | Announce::V1 => send.to_vec(),
+    };
+    socket.send(&datagram).await?;
     let wanted = exchange.expect.as_deref().unwrap_or_default();
     // What is longer is cut off.
     let mut answer = vec![0; wanted.len().max(SHOWN)];

@@ -26,9 +26,7 @@ impl Prober {
     /// Begins with a probe at once. Runs within a `LocalSet`.
     pub(super) fn start(target: Target, lacks: Rc<Lacks>) -> Self {
         let target = Rc::new(RefCell::new(Rc::new(target)));
-        let watch = watch(target.clone(), lacks, async |target| {
-            probe(&target.address, target.source, &target.check).await
-        });
+        let watch = watch(target.clone(), lacks, async |target| probe(target).await);
         Self {
             target,
             task: tokio::task::spawn_local(watch).abort_handle(),
@@ -38,7 +36,10 @@ impl Prober {
     /// Whether it would probe `target` as it does its own.
     pub(super) fn suits(&self, target: &Target) -> bool {
         let own = self.target.borrow();
-        own.source == target.source && own.check == target.check
+        own.source == target.source
+            && own.check == target.check
+            && own.announce == target.announce
+            && own.tls == target.tls
     }
 
     /// Goes on with `target`, which it suits, in the place of its own.
@@ -199,6 +200,8 @@ mod tests {
             address: crate::address::Address::Ip(([127, 0, 0, 1], 1).into()),
             source: None,
             check,
+            announce: crate::config::Announce::Never,
+            tls: None,
             record: Box::new(move |success, _| record(success)),
         })))
     }

@@ -12,12 +12,15 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
+use super::Target;
 use super::failure::Failure;
 use super::probe::{probe, unless_itself};
 use crate::address::Address;
-use crate::config::{Exchange, HealthCheck, Probe};
+use crate::config::{Announce, Exchange, HealthCheck, Probe};
 use crate::policy::health::{Settings, Start};
 use crate::policy::share::Share;
+
+mod tls;
 
 /// Nothing here takes so long, unless it waits for what never comes.
 const PLENTY: Duration = Duration::from_secs(10);
@@ -62,9 +65,26 @@ fn http() -> Probe {
     }
 }
 
+fn target(address: &Address, probe: Probe, timeout: Duration) -> Target {
+    Target {
+        upstream: "app".into(),
+        backend: "b1".into(),
+        address: address.clone(),
+        source: None,
+        check: check(probe, PLENTY, timeout),
+        announce: Announce::Never,
+        tls: None,
+        record: Box::new(|_, _| None),
+    }
+}
+
 /// The outcome in words; "ok" for a success.
-async fn outcome(address: &Address, probe_: Probe, timeout: Duration) -> String {
-    match probe(address, None, &check(probe_, PLENTY, timeout)).await {
+async fn outcome(address: &Address, probe: Probe, timeout: Duration) -> String {
+    outcome_of(&target(address, probe, timeout)).await
+}
+
+async fn outcome_of(target: &Target) -> String {
+    match probe(target).await {
         Ok(()) => "ok".to_owned(),
         Err(failure) => failure.to_string(),
     }
@@ -266,12 +286,13 @@ async fn the_source_address_is_that_of_the_probe() {
         sender.send(stream.peer_addr().unwrap().ip()).unwrap();
     })
     .await;
-    let alone = check(tcp(None, None), PLENTY, PLENTY);
+    let mut target = target(&address, tcp(None, None), PLENTY);
     let own = "127.0.0.9".parse().unwrap();
-    assert!(probe(&address, Some(own), &alone).await.is_ok());
+    target.source = Some(own);
+    assert!(probe(&target).await.is_ok());
     assert_eq!(seen.await, Ok(own));
-    let strange = "192.0.2.1".parse().unwrap();
-    let failed = probe(&address, Some(strange), &alone).await;
+    target.source = Some("192.0.2.1".parse().unwrap());
+    let failed = probe(&target).await;
     assert!(matches!(failed, Err(Failure::NoResources(_))), "{failed:?}");
 }
 
@@ -433,4 +454,43 @@ async fn a_closed_udp_port_is_refused_at_once() {
         .unwrap();
     let said = outcome(&address.into(), udp(Some("PING"), None), PLENTY).await;
     assert_eq!(said, "connection refused");
+}
+
+const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
+#[tokio::test]
+async fn a_header_says_that_nobody_is_behind_a_probe() {
+    for (announce, header) in [
+        (Announce::V1, &b"PROXY UNKNOWN\r\n"[..]),
+        (Announce::V2First, LOCAL),
+        (Announce::V2Every, LOCAL),
+    ] {
+        let address = backend(async move |mut stream| {
+            let mut heard = vec![0; header.len() + 4];
+            stream.read_exact(&mut heard).await.unwrap();
+            assert_eq!(heard, [header, b"PING"].concat());
+            stream.write_all(b"PONG").await.unwrap();
+        })
+        .await;
+        let ping = tcp(Some("PING"), Some("PONG"));
+        let mut target = target(&address, ping, PLENTY);
+        target.announce = announce;
+        assert_eq!(outcome_of(&target).await, "ok");
+    }
+}
+
+#[tokio::test]
+async fn a_datagram_says_the_same() {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap().into();
+    let backend = tokio::spawn(async move {
+        let mut heard = [0; 64];
+        let (length, from) = socket.recv_from(&mut heard).await.unwrap();
+        assert_eq!(heard[..length], [LOCAL, b"PING"].concat());
+        socket.send_to(b"PONG", from).await.unwrap();
+    });
+    let mut target = target(&address, udp(Some("PING"), Some("PONG")), PLENTY);
+    target.announce = Announce::V2First;
+    assert_eq!(outcome_of(&target).await, "ok");
+    backend.await.unwrap();
 }

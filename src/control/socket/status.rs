@@ -92,9 +92,30 @@ pub struct ListenerStatus {
     pub accepted: u64,
     /// Sessions that ended since the process started, by reason.
     pub closed: BTreeMap<String, u64>,
+    /// Sessions that have begun in one of several ways, by which it was: versions of TLS, or what was found
+    /// where a hello of TLS may stand.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub opened: BTreeMap<String, u64>,
+    /// What its TLS has from files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateStatus>,
     /// Of a listener that takes datagrams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub datagrams: Option<DatagramStatus>,
+}
+
+/// A certificate with its key, or a file of authorities.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CertificateStatus {
+    /// Where it was read.
+    pub file: String,
+    /// DNS names that it is for; none of authorities.
+    pub names: Vec<String>,
+    /// When it expires, like `2026-03-01T12:00:00Z`; `None` = these are authorities.
+    pub not_after: Option<String>,
+    /// Why what was read before stays in use; `None` = what is in the file is in use.
+    pub error: Option<String>,
 }
 
 /// Datagrams since the process started.
@@ -131,6 +152,9 @@ pub struct UpstreamStatus {
     pub name: String,
     /// In the order of the file.
     pub backends: Vec<BackendStatus>,
+    /// What its TLS has from files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateStatus>,
 }
 
 /// A backend.
