@@ -1,16 +1,25 @@
 //! One test per bug that was found, named by the fact that was broken.
 
 mod common;
+#[path = "sim/layers.rs"]
+#[allow(dead_code, reason = "shared with the simulation, which uses all of it")]
+mod layers;
 #[path = "sim/plan.rs"]
 #[allow(dead_code, reason = "shared with the simulation, which uses all of it")]
 mod plan;
 #[path = "regressions/process.rs"]
 mod process;
+#[path = "sim/promises.rs"]
+#[allow(dead_code, reason = "shared with the simulation, which uses all of it")]
+mod promises;
 #[path = "regressions/reload.rs"]
 mod reload;
 #[path = "sim/run.rs"]
 #[allow(dead_code, reason = "shared with the simulation, which uses all of it")]
 mod run;
+#[path = "sim/security.rs"]
+#[allow(dead_code, reason = "shared with the simulation, which uses all of it")]
+mod security;
 
 use std::time::Duration;
 

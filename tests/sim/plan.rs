@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ringress::address::Address;
 use ringress::config::{
-    Backend, Config, Exchange, HealthCheck, IpNet, Listener, Log, LogFormat, LogLevel, Pool, Probe,
-    Queue, RateLimit, Runtime, Timeouts, Upstream,
+    Announce, Backend, Config, Exchange, HealthCheck, IpNet, Listener, Log, LogFormat, LogLevel,
+    Pool, Probe, Queue, RateLimit, Runtime, Timeouts, Upstream,
 };
 use ringress::policy::balance::{ALGORITHMS, Algorithm};
 use ringress::policy::bucket::Rate;
@@ -16,7 +16,10 @@ use ringress::policy::share::Share;
 use ringress::policy::{breaker, health, outlier, retry};
 use ringress::ring::Capabilities;
 use ringress::ring::sim::{BackendScript, ClientScript, Faults, Step};
+use ringress::tls::Version;
 use ringress::upstream::Order;
+
+use crate::security::{Clients, Security};
 
 /// A run.
 #[derive(Clone, Debug)]
@@ -37,6 +40,9 @@ pub(crate) struct Plan {
     pub(crate) half_close: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) retries: u32,
+    /// What is around the payload.
+    pub(crate) security: Security,
+    pub(crate) handshake: Duration,
     /// What else there is to the upstream and the listener.
     pub(crate) policies: Policies,
     /// What happens to backends, by time.
@@ -47,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) starts: Vec<Duration>,
     /// Every script comes to its end by itself, so that nothing may ever stall.
     pub(crate) lively: bool,
+    /// How long all workers' turns take; zero = time stands still while there is something to do.
+    pub(crate) turn_takes: Duration,
     /// Tell the workers to drain at this time, and to abort a while later.
     pub(crate) drain_at: Option<Duration>,
 }
@@ -127,11 +135,14 @@ impl Plan {
             half_close: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
             retries: 1,
+            security: Security::default(),
+            handshake: Duration::from_secs(10),
             policies: Policies::default(),
             turns: Vec::new(),
             distance: None,
             starts: Vec::new(),
             lively: false,
+            turn_takes: Duration::ZERO,
             drain_at: None,
         }
     }
@@ -186,6 +197,43 @@ impl Plan {
         }
     }
 
+    /// The same with something around the payload.
+    pub(crate) fn secured(seed: u64) -> Self {
+        let plan = Self::from_seed(seed);
+        let mut dice = Dice(seed.wrapping_add(0x7e15));
+        let client = dice.pick(&[
+            Clients::Plain,
+            Clients::LookedAt,
+            Clients::Terminated,
+            Clients::Terminated,
+            Clients::PassedOn,
+        ]);
+        let backend = client != Clients::PassedOn && dice.below(2) == 0;
+        let accepts = dice.pick(&[None, None, Some(1), Some(2)]);
+        // What has come with a header or a hello stays in its buffer while the session waits for a backend: with
+        // fewer buffers than clients, those who wait would stop those who don't.
+        let opens = client != Clients::Plain || accepts.is_some();
+        let least = if opens { 2 * plan.clients.len() + 4 } else { 0 };
+        Self {
+            buffers: plan.buffers.max(least as u64),
+            security: Security {
+                client,
+                backend,
+                accepts,
+                announce: dice.pick(&[
+                    Announce::Never,
+                    Announce::Never,
+                    Announce::V1,
+                    Announce::V2First,
+                ]),
+                version: dice.pick(&[Version::Tls12, Version::Tls13, Version::Tls13]),
+                fragment: dice.pick(&[None, None, Some(1_000), Some(40)]),
+                ..Security::default()
+            },
+            ..plan
+        }
+    }
+
     pub(crate) fn backend_address(index: usize) -> Address {
         let ip = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
         match index {
@@ -224,7 +272,7 @@ impl Plan {
                 format: LogFormat::Text,
             },
             listeners: vec![self.listener()],
-            upstreams: vec![Upstream {
+            upstreams: vec![self.security.upstream(Upstream {
                 connect_timeout: self.connect_timeout,
                 tcp_keepalive: None,
                 balance: policies.balance,
@@ -255,23 +303,24 @@ impl Plan {
                     ..default.retry
                 },
                 ..default
-            }],
+            })],
         }
     }
 
     fn listener(&self) -> Listener {
-        Listener {
+        self.security.listener(Listener {
             backlog: NonZeroU32::MIN,
             max_connections: self.listener_cap,
             tcp_keepalive: None,
             timeouts: Timeouts {
                 idle: self.idle,
                 half_close: self.half_close,
+                handshake: self.handshake,
             },
             rate_limit: self.policies.rate_limit,
             deny: self.policies.deny.clone(),
             ..Listener::new("web".into(), vec![Self::front(), Self::unix_front()], 0)
-        }
+        })
     }
 }
 

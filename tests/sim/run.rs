@@ -1,6 +1,5 @@
 //! Runs a plan on whole workers and says which promises were broken.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -18,13 +17,14 @@ use ringress::telemetry::events::{Event, Events, SessionRecord};
 use ringress::time::Instant;
 use ringress::upstream::{Backend, Bell, Order};
 
+use crate::layers::Told;
 use crate::plan::{Plan, Turn};
 
 /// Turns after which a run is taken to spin.
 const MOST_TURNS: usize = 3_000_000;
 
 /// When the idle timer looks after a session for the first time: half of the plans' `idle`.
-const NUDGE: Duration = Duration::from_secs(30);
+pub(crate) const NUDGE: Duration = Duration::from_secs(30);
 
 /// What became of a run.
 #[derive(Debug)]
@@ -44,13 +44,17 @@ pub(crate) struct Outcome {
     /// The longest time that a place was free beside somebody who waited.
     pub(crate) longest_neglect: Duration,
     /// Clients that read nothing any more, and so never see the end.
-    deaf: Vec<bool>,
-    broken: Vec<String>,
+    pub(crate) deaf: Vec<bool>,
+    /// What backends heard of clients, by stream.
+    pub(crate) told: Vec<(u64, SocketAddr)>,
+    pub(crate) plan: Plan,
+    pub(crate) broken: Vec<String>,
 }
 
 /// The workers, their world, and the strings by which they are pulled.
 struct Run {
     world: World,
+    told: Told,
     workers: Vec<Worker>,
     mailboxes: Vec<(Arc<Mailbox<Message>>, EventHandle)>,
     /// By worker: somebody has rung.
@@ -58,6 +62,7 @@ struct Run {
     shared: Arc<Shared>,
     events: Receiver<Event>,
     cap: usize,
+    turn_takes: Duration,
     most_buffers: usize,
     most_sessions: usize,
     turns: usize,
@@ -100,6 +105,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
         .map(|client| client.steps.contains(&Step::Stall(None)));
     let mut outcome = Outcome {
         deaf: deaf.collect(),
+        plan: plan.clone(),
         ..run.finish(broken)
     };
     if plan.lively {
@@ -114,12 +120,16 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
 }
 
 /// The world with its backends and clients.
-fn world(plan: &Plan) -> World {
+fn world(plan: &Plan, told: &Told) -> World {
     let world = World::new(plan.seed, plan.faults.clone());
     world.set_capabilities(plan.capabilities);
+    let layers = plan.security.backend_layers(told);
     for (index, script) in plan.backends.iter().enumerate() {
         let address = Plan::backend_address(index);
         world.backend(&address, script.clone());
+        if let Some(make) = layers.clone() {
+            world.set_layers(&address, move || make());
+        }
         if let Some(distance) = plan.distance {
             world.set_distance(&address, distance);
         }
@@ -131,14 +141,18 @@ fn world(plan: &Plan) -> World {
             true => Plan::unix_front(),
             false => Plan::front(),
         };
-        world.client(at, &front, script.clone());
+        match plan.security.client_layer(index) {
+            Some(layer) => world.client_with_layer(at, &front, script.clone(), layer),
+            None => world.client(at, &front, script.clone()),
+        };
     }
     world
 }
 
 impl Run {
     fn start(plan: &Plan) -> Self {
-        let world = world(plan);
+        let told = Told::default();
+        let world = world(plan, &told);
         let (sender, events) = Events::new();
         sender.set_sessions(true);
         let shared = Shared::new(
@@ -185,11 +199,13 @@ impl Run {
         }));
         Self {
             world,
+            told,
             workers,
             mailboxes,
             rung,
             shared,
             events,
+            turn_takes: plan.turn_takes,
             cap: plan.policies.backend_cap.map_or(usize::MAX, usize::from),
             most_buffers: 0,
             most_sessions: 0,
@@ -260,8 +276,10 @@ impl Run {
             self.most_sessions = self.most_sessions.max(self.shared.active.now());
             self.note_neglect();
             self.note_obedience();
-            if !self.world.progressed() && self.world.advance() == Advance::Quiet {
-                return;
+            match self.world.progressed() {
+                true => self.world.pass(self.turn_takes),
+                false if self.world.advance() == Advance::Quiet => return,
+                false => {}
             }
             if end.is_some_and(|end| self.world.now() >= end) {
                 return;
@@ -297,8 +315,7 @@ impl Run {
         let idle = Usage {
             tasks: 3,
             slots: 3,
-            buffers: 0,
-            timers: 0,
+            ..Usage::default()
         };
         let usages = self.workers.iter().map(|worker| worker.ring().usage());
         usages
@@ -429,142 +446,9 @@ impl Run {
             turns: self.turns,
             longest_neglect: self.longest_neglect,
             deaf: Vec::new(),
+            told: self.told.take(),
+            plan: Plan::quiet(0, Vec::new()),
             broken,
         }
-    }
-}
-
-impl Outcome {
-    pub(crate) fn sessions_of(&self, reason: Reason) -> usize {
-        self.sessions
-            .iter()
-            .filter(|session| session.reason == reason)
-            .count()
-    }
-
-    /// With scripts that come to their end, every session that got a backend does, in order, and
-    /// without the idle timer having to nudge it on.
-    fn check_lively(&mut self, longest: Duration) {
-        // A connection ahead may have to be let go of first, and a descriptor to be waited for.
-        if self.longest_neglect > Duration::from_millis(200) {
-            let neglect = self.longest_neglect;
-            self.broken
-                .push(format!("a place was free beside a waiter for {neglect:?}"));
-        }
-        let in_order = [Reason::ClientClosed, Reason::BackendClosed];
-        for session in &self.sessions {
-            let nudged = session.duration >= longest;
-            let turned_away = matches!(session.reason, Reason::QueueFull | Reason::QueueTimeout);
-            let served = session.backend.is_some();
-            if turned_away || served && (nudged || !in_order.contains(&session.reason)) {
-                self.broken
-                    .push(format!("nothing stalled, and yet: {session:?}"));
-            }
-        }
-    }
-
-    /// Everything that must hold of any run, said where it does not.
-    pub(crate) fn broken_promises(&self) -> Vec<String> {
-        let mut broken = self.broken.clone();
-        let sessions = self.sessions_by_client(&mut broken);
-        for (client, deaf) in self.clients.iter().zip(&self.deaf) {
-            if client.ending == Ending::Open && !deaf {
-                broken.push(format!("client {:?} never ended", client.stream));
-            }
-            if !client.intact {
-                broken.push(format!("client {:?} heard wrong bytes", client.stream));
-            }
-            let session = client.local.and_then(|local| sessions.get(&local));
-            if let Some(session) = session {
-                self.check_session(client, session, &mut broken);
-            }
-        }
-        for backend in self.backends.iter().filter(|backend| !backend.intact) {
-            broken.push(format!(
-                "the backend of {:?} heard wrong bytes",
-                backend.stream
-            ));
-        }
-        broken
-    }
-
-    fn sessions_by_client(&self, broken: &mut Vec<String>) -> BTreeMap<SocketAddr, &SessionRecord> {
-        let mut sessions = BTreeMap::new();
-        for session in &self.sessions {
-            if let Some(client) = session.client
-                && sessions.insert(client, session).is_some()
-            {
-                broken.push(format!("the session of {client} ended twice"));
-            }
-        }
-        sessions
-    }
-
-    /// What a session's reason promises about its two ends.
-    fn check_session(
-        &self,
-        client: &PeerRecord,
-        session: &SessionRecord,
-        broken: &mut Vec<String>,
-    ) {
-        let backend = self
-            .backends
-            .iter()
-            .find(|backend| backend.stream == client.stream);
-        let mut claim = |holds: bool, what: &str| {
-            if !holds {
-                broken.push(format!(
-                    "{what}\n  {session:?}\n  {client:?}\n  {backend:?}"
-                ));
-            }
-        };
-        match session.reason {
-            Reason::ClientClosed | Reason::BackendClosed => {
-                // Who closed or reset its end by itself may have left bytes unread.
-                let whole = |from: &PeerRecord, to: &PeerRecord| {
-                    to.received == from.sent
-                        || matches!(to.ending, Ending::Closed | Ending::Aborted)
-                };
-                let delivered =
-                    backend.is_none_or(|backend| whole(client, backend) && whole(backend, client));
-                claim(
-                    delivered,
-                    "closed in order, but not every byte was delivered",
-                );
-            }
-            Reason::NoBackend
-            | Reason::ConnectTimeout
-            | Reason::ProcessFull
-            | Reason::ListenerFull
-            | Reason::Denied
-            | Reason::RateLimit
-            | Reason::ClientRateLimit
-            | Reason::QueueFull
-            | Reason::QueueTimeout => {
-                claim(!client.saw_fin, "refused, but the client saw a clean end");
-            }
-            // A backend's FIN may have come before the cut; then it came after all its bytes.
-            Reason::BackendReset | Reason::Drained => {
-                let whole = backend.is_none_or(|backend| client.received == backend.sent);
-                claim(
-                    !client.saw_fin || whole,
-                    "cut off, but the client saw a clean end",
-                );
-            }
-            Reason::ClientReset => {
-                let truncated = backend.is_some_and(|backend| {
-                    backend.ending == Ending::Fin && backend.received < client.sent
-                });
-                claim(
-                    !truncated,
-                    "the client reset, but the backend saw a clean end",
-                );
-            }
-            _ => {}
-        }
-        claim(
-            client.received <= session.bytes_sent,
-            "the client heard more than was sent",
-        );
     }
 }

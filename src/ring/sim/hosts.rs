@@ -1,6 +1,8 @@
 //! What listens at a backend's address: the script for new connections, the sessions there were,
 //! and how many at once. How a session speaks is in `peers.rs`.
 
+use std::sync::Arc;
+
 use super::kernel::Kernel;
 use super::script::{BackendScript, Ending};
 use super::tcp::Phase;
@@ -11,6 +13,8 @@ use crate::time::Instant;
 pub(super) struct Host {
     pub(super) script: BackendScript,
     pub(super) sessions: Vec<usize>,
+    /// What clients say before their stream's number.
+    pub(super) opening: Arc<[u8]>,
     /// Sessions that have begun and not ended.
     open: usize,
     /// The most there were of these.
@@ -27,10 +31,18 @@ impl Kernel {
         let host = Host {
             script,
             sessions: Vec::new(),
+            opening: Arc::from([]),
             open: 0,
             most_open: 0,
         };
         self.hosts.insert(address.clone(), host);
+    }
+
+    /// New connections have to begin with `opening`.
+    pub(super) fn expect_opening(&mut self, address: &Address, opening: Arc<[u8]>) {
+        if let Some(host) = self.hosts.get_mut(address) {
+            host.opening = opening;
+        }
     }
 
     /// Ends the process, which closes what it has, and nobody listens any more.

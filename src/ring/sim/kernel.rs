@@ -10,6 +10,7 @@ use super::datagrams::Net;
 use super::distance::Ack;
 use super::faults::Faults;
 use super::hosts::Host;
+use super::layer::MakeLayer;
 use super::listen::Listener;
 use super::peers::Peer;
 use super::random::{Random, mix};
@@ -28,6 +29,8 @@ pub(super) struct Kernel {
     /// The members of each address, as SO_REUSEPORT groups them.
     pub(super) groups: BTreeMap<Address, Vec<usize>>,
     pub(super) hosts: BTreeMap<Address, Host>,
+    /// Of connections to backends.
+    pub(super) layers: BTreeMap<Address, MakeLayer>,
     /// Connects that reached each address.
     pub(super) attempts: BTreeMap<Address, usize>,
     /// One way, in nanoseconds.
@@ -163,6 +166,7 @@ impl Kernel {
             listeners: Vec::new(),
             groups: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            layers: BTreeMap::new(),
             attempts: BTreeMap::new(),
             distances: BTreeMap::new(),
             net: Net::new(seed),
@@ -200,15 +204,21 @@ impl Kernel {
         let Some(next) = event.into_iter().chain(workers).min() else {
             return false;
         };
-        self.now = now.max(next);
+        let mut time = next.saturating_sub(now);
         if self.random.chance(self.faults.clock_jump) {
-            self.now += self.random.below(LONGEST_JUMP);
+            time += self.random.below(LONGEST_JUMP);
         }
+        self.pass(time);
+        true
+    }
+
+    /// Lets so much time go by, and happen what is due then.
+    pub(super) fn pass(&mut self, time: u64) {
+        self.now += time;
         for worker in &mut self.workers {
             worker.deadline = worker.deadline.filter(|at| *at > self.now);
         }
         self.run_events();
-        true
     }
 
     fn run_events(&mut self) {

@@ -21,6 +21,9 @@
 //! assert!(world.clients().iter().all(|client| client.ending == Ending::Fin));
 //! ```
 //!
+//! Peers say a counted pattern. What goes around it (TLS, a header) is a [`Layer`] of the test's own:
+//! [`World::client_with_layer`], [`World::set_layers`].
+//!
 //! With datagrams it is the same: [`World::listen_datagrams`], [`World::datagram_backend`] and
 //! [`World::datagram_client`] say who is there, and afterwards [`World::misdelivered`] says what came to
 //! the wrong one, and [`World::traffic`] where all of them went.
@@ -35,6 +38,7 @@ mod driver;
 mod faults;
 mod hosts;
 mod kernel;
+mod layer;
 mod listen;
 mod ops;
 mod pattern;
@@ -55,6 +59,7 @@ pub use self::datagrams::{
 };
 pub use self::driver::SimDriver;
 pub use self::faults::Faults;
+pub use self::layer::{Layer, Wire};
 pub use self::script::{BackendScript, ClientScript, Ending, PeerRecord, Step};
 
 use self::kernel::{Kernel, Object, Signal, Worker};
@@ -126,6 +131,46 @@ impl World {
         kernel.add_client(start_at.as_nanos(), address.clone(), script) as usize
     }
 
+    /// As [`World::client`], with a layer between the script and the wire.
+    pub fn client_with_layer(
+        &self,
+        start_at: Instant,
+        address: &Address,
+        script: ClientScript,
+        layer: Box<dyn Layer>,
+    ) -> usize {
+        let stream = self.client(start_at, address, script);
+        self.kernel.borrow_mut().speak_by(stream as u64, layer);
+        stream
+    }
+
+    /// Connections to a backend from now on have a layer each between the script and the wire.
+    pub fn set_layers(&self, backend: &Address, make: impl Fn() -> Box<dyn Layer> + 'static) {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.layers.insert(backend.clone(), Rc::new(make));
+    }
+
+    /// As [`World::client`], but it says `opening` before its stream's number, such as a ClientHello. The
+    /// steps' bytes count it. Backends have to know of it: [`World::expect_opening`].
+    pub fn client_with_opening(
+        &self,
+        start_at: Instant,
+        address: &Address,
+        script: ClientScript,
+        opening: &[u8],
+    ) -> usize {
+        let stream = self.client(start_at, address, script);
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.open_with(stream as u64, opening.into());
+        stream
+    }
+
+    /// Connections to a backend from now on begin with `opening`, before the stream's number.
+    pub fn expect_opening(&self, backend: &Address, opening: &[u8]) {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.expect_opening(backend, opening.into());
+    }
+
     /// What connections to `address` meet from now on; those that are there keep their script.
     /// Also brings a backend back that was killed.
     pub fn backend(&self, address: &Address, script: BackendScript) {
@@ -157,6 +202,11 @@ impl World {
             true => Advance::Moved(Instant::from_nanos(kernel.now)),
             false => Advance::Quiet,
         }
+    }
+
+    /// Lets time go by while workers have something to do, as what they do takes time on a real machine.
+    pub fn pass(&self, time: Duration) {
+        self.kernel.borrow_mut().pass(time.as_nanos() as u64);
     }
 
     /// The time.

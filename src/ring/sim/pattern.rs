@@ -1,19 +1,21 @@
 //! The bytes that peers say: a counted pattern, made and compared by the slice. A byte depends on
 //! its stream and its offset, so that a lost, doubled, swapped or foreign one is seen.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::random::{Random, mix};
 
 /// Bytes that carry the stream's number in front of what a client says.
 pub(super) const PREFIX: usize = 8;
 
-/// What is said in one direction of a connection: a greeting that depends on nothing, the stream's
-/// number, and then the stream's pattern.
+/// What is said in one direction of a connection: a greeting that depends on nothing, an opening, the
+/// stream's number, and then the stream's pattern.
 #[derive(Clone, Debug)]
 pub(super) struct Voice {
     /// Bytes of the greeting.
     pub(super) greeting: u64,
+    /// Bytes that are known beforehand; empty = none.
+    pub(super) opening: Arc<[u8]>,
     /// Little endian; only clients say it.
     pub(super) prefix: Option<[u8; PREFIX]>,
     /// `None` until it was learned.
@@ -27,6 +29,12 @@ impl Voice {
             return pattern(GREETING, offset, len.min(rest as usize));
         }
         let offset = offset - self.greeting;
+        let opening = self.opening.len() as u64;
+        if offset < opening {
+            let rest = &self.opening[offset as usize..];
+            return &rest[..len.min(rest.len())];
+        }
+        let offset = offset - opening;
         if let Some(prefix) = &self.prefix
             && offset < PREFIX as u64
         {

@@ -5,14 +5,15 @@
 //! must hear, and the client knows what the backend answers: the pattern of the reply stream.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::kernel::{Event, Kernel};
+use super::layer::Layered;
 use super::pattern::{PREFIX, Voice, reply};
 use super::script::{BackendScript, ClientScript, Ending, PeerRecord, Step};
 use super::tcp::{Fin, Phase};
 use crate::address::Address;
-use crate::ring::Shutdown;
 use crate::time::Instant;
 
 /// A client or a backend's session.
@@ -34,6 +35,8 @@ pub(super) struct Peer {
     reads: Reads,
     says: Voice,
     hears: Voice,
+    /// What is between the script and the wire.
+    pub(super) layered: Option<Layered>,
 }
 
 #[derive(Clone, Copy)]
@@ -51,6 +54,7 @@ impl Peer {
     fn new(address: Address, endpoint: usize, steps: Vec<Step>) -> Self {
         let voice = Voice {
             greeting: 0,
+            opening: Arc::from([]),
             prefix: None,
             stream: None,
         };
@@ -65,6 +69,8 @@ impl Peer {
                 received: 0,
                 intact: true,
                 saw_fin: false,
+                unsaid: false,
+                fault: None,
                 ending: Ending::Open,
                 ended_at: None,
                 began_at: None,
@@ -81,27 +87,35 @@ impl Peer {
             reads: Reads::Always,
             says: voice.clone(),
             hears: voice,
+            layered: None,
         }
     }
 
     /// Checks bytes against what must come; a backend learns its stream from the first.
     fn hear(&mut self, bytes: &[u8]) {
         let at = self.record.received;
-        if !self.is_client && at < PREFIX as u64 {
-            let at = at as usize;
-            let mut prefix = self.hears.prefix.unwrap_or_default();
-            let new = bytes.len().min(PREFIX - at);
-            prefix[at..at + new].copy_from_slice(&bytes[..new]);
-            self.hears.prefix = Some(prefix);
-            if at + new == PREFIX {
-                let stream = u64::from_le_bytes(prefix);
-                self.hears.stream = Some(stream);
-                self.says.stream = Some(reply(stream));
-                self.record.stream = Some(stream);
-            }
+        let opening = self.hears.opening.len() as u64;
+        if !self.is_client && at < opening + PREFIX as u64 {
+            // What belongs to the opening tells nothing of the stream.
+            let behind = bytes.get(opening.saturating_sub(at) as usize..);
+            self.learn(at.saturating_sub(opening) as usize, behind.unwrap_or(&[]));
         }
         self.record.intact &= self.hears.says(at, bytes);
         self.record.received += bytes.len() as u64;
+    }
+
+    /// Takes the stream's number from `at` on.
+    fn learn(&mut self, at: usize, bytes: &[u8]) {
+        let mut prefix = self.hears.prefix.unwrap_or_default();
+        let new = bytes.len().min(PREFIX - at);
+        prefix[at..at + new].copy_from_slice(&bytes[..new]);
+        self.hears.prefix = Some(prefix);
+        if at + new == PREFIX {
+            let stream = u64::from_le_bytes(prefix);
+            self.hears.stream = Some(stream);
+            self.says.stream = Some(reply(stream));
+            self.record.stream = Some(stream);
+        }
     }
 }
 
@@ -128,15 +142,25 @@ impl Kernel {
         stream
     }
 
+    /// The client `stream`, which has not started, says `opening` before its stream's number.
+    pub(super) fn open_with(&mut self, stream: u64, opening: Arc<[u8]>) {
+        let mut clients = self.peers.iter_mut().filter(|peer| peer.is_client);
+        let client = clients.nth(stream as usize).expect("it was added");
+        client.says.opening = opening;
+    }
+
     /// A backend accepts the SYN of `from`.
     pub(super) fn start_session(&mut self, from: usize, address: &Address) {
         let peer = self.peers.len();
         let endpoint = self.answer_syn(from, Some(peer));
+        let layer = self.new_layer(address);
         let Some(host) = self.hosts.get_mut(address) else {
             return;
         };
         host.sessions.push(peer);
         let mut session = Peer::new(address.clone(), endpoint, host.script.steps());
+        session.hears.opening = Arc::clone(&host.opening);
+        session.layered = layer;
         session.accepted = !matches!(host.script, BackendScript::NeverAccepts { .. });
         session.says.greeting = session
             .steps
@@ -188,7 +212,11 @@ impl Kernel {
             return;
         }
         self.read(peer);
-        if self.notice_reset(peer) {
+        self.flush(peer);
+        if self.peers[peer].record.ending != Ending::Open {
+            return;
+        }
+        if self.notice_reset(peer) || self.notice_fault(peer) {
             return;
         }
         while self.peers[peer].record.ending == Ending::Open && self.step(peer) {
@@ -220,7 +248,9 @@ impl Kernel {
     /// Does the present step; true when it is done.
     fn step(&mut self, peer: usize) -> bool {
         let Some(step) = self.peers[peer].steps.get(self.peers[peer].at).cloned() else {
-            self.close_peer(peer);
+            if self.finish_layer(peer) {
+                self.close_peer(peer);
+            }
             return false;
         };
         let record = &self.peers[peer].record;
@@ -252,8 +282,15 @@ impl Kernel {
                 true
             }
             Step::Finish => {
-                let endpoint = self.peers[peer].endpoint;
-                self.shutdown(endpoint, Shutdown::Write);
+                let finished = self.finish_layer(peer);
+                if finished {
+                    self.finish_wire(peer);
+                }
+                finished
+            }
+            Step::SayEnd => self.finish_layer(peer),
+            Step::Truncate => {
+                self.finish_wire(peer);
                 true
             }
             Step::Reset => {
@@ -277,7 +314,10 @@ impl Kernel {
             let one = &self.peers[peer];
             let rest = u64::from(chunk) - one.progress % u64::from(chunk);
             let most = rest.min(bytes - one.progress).min(1 << 20) as usize;
-            let most = most.min(self.space(endpoint));
+            let most = most.min(match &one.layered {
+                Some(layered) => layered.room(),
+                None => self.space(endpoint),
+            });
             let piece = self.peers[peer]
                 .says
                 .piece(self.peers[peer].record.sent, most);
@@ -286,7 +326,10 @@ impl Kernel {
                 break;
             }
             let piece = piece.to_vec();
-            self.put(endpoint, &piece);
+            match &mut self.peers[peer].layered {
+                Some(layered) => layered.say(&piece),
+                None => self.put(endpoint, &piece),
+            }
             let one = &mut self.peers[peer];
             one.record.sent += len as u64;
             one.progress += len as u64;
@@ -296,9 +339,10 @@ impl Kernel {
             }
         }
         self.transmit(endpoint);
+        let all = self.flush(peer);
         let one = &self.peers[peer];
         // Who heard the end before the stream's number has nothing to say.
-        one.progress >= bytes || (one.record.saw_fin && one.says.stream.is_none())
+        (all && one.progress >= bytes) || (one.record.saw_fin && one.says.stream.is_none())
     }
 
     fn expect(&mut self, peer: usize, bytes: u64) -> bool {
@@ -361,9 +405,12 @@ impl Kernel {
         }
         self.take_in(peer, most);
         let incoming = &self.endpoints[endpoint].incoming;
-        if incoming.readable == 0 && incoming.fin == Fin::Arrived {
-            self.peers[peer].record.saw_fin = true;
-        }
+        let fin = incoming.readable == 0 && incoming.fin == Fin::Arrived;
+        let one = &mut self.peers[peer];
+        one.record.saw_fin |= match &mut one.layered {
+            Some(layered) => layered.has_ended(fin),
+            None => fin,
+        };
     }
 
     fn take_in(&mut self, peer: usize, len: usize) {
@@ -377,8 +424,12 @@ impl Kernel {
         let was_intact = one.record.intact;
         let (first, second) = self.endpoints[one.endpoint].incoming.bytes.as_slices();
         let first = &first[..first.len().min(len)];
-        one.hear(first);
-        one.hear(&second[..len - first.len()]);
+        for wire in [first, &second[..len - first.len()]] {
+            match one.layered.as_mut().map(|layered| layered.hear(wire)) {
+                Some(plain) => one.hear(&plain),
+                None => one.hear(wire),
+            }
+        }
         let endpoint = one.endpoint;
         if was_intact && !one.record.intact {
             let who = if one.is_client { "client" } else { "backend" };
@@ -407,8 +458,11 @@ impl Kernel {
         self.close_endpoint(self.peers[peer].endpoint);
     }
 
-    fn end_peer(&mut self, peer: usize, ending: Ending) {
-        let record = &mut self.peers[peer].record;
+    pub(super) fn end_peer(&mut self, peer: usize, ending: Ending) {
+        let Peer {
+            record, layered, ..
+        } = &mut self.peers[peer];
+        record.unsaid = layered.as_mut().is_some_and(Layered::has_more);
         record.ending = ending;
         record.ended_at = Some(Instant::from_nanos(self.now));
         self.peer_ended(peer);

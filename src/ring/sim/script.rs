@@ -26,8 +26,12 @@ pub enum Step {
     Echo,
     /// Wait for so many bytes after those of earlier steps, or for the end.
     Expect(u64),
-    /// FIN.
+    /// What ends the direction, where there is a layer, and FIN.
     Finish,
+    /// What ends the direction, where there is a layer, without a FIN.
+    SayEnd,
+    /// FIN, without what ends the direction where there is a layer.
+    Truncate,
     /// Wait for the other side's FIN.
     ReadToEnd,
     /// RST: the script ends.
@@ -43,7 +47,7 @@ pub enum Step {
     },
     /// Wait, reading.
     Pause(Duration),
-    /// close(2): the script ends.
+    /// close(2), without what ends the direction where there is a layer: the script ends.
     Close,
 }
 
@@ -170,6 +174,10 @@ pub enum Ending {
     Reset,
     /// The peer closed, or was killed, before it saw the other side's end.
     Closed,
+    /// The other side's FIN came without what the peer's layer has for an end.
+    Truncated,
+    /// The peer's layer could not go on: [`PeerRecord::fault`].
+    Faulty,
     /// The peer's own RST: by its script, as a fault, or because it was killed.
     Aborted,
     /// It was never established: an errno.
@@ -194,8 +202,12 @@ pub struct PeerRecord {
     pub received: u64,
     /// All bytes heard were the expected ones, in order.
     pub intact: bool,
-    /// The other side's FIN was read.
+    /// The other side's FIN was read, or heard what a layer has instead.
     pub saw_fin: bool,
+    /// It ended with something that its layer had taken and not put on the wire.
+    pub unsaid: bool,
+    /// What the peer's layer has found wrong.
+    pub fault: Option<String>,
     /// How it ended.
     pub ending: Ending,
     /// When.
