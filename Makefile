@@ -7,8 +7,12 @@ BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 # Debian's servers are where only root's PATH leads.
 SERVERS = PATH="$$PATH:/usr/sbin"
+# Debian's nginx has what it needs for TCP in a module of its own.
+NEED_NGINX_STREAM = $(SERVERS) nginx -V 2>&1 | grep -q -e '--with-stream ' || \
+	ls /usr/lib/nginx/modules/ngx_stream_module.so >/dev/null 2>&1 || \
+	scripts/need.sh ngx_stream_module.so:libnginx-mod-stream
 
-.PHONY: help run build test fmt lint docs fuzz bench bench-peers
+.PHONY: help run build test audit fmt lint docs fuzz bench bench-peers
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,8 +27,15 @@ build:  ## Build the release binary
 	$(CARGO) build --release --bin ringress
 
 test:  ## Run the whole test suite
-	@$(SERVERS) scripts/need.sh valgrind:valgrind dnsmasq:dnsmasq-base dig:bind9-dnsutils iperf3:iperf3
+	@$(SERVERS) scripts/need.sh valgrind:valgrind dnsmasq:dnsmasq-base dig:bind9-dnsutils iperf3:iperf3 \
+		openssl:openssl curl:curl nginx:nginx haproxy:haproxy testssl:testssl.sh
+	@$(NEED_NGINX_STREAM)
 	$(SERVERS) $(CARGO) test --workspace
+
+audit:  ## Have testssl.sh and sslyze look at a listener with the default settings, about 5 minutes
+	@$(SERVERS) scripts/need.sh openssl:openssl testssl:testssl.sh python3:python3
+	$(CARGO) build --release --bin ringress
+	@scripts/audit-tls.sh target/release/ringress
 
 fmt:  ## Format the code
 	@scripts/need.sh
@@ -46,8 +57,7 @@ bench:  ## Compare with the peers that are installed, about 4 minutes (BENCH_ARG
 
 bench-peers:  ## Install nginx and HAProxy for the comparison (Envoy: see bench/README.md)
 	@scripts/need.sh nginx:nginx haproxy:haproxy
-	@nginx -V 2>&1 | grep -q -e '--with-stream ' || ls /usr/lib/nginx/modules/ngx_stream_module.so \
-		>/dev/null 2>&1 || scripts/need.sh ngx_stream_module.so:libnginx-mod-stream
+	@$(NEED_NGINX_STREAM)
 
 # The pinned toolchain is a stable one; the fuzzer's instrumentation needs unstable flags of it.
 fuzz:  ## Run each fuzz target for FUZZ_SECONDS (60)

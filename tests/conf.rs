@@ -1,20 +1,31 @@
-//! Every file of conf/ is run: with its addresses replaced by free ones, its log made readable for the
-//! test, and a backend behind each address that answers as the file's health check wants it to.
+//! Every file of conf/ is run: with its addresses and certificates replaced, its log made readable for the
+//! test, and a backend behind each address that answers as the file's health check wants it to, with TLS and
+//! headers of the PROXY protocol where the file has them.
 
 mod common;
 
+#[path = "conf/certificates.rs"]
+mod certificates;
+#[path = "tls/peers.rs"]
+#[allow(dead_code, reason = "other files of tests use the rest of it")]
+mod peers;
+#[path = "tls/pki.rs"]
+#[allow(dead_code, reason = "other files of tests use the rest of it")]
+mod pki;
+
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::socket::{finish, parse, unconnected};
+use certificates::{Layers, Wire, settle_listener, settle_upstream};
+use common::socket::{parse, unconnected};
 use common::{Backend, Proxy, eventually};
-use socket2::Socket;
+use pki::Pki;
 use toml::{Table, Value};
 
 /// What a backend says, so that probes like it.
@@ -46,7 +57,7 @@ impl Speech {
     }
 
     /// Speaks on a connection, then echoes.
-    fn serve(&self, mut connection: Socket) -> io::Result<()> {
+    fn serve(&self, mut connection: Box<dyn Wire>) -> io::Result<()> {
         if let Self::Greeting(greeting) = self {
             connection.write_all(greeting.as_bytes())?;
         }
@@ -58,7 +69,7 @@ impl Speech {
             };
             connection.write_all(answer)?;
         }
-        connection.shutdown(std::net::Shutdown::Write)
+        connection.finish()
     }
 
     /// Answers datagrams, where those are probes.
@@ -87,6 +98,7 @@ impl Speech {
 /// The free addresses that take the place of those in a file.
 struct Places {
     folder: tempfile::TempDir,
+    pki: Pki,
     backends: Mutex<Vec<Backend>>,
     by_address: Mutex<HashMap<String, String>>,
 }
@@ -95,6 +107,7 @@ impl Places {
     fn new() -> Self {
         Self {
             folder: tempfile::tempdir().expect("a folder"),
+            pki: Pki::new(),
             backends: Mutex::default(),
             by_address: Mutex::default(),
         }
@@ -110,7 +123,7 @@ impl Places {
     }
 
     /// Where a backend is that was started in the place of `address`; the same one each time.
-    fn backend(&self, address: &str, speech: &Speech) -> String {
+    fn backend(&self, address: &str, speech: &Speech, layers: &Layers) -> String {
         let mut by_address = self.by_address.lock().expect("nobody panicked");
         if let Some(there) = by_address.get(address) {
             return there.clone();
@@ -121,10 +134,10 @@ impl Places {
             false if host.starts_with('[') => "[::1]:0".to_owned(),
             false => "127.0.0.1:0".to_owned(),
         };
-        let says = speech.clone();
+        let (says, layers) = (speech.clone(), layers.clone());
         let backend = Backend::at(&at, move |connection| {
             // The client may be gone.
-            let _ = says.serve(connection);
+            let _ = layers.accept(connection).and_then(|it| says.serve(it));
         });
         if let Some(address) = parse(&backend.address).1.as_socket() {
             speech.serve_datagrams(address);
@@ -171,6 +184,10 @@ struct Listener {
     speech: Speech,
     /// It takes datagrams.
     udp: bool,
+    /// What its clients speak before that.
+    layers: Layers,
+    /// What clients may ask for.
+    names: Vec<String>,
 }
 
 /// Rewrites `file` to run here. Returns its listeners.
@@ -178,8 +195,9 @@ fn settle(file: &mut Table, places: &Places) -> Vec<Listener> {
     let mut speeches = HashMap::new();
     for (name, upstream) in tables(file, "upstreams") {
         let speech = Speech::of(upstream);
+        let layers = settle_upstream(upstream, &places.pki);
         change_each(&mut upstream["backends"], &|address| {
-            places.backend(address, &speech)
+            places.backend(address, &speech, &layers)
         });
         speeches.insert(name.clone(), speech);
     }
@@ -192,12 +210,15 @@ fn settle(file: &mut Table, places: &Places) -> Vec<Listener> {
         {
             allow.extend(["127.0.0.0/8".into(), "::1".into()]);
         }
+        let (layers, names) = settle_listener(listener, &places.pki);
         let upstream = listener["upstream"].as_str().expect("a name");
         let udp = listener.get("protocol") == Some(&"udp".into());
         listeners.push(Listener {
             name: name.clone(),
             speech: speeches[upstream].clone(),
             udp,
+            layers,
+            names,
         });
     }
     let log = "level = \"debug\"\nformat = \"json\""
@@ -211,18 +232,25 @@ fn settle(file: &mut Table, places: &Places) -> Vec<Listener> {
     listeners
 }
 
-/// A whole session; an error if it was refused.
-fn session(address: &str, speech: &Speech) -> io::Result<()> {
-    let mut client = unconnected(address);
-    client.connect(&parse(address).1)?;
-    let mut greeting = vec![0; speech.greeting().len()];
-    client.read_exact(&mut greeting)?;
-    assert_eq!(greeting, speech.greeting().as_bytes());
-    client.write_all(b"a session")?;
-    finish(&client);
+/// A whole session of a client that asks for this name, if it speaks TLS; an error if it was refused.
+fn session(address: &str, listener: &Listener, name: &str) -> io::Result<()> {
+    let socket = unconnected(address);
+    socket.connect(&parse(address).1)?;
+    let mut client = listener.layers.connect(socket, name)?;
+    let greeting = listener.speech.greeting();
+    let mut heard = vec![0; greeting.len()];
+    client.read_exact(&mut heard)?;
+    assert_eq!(heard, greeting.as_bytes());
+    // Where the name is looked for in what is passed on, it has to be there.
+    let said = match listener.layers.tls.is_none() && !name.is_empty() {
+        true => peers::hello(&Arc::new(peers::anyone()), name).1,
+        false => b"a session".to_vec(),
+    };
+    client.write_all(&said)?;
+    client.finish()?;
     let mut answer = Vec::new();
     client.read_to_end(&mut answer)?;
-    match answer == b"a session" {
+    match answer == said {
         true => Ok(()),
         false => Err(io::ErrorKind::UnexpectedEof.into()),
     }
@@ -248,17 +276,20 @@ fn runs(path: &Path) {
     let mut proxy = Proxy::start(&file.to_string());
     let mut sessions = 0;
     let mut exchanges = 0;
-    for Listener { name, speech, udp } in &listeners {
-        for address in proxy.addresses(name) {
-            let what = format!("{}: a session at {name}", path.display());
+    for listener in &listeners {
+        for address in proxy.addresses(&listener.name) {
+            let what = format!("{}: a session at {}", path.display(), listener.name);
             // Before the first probes have ended nobody may be ready.
-            eventually(&what, || match udp {
-                true => exchange(&address).ok(),
-                false => session(&address, speech).ok(),
-            });
-            match udp {
-                true => exchanges += 1,
-                false => sessions += 1,
+            if listener.udp {
+                eventually(&what, || exchange(&address).ok());
+                exchanges += 1;
+                continue;
+            }
+            for name in &listener.names {
+                eventually(&format!("{what} {name}"), || {
+                    session(&address, listener, name).ok()
+                });
+                sessions += 1;
             }
         }
     }
