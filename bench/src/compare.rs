@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use crate::backend::{self, Service};
 use crate::error::Error;
-use crate::load::{self, Edge, Plan};
+use crate::load::{self, Edge, Plan, Target, Tls};
 use crate::machine::Machine;
-use crate::peers::{Peer, Place, Protocol, Running, free_address};
+use crate::peers::{Certificate, Peer, Place, Protocol, Running, free_address};
 use crate::procstat::{self, CpuTime};
 use crate::scenario::{CEILING_SHARE, IDLE_CONNECTIONS, Metric, Sample, Scenario, Serving, Task};
 use crate::statistics::{Better, Spread};
@@ -103,7 +103,7 @@ pub(crate) fn compare(wanted: &Wanted) -> Result<Comparison, Error> {
     }
     limits::pin_to(load_cpu).map_err(Error::while_doing("choosing a CPU"))?;
     let room = local::room_for(2)?;
-    if room < IDLE_CONNECTIONS as u64 && wanted.scenarios.contains(&Scenario::Idle) {
+    if room < IDLE_CONNECTIONS as u64 && wanted.scenarios.iter().any(|it| it.is_idle()) {
         let text = format!("ulimit -n leaves room for {room} connections, idle needs 5,000");
         return Err(Error::Failed(text));
     }
@@ -147,6 +147,7 @@ struct Stage<'a> {
     proxy_cpu: usize,
     echo: SocketAddr,
     download: SocketAddr,
+    certificate: Certificate,
     /// The backends of datagrams: the one that echoes, the one that takes bursts.
     datagrams: RefCell<[udp::Backend; 2]>,
 }
@@ -167,6 +168,7 @@ impl<'a> Stage<'a> {
             wanted,
             echo: backend::start(&ring, any, Service::Echo)?,
             download: backend::start(&ring, any, Service::Download)?,
+            certificate: Certificate::new()?,
             datagrams: RefCell::new([
                 udp::Backend::new(loopback, udp::Service::Echo)?,
                 udp::Backend::new(loopback, udp::Service::Bursts)?,
@@ -180,8 +182,10 @@ impl<'a> Stage<'a> {
     /// that would take more than one.
     fn backends(&self, serving: Serving) -> Vec<SocketAddr> {
         let port = match serving {
-            Serving::Connections(Service::Download) => self.download.port(),
-            Serving::Connections(_) => self.echo.port(),
+            Serving::Connections(Service::Download) | Serving::Tls(Service::Download) => {
+                self.download.port()
+            }
+            Serving::Connections(_) | Serving::Tls(_) => self.echo.port(),
             Serving::Datagrams(udp::Service::Bursts) => {
                 return vec![self.datagrams.borrow()[1].address()];
             }
@@ -193,6 +197,9 @@ impl<'a> Stage<'a> {
 
     fn start(&self, peer: &Peer, serving: Serving) -> Result<Running, Error> {
         let folder = self.wanted.folder.join(peer.name);
+        if serving.protocol() == Protocol::Tls {
+            self.certificate.write(&folder)?;
+        }
         let place = Place {
             folder: &folder,
             protocol: serving.protocol(),
@@ -207,13 +214,24 @@ impl<'a> Stage<'a> {
             self.proxy_cpu,
             &place,
             &mut |address| match serving {
-                Serving::Connections(service) => load::ask_once(ring, address, service),
+                Serving::Connections(service) | Serving::Tls(service) => {
+                    load::ask_once(ring, &self.target(serving, address), service)
+                }
                 Serving::Datagrams(service) => {
                     let mut backends = self.datagrams.borrow_mut();
                     udp::ask_once(address, service, backends.as_mut_slice())
                 }
             },
         )
+    }
+
+    /// An address, and what is spoken there.
+    fn target(&self, serving: Serving, address: SocketAddr) -> Target {
+        let tls = match serving {
+            Serving::Tls(_) => Some(self.certificate.tls().clone()),
+            _ => None,
+        };
+        Target { address, tls }
     }
 
     /// The proxies' configurations but for the ports, which are chosen anew for each start.
@@ -233,6 +251,7 @@ impl<'a> Stage<'a> {
                 let name = match protocol {
                     Protocol::Tcp => peer.name.to_owned(),
                     Protocol::Udp => format!("{} (udp)", peer.name),
+                    Protocol::Tls => format!("{} (tls)", peer.name),
                 };
                 texts
                     .entry(name)
@@ -246,9 +265,9 @@ impl<'a> Stage<'a> {
     fn measure(&self, scenario: Scenario, rate: Option<u64>) -> Result<Measured, Error> {
         let extent = scenario.extent();
         let rounds = self.wanted.rounds.unwrap_or(extent.rounds);
-        let duration = match scenario.task(0) {
-            Task::Idle => Duration::ZERO,
-            _ => self.wanted.duration.unwrap_or(extent.duration),
+        let duration = match scenario.is_idle() {
+            true => Duration::ZERO,
+            false => self.wanted.duration.unwrap_or(extent.duration),
         };
         report::say(&format!(
             "{}: {}; {rounds} rounds of {} s",
@@ -279,7 +298,7 @@ impl<'a> Stage<'a> {
                     Err(error) => contender.failure = Some(error.to_string()),
                 }
             }
-            if scenario.task(0) != Task::Idle {
+            if scenario.has_ceiling() {
                 let target = self.backends(scenario.serving())[0];
                 let duration = duration / CEILING_SHARE;
                 let ceiling = self.load(scenario, target, rate, duration, &[])?;
@@ -301,9 +320,9 @@ impl<'a> Stage<'a> {
                     samples: Vec::new(),
                     failure: None,
                 };
-                let running = match scenario {
-                    Scenario::Idle => None,
-                    _ => self
+                let running = match scenario.is_idle() {
+                    true => None,
+                    false => self
                         .start(peer, scenario.serving())
                         .map_err(|error| contender.failure = Some(error.to_string()))
                         .ok(),
@@ -321,8 +340,9 @@ impl<'a> Stage<'a> {
         rate: Option<u64>,
         duration: Duration,
     ) -> Result<Sample, Error> {
-        if scenario.task(0) == Task::Idle {
-            return self.idle(&self.start(entrant.peer, scenario.serving())?);
+        if scenario.is_idle() {
+            let running = self.start(entrant.peer, scenario.serving())?;
+            return self.idle(scenario, &running);
         }
         let running = entrant.running.as_ref().expect("it was started for load");
         let (target, processes) = (running.listen, &running.processes);
@@ -347,6 +367,10 @@ impl<'a> Stage<'a> {
         let (outcome, datagrams) = match scenario.task(rate.unwrap_or(0)) {
             Task::Idle => return Err(Error::Failed("idle connections are no load".to_owned())),
             Task::Connections(work) => {
+                let mut target = self.target(scenario.serving(), target);
+                if scenario.resumes() {
+                    target.tls = target.tls.as_ref().map(Tls::resumed);
+                }
                 let plan = plan(scenario, target, duration, work);
                 (load::run(&self.ring, &plan, &mut observe)?, None)
             }
@@ -369,7 +393,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Holds idle connections to a proxy that has had none before.
-    fn idle(&self, running: &Running) -> Result<Sample, Error> {
+    fn idle(&self, scenario: Scenario, running: &Running) -> Result<Sample, Error> {
         const SIZE: usize = 128;
         let processes = &running.processes;
         local::pass(&self.ring, SETTLE)?;
@@ -377,7 +401,8 @@ impl<'a> Stage<'a> {
             procstat::anonymous_memory(processes),
             CpuTime::of(processes),
         );
-        let held = load::open(&self.ring, running.listen, IDLE_CONNECTIONS, SIZE)?;
+        let target = self.target(scenario.serving(), running.listen);
+        let held = load::open(&self.ring, &target, IDLE_CONNECTIONS, SIZE)?;
         local::pass(&self.ring, SETTLE)?;
         let sample = Sample {
             proxy_cpu_us: CpuTime::of(processes).since(&begin).as_secs_f64() * 1e6,
@@ -424,7 +449,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn plan(scenario: Scenario, target: SocketAddr, duration: Duration, work: load::Work) -> Plan {
+fn plan(scenario: Scenario, target: Target, duration: Duration, work: load::Work) -> Plan {
     Plan {
         target,
         connections: scenario.connections(),

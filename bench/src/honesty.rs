@@ -69,7 +69,7 @@ fn stalled_run(
     let service = Service::Stall(from, from + check.stall);
     let target = backend::start(ring, SocketAddr::from(([127, 0, 0, 1], 0)), service)?;
     let plan = Plan {
-        target,
+        target: target.into(),
         connections: check.connections,
         warmup,
         duration: check.stall * 3,

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `schedule`, `pattern`, `statistics` | arithmetic: due times, counted bytes, ratios and verdicts |
 //! | `local` | a ring of this thread, and running one future on it |
-//! | `load/` | the load generator: what is asked for, in which rhythm, how it is counted |
+//! | `load/` | the load generator: what is asked for, in which rhythm, over TCP or TLS, how it is counted |
 //! | `backend` | the backends: echo, download, one that stalls |
 //! | `udp/` | the same with datagrams: generator, counts, backends |
 //! | `honesty` | the self-check: is a stall seen? |

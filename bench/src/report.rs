@@ -89,7 +89,10 @@ fn table(measured: &Measured) -> String {
     if !measured.ceiling.is_empty() {
         text.push_str("| no proxy |");
         for &metric in metrics {
-            let is_the_proxys = matches!(metric, Metric::CpuPerRequest | Metric::CpuPerMb);
+            let is_the_proxys = matches!(
+                metric,
+                Metric::CpuPerRequest | Metric::CpuPerConnection | Metric::CpuPerMb
+            );
             let value = match is_the_proxys {
                 true => "–".to_owned(),
                 false => cell(&measured.ceiling, metric),
@@ -376,13 +379,14 @@ mod tests {
 
     #[test]
     fn all_rows_of_a_table_have_as_many_cells_as_its_head() {
-        for which in [Scenario::WITH_TCP.as_slice(), &Scenario::WITH_UDP].concat() {
+        let (tcp, udp) = (Scenario::WITH_TCP.as_slice(), &Scenario::WITH_UDP);
+        for which in [tcp, udp, &Scenario::WITH_TLS].concat() {
             let peers = vec![
                 contender("ringress", [1.0, 1.0]),
                 contender("a", [2.0, 2.0]),
             ];
             let mut measured = measured(which, peers);
-            if which == Scenario::Idle {
+            if which.is_idle() {
                 measured.seconds_per_round = 0.0;
                 measured.ceiling.clear();
             }

@@ -55,6 +55,17 @@ pub(crate) enum Scenario {
     UdpBulk16,
     /// Datagrams of 64 B that come back, at half of what ringress can do: nothing may be lost
     UdpLoss,
+    /// A new TLS connection with a full handshake for every exchange, 32 at once
+    TlsHandshakes,
+    /// The same with resumed handshakes
+    TlsResumed,
+    /// Downloads of 64 MiB on 4 TLS connections, every byte compared
+    TlsDownload,
+    /// Echo of 128 B on 64 TLS connections, as much as goes
+    #[value(name = "tls-echo-64")]
+    TlsEcho64,
+    /// 5,000 TLS connections that had one exchange
+    TlsIdle,
 }
 
 /// What a scenario consists of.
@@ -73,6 +84,8 @@ pub(crate) enum Task {
 pub(crate) enum Serving {
     /// They take connections.
     Connections(Service),
+    /// They take connections, and clients speak TLS with the proxy.
+    Tls(Service),
     /// They take datagrams.
     Datagrams(udp::Service),
 }
@@ -81,6 +94,7 @@ impl Serving {
     pub(crate) fn protocol(self) -> Protocol {
         match self {
             Self::Connections(_) => Protocol::Tcp,
+            Self::Tls(_) => Protocol::Tls,
             Self::Datagrams(_) => Protocol::Udp,
         }
     }
@@ -109,6 +123,13 @@ impl Scenario {
         Self::UdpBulk16,
         Self::UdpLoss,
     ];
+    pub(crate) const WITH_TLS: [Self; 5] = [
+        Self::TlsHandshakes,
+        Self::TlsResumed,
+        Self::TlsDownload,
+        Self::TlsEcho64,
+        Self::TlsIdle,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -123,6 +144,11 @@ impl Scenario {
             Self::UdpBulk => "udp-bulk",
             Self::UdpBulk16 => "udp-bulk-16",
             Self::UdpLoss => "udp-loss",
+            Self::TlsHandshakes => "tls-handshakes",
+            Self::TlsResumed => "tls-resumed",
+            Self::TlsDownload => "tls-download",
+            Self::TlsEcho64 => "tls-echo-64",
+            Self::TlsIdle => "tls-idle",
         }
     }
 
@@ -143,6 +169,15 @@ impl Scenario {
             Self::UdpLoss => {
                 "echo of datagrams of 64 B, 64 sessions, half of ringress's own maximum"
             }
+            Self::TlsHandshakes => {
+                "a new TLS connection, full handshake, for every echo of 128 B, 32 at once"
+            }
+            Self::TlsResumed => {
+                "a new TLS connection, resumed handshake, for every echo of 128 B, 32 at once"
+            }
+            Self::TlsDownload => "downloads of 64 MiB, 4 TLS connections, every byte compared",
+            Self::TlsEcho64 => "echo of 128 B, 64 TLS connections, as much as goes",
+            Self::TlsIdle => "5,000 TLS connections, one echo of 128 B each, then idle",
         }
     }
 
@@ -151,6 +186,10 @@ impl Scenario {
             Self::Download => Serving::Connections(Service::Download),
             Self::Udp64 | Self::UdpRate | Self::UdpLoss => Serving::Datagrams(udp::Service::Echo),
             Self::UdpBulk | Self::UdpBulk16 => Serving::Datagrams(udp::Service::Bursts),
+            Self::TlsDownload => Serving::Tls(Service::Download),
+            Self::TlsHandshakes | Self::TlsResumed | Self::TlsEcho64 | Self::TlsIdle => {
+                Serving::Tls(Service::Echo)
+            }
             _ => Serving::Connections(Service::Echo),
         }
     }
@@ -158,11 +197,11 @@ impl Scenario {
     /// Connections, or sources of datagrams, at once.
     pub(crate) fn connections(self) -> usize {
         match self {
-            Self::Echo64 | Self::Rate => 64,
+            Self::Echo64 | Self::Rate | Self::TlsEcho64 => 64,
             Self::Echo512 => 512,
-            Self::NewConnections => 32,
-            Self::Idle => IDLE_CONNECTIONS,
-            Self::Download => 4,
+            Self::NewConnections | Self::TlsHandshakes | Self::TlsResumed => 32,
+            Self::Idle | Self::TlsIdle => IDLE_CONNECTIONS,
+            Self::Download | Self::TlsDownload => 4,
             Self::Udp64 | Self::UdpRate | Self::UdpLoss => 64,
             // nginx loses nothing of two bursts with the receive buffers that sockets have; of four it does.
             Self::UdpBulk => 2,
@@ -173,16 +212,20 @@ impl Scenario {
     /// With the rate that was found for it, if it has one.
     pub(crate) fn task(self, per_second: u64) -> Task {
         match self {
-            Self::Echo64 | Self::Echo512 => Task::Connections(Work::Saturate { size: SIZE }),
+            Self::Echo64 | Self::Echo512 | Self::TlsEcho64 => {
+                Task::Connections(Work::Saturate { size: SIZE })
+            }
             Self::Rate => Task::Connections(Work::Rate {
                 size: SIZE,
                 per_second,
             }),
-            Self::NewConnections => Task::Connections(Work::NewConnections { size: SIZE }),
-            Self::Download => Task::Connections(Work::Download {
+            Self::NewConnections | Self::TlsHandshakes | Self::TlsResumed => {
+                Task::Connections(Work::NewConnections { size: SIZE })
+            }
+            Self::Download | Self::TlsDownload => Task::Connections(Work::Download {
                 bytes: DOWNLOAD_BYTES,
             }),
-            Self::Idle => Task::Idle,
+            Self::Idle | Self::TlsIdle => Task::Idle,
             Self::Udp64 => Task::Datagrams(udp::Work::Saturate {
                 size: DATAGRAM,
                 outstanding: 1,
@@ -204,6 +247,22 @@ impl Scenario {
         }
     }
 
+    /// Connections are held, and no load is put on them.
+    pub(crate) fn is_idle(self) -> bool {
+        self.task(0) == Task::Idle
+    }
+
+    /// Handshakes are to be resumed ones.
+    pub(crate) fn resumes(self) -> bool {
+        self == Self::TlsResumed
+    }
+
+    /// There is load without a proxy, too. The backends speak no TLS, so that without a proxy the work
+    /// would be another.
+    pub(crate) fn has_ceiling(self) -> bool {
+        !self.is_idle() && self.serving().protocol() != Protocol::Tls
+    }
+
     /// Long enough that the medians hold still, short enough that all of it takes less than five
     /// minutes with all proxies.
     pub(crate) fn extent(self) -> Extent {
@@ -215,6 +274,9 @@ impl Scenario {
             Self::Udp64 | Self::UdpRate => (5, 2000),
             Self::UdpBulk | Self::UdpBulk16 => (5, 500),
             Self::UdpLoss => (3, 2000),
+            Self::TlsHandshakes | Self::TlsResumed | Self::TlsEcho64 => (5, 1500),
+            Self::TlsDownload => (5, 1000),
+            Self::TlsIdle => (3, 0),
         };
         Extent {
             rounds,
@@ -230,14 +292,15 @@ impl Scenario {
             Self::Udp64 | Self::UdpRate | Self::UdpBulk | Self::UdpBulk16 => {
                 peers::WITH_UDP.contains(&peer)
             }
+            _ if self.serving().protocol() == Protocol::Tls => peers::WITH_TLS.contains(&peer),
             _ => !peer.contains("splice"),
         }
     }
 
     pub(crate) fn metrics(self) -> &'static [Metric] {
         match self {
-            Self::Idle => &[Metric::MemoryPerConnection],
-            Self::Download => &[Metric::CpuPerMb, Metric::MbPerSecond],
+            Self::Idle | Self::TlsIdle => &[Metric::MemoryPerConnection],
+            Self::Download | Self::TlsDownload => &[Metric::CpuPerMb, Metric::MbPerSecond],
             Self::UdpBulk | Self::UdpBulk16 => {
                 &[Metric::CpuPerMb, Metric::MbPerSecond, Metric::Lost]
             }
@@ -251,6 +314,13 @@ impl Scenario {
             ],
             Self::Rate => &[
                 Metric::CpuPerRequest,
+                Metric::P50,
+                Metric::P99,
+                Metric::P999,
+            ],
+            Self::TlsHandshakes | Self::TlsResumed => &[
+                Metric::CpuPerConnection,
+                Metric::Throughput,
                 Metric::P50,
                 Metric::P99,
                 Metric::P999,
@@ -270,6 +340,8 @@ impl Scenario {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Metric {
     CpuPerRequest,
+    /// The same where each request has a connection of its own.
+    CpuPerConnection,
     Throughput,
     P50,
     P99,
@@ -284,6 +356,7 @@ impl Metric {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::CpuPerRequest => "CPU µs per request",
+            Self::CpuPerConnection => "CPU µs per connection",
             Self::Throughput => "requests/s",
             Self::P50 => "p50 µs",
             Self::P99 => "p99 µs",
@@ -307,7 +380,7 @@ impl Metric {
         match self {
             Self::Throughput | Self::MbPerSecond | Self::P999 => 0,
             Self::P50 | Self::P99 | Self::Lost => 1,
-            Self::CpuPerRequest | Self::MemoryPerConnection => 2,
+            Self::CpuPerRequest | Self::CpuPerConnection | Self::MemoryPerConnection => 2,
             Self::CpuPerMb => 3,
         }
     }
@@ -339,7 +412,9 @@ impl Sample {
         let seconds = load(|load| load.seconds);
         let mb = load(|load| load.bytes as f64 / 1e6);
         match metric {
-            Metric::CpuPerRequest => per(self.proxy_cpu_us, load(|load| load.requests as f64)),
+            Metric::CpuPerRequest | Metric::CpuPerConnection => {
+                per(self.proxy_cpu_us, load(|load| load.requests as f64))
+            }
             Metric::Throughput => load(|load| load.requests_per_second),
             Metric::P50 => load(|load| load.p50_us),
             Metric::P99 => load(|load| load.p99_us),
@@ -380,12 +455,15 @@ mod tests {
                 let takes_part = |name: &&&str| is_in_every_run(name) && scenario.wants(name);
                 let proxies = NAMES.iter().filter(takes_part).count() as f64;
                 // Beside what is counted: warm-up and connecting; an idle round starts a proxy.
-                let (each, ceiling) = match scenario {
-                    Scenario::Idle => (1.6, 0.0),
-                    _ => (
-                        duration.as_secs_f64() + 0.3,
-                        (duration / CEILING_SHARE).as_secs_f64() + 0.3,
-                    ),
+                let each = match scenario {
+                    Scenario::Idle => 1.6,
+                    // As many handshakes in the generator.
+                    Scenario::TlsIdle => 4.0,
+                    _ => duration.as_secs_f64() + 0.3,
+                };
+                let ceiling = match scenario.has_ceiling() {
+                    true => (duration / CEILING_SHARE).as_secs_f64() + 0.3,
+                    false => 0.0,
                 };
                 rounds as f64 * (proxies * each + ceiling)
             })
@@ -402,6 +480,12 @@ mod tests {
     fn two_and_a_half_minutes_hold_those_with_datagrams() {
         let seconds = seconds(&Scenario::WITH_UDP);
         assert!(seconds < 145.0, "{seconds}");
+    }
+
+    #[test]
+    fn little_more_than_three_minutes_hold_those_with_tls() {
+        let seconds = seconds(&Scenario::WITH_TLS);
+        assert!(seconds < 190.0, "{seconds}");
     }
 
     #[test]
@@ -424,6 +508,8 @@ mod tests {
         assert!(Scenario::Download.wants("haproxy-splice"));
         assert!(!Scenario::Echo64.wants("haproxy-splice"));
         assert!(Scenario::Echo64.wants("haproxy"));
+        assert!(!Scenario::TlsDownload.wants("haproxy-splice"));
+        assert!(Scenario::TlsDownload.wants("haproxy"));
         assert!(!Scenario::Udp64.wants("haproxy") && Scenario::Udp64.wants("envoy"));
         assert!(!Scenario::UdpLoss.wants("envoy") && Scenario::UdpLoss.wants("ringress"));
     }

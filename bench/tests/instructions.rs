@@ -1,6 +1,6 @@
 //! Guards what was won, on a fixed scripted run (`examples/scripted.rs`, on the simulated driver): the
-//! instructions that ringress's own code spends on it may not grow by more than 3 %, and with traffic
-//! policy on it may not take more than 3 % more. Counted by callgrind, so that the figures are the
+//! instructions that ringress's own code spends on it may not grow by more than 3 %, with traffic
+//! policy on it may not take more than 3 % more, nor may bulk that a name has led to its backend. Counted by callgrind, so that the figures are the
 //! same however busy the machine is.
 //!
 //! The accepted figures are in `bench/instructions.txt`. When a change is worth what it costs, or
@@ -18,6 +18,8 @@ use ringress::policy::clients::Clients;
 const TOLERANCE: f64 = 0.03;
 /// What policies may cost beside the bare relay.
 const POLICIES_MOST: f64 = 0.03;
+/// What passthrough may cost beside plain TCP, once the ClientHello has been passed on.
+const PASSTHROUGH_MOST: f64 = 0.03;
 /// Functions below this share of the total are not listed.
 const LEAST_SHARE: f64 = 0.005;
 
@@ -49,7 +51,7 @@ static PROGRAM: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
 
 /// Without policies, and its requests.
 static BARE: LazyLock<Option<(Profile, u64)>> =
-    LazyLock::new(|| PROGRAM.as_ref().map(|program| profile(program, None)));
+    LazyLock::new(|| PROGRAM.as_ref().map(|program| exchanges(program, &[])));
 
 #[test]
 fn a_scripted_run_takes_no_more_instructions_than_accepted() {
@@ -72,7 +74,7 @@ fn policies_take_at_most_3_percent_more_instructions_than_the_bare_relay() {
     let (Some(program), Some((bare, requests))) = (&*PROGRAM, &*BARE) else {
         return;
     };
-    let (policies, same) = profile(program, Some("policies"));
+    let (policies, same) = exchanges(program, &["policies"]);
     assert_eq!(*requests, same, "both runs do the same work");
     let per_request = |profile: &Profile| profile.whole as f64 / *requests as f64;
     let more = policies.whole as f64 / bare.whole as f64 - 1.0;
@@ -88,6 +90,51 @@ fn policies_take_at_most_3_percent_more_instructions_than_the_bare_relay() {
         more * 100.0,
         growth(&bare.own, &policies.own)
     );
+}
+
+#[test]
+fn passthrough_takes_at_most_3_percent_more_instructions_per_byte_than_plain_tcp() {
+    let Some(program) = &*PROGRAM else {
+        return;
+    };
+    let [plain, routed] = ["plain", "passthrough"].map(|kind| Bulk::of(program, kind));
+    assert_eq!(plain.bytes, routed.bytes, "both runs do the same work");
+    let per_kib = |bulk: &Bulk| bulk.instructions as f64 * 1024.0 / bulk.bytes as f64;
+    let more = routed.instructions as f64 / plain.instructions as f64 - 1.0;
+    println!(
+        "instructions per KiB: {:.2} plain, {:.2} in passthrough, {:+.2} %",
+        per_kib(&plain),
+        per_kib(&routed),
+        more * 100.0
+    );
+    assert!(
+        more <= PASSTHROUGH_MOST,
+        "passthrough costs {:.2} %, by function:\n{}",
+        more * 100.0,
+        growth(&plain.own, &routed.own)
+    );
+}
+
+/// What a long transfer took more than a shorter one: neither the start, nor the ClientHello, nor the end.
+struct Bulk {
+    instructions: u64,
+    bytes: u64,
+    /// Of the long one.
+    own: Counts,
+}
+
+impl Bulk {
+    fn of(program: &Path, kind: &str) -> Self {
+        let [(short, few), (long, many)] = ["4", "12"].map(|mib| profile(program, &[kind, mib]));
+        let own = |profile: &Profile| profile.own.values().sum::<u64>();
+        let instructions = long.whole - short.whole;
+        assert_is_ringress(own(&long) - own(&short), instructions);
+        Self {
+            instructions,
+            bytes: many - few,
+            own: long.own,
+        }
+    }
 }
 
 #[test]
@@ -122,9 +169,24 @@ fn build() -> PathBuf {
     target.join("release/examples/scripted")
 }
 
-/// Runs `program` under callgrind; what it took, and the requests that it says it served.
-fn profile(program: &Path, argument: Option<&str>) -> (Profile, u64) {
-    let kind = argument.unwrap_or("bare");
+/// What a run with exchanges took, and how many there were.
+fn exchanges(program: &Path, arguments: &[&str]) -> (Profile, u64) {
+    let (profile, requests) = profile(program, arguments);
+    assert_is_ringress(profile.own.values().sum(), profile.whole);
+    (profile, requests)
+}
+
+/// Nearly all that was counted is ringress's own.
+fn assert_is_ringress(own: u64, whole: u64) {
+    assert!(
+        own > 200_000 && own * 10 > whole * 9,
+        "callgrind did not see ringress, or not it alone: {own} of {whole}"
+    );
+}
+
+/// Runs `program` under callgrind; what it took, and the requests or bytes that it says it served.
+fn profile(program: &Path, arguments: &[&str]) -> (Profile, u64) {
+    let kind = arguments.join(".");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join(format!("callgrind.{}.{kind}", std::process::id()));
     let run = Command::new("valgrind")
@@ -136,7 +198,7 @@ fn profile(program: &Path, argument: Option<&str>) -> (Profile, u64) {
         .args(COUNTED.map(|function| format!("--toggle-collect={function}")))
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(program)
-        .args(argument)
+        .args(arguments)
         .stdin(Stdio::null())
         .output()
         .expect("valgrind can be run");
@@ -148,12 +210,6 @@ fn profile(program: &Path, argument: Option<&str>) -> (Profile, u64) {
     let text = std::fs::read_to_string(&out).expect("callgrind wrote its figures");
     std::fs::remove_file(&out).expect("it can be removed");
     let profile = parse(&text);
-    let own: u64 = profile.own.values().sum();
-    assert!(
-        own > 1_000_000 && own * 10 > profile.whole * 9,
-        "callgrind did not see ringress, or not it alone: {own} of {}",
-        profile.whole
-    );
     let said = String::from_utf8_lossy(&run.stdout);
     let requests = said
         .split_whitespace()

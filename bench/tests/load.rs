@@ -16,7 +16,7 @@ fn loopback() -> SocketAddr {
 fn run(ring: &Ring, service: Service, connections: usize, work: Work) -> Outcome {
     let target = backend::start(ring, loopback(), service).expect("a port is free");
     let plan = Plan {
-        target,
+        target: target.into(),
         connections,
         warmup: Duration::from_millis(50),
         duration: Duration::from_millis(300),
@@ -33,7 +33,7 @@ fn run(ring: &Ring, service: Service, connections: usize, work: Work) -> Outcome
 /// One connection at a time, or as many as it takes.
 fn plan(target: SocketAddr, duration: Duration, work: Work) -> Plan {
     Plan {
-        target,
+        target: target.into(),
         connections: 1,
         warmup: Duration::ZERO,
         duration,
@@ -144,7 +144,7 @@ fn downloads_are_compared_byte_by_byte() {
 
     let target = backend::start(&ring, loopback(), Service::Echo).expect("a port is free");
     let plan = Plan {
-        target,
+        target: target.into(),
         connections: 1,
         warmup: Duration::ZERO,
         duration: Duration::from_millis(20),
@@ -159,7 +159,7 @@ fn a_wrong_answer_is_an_error() {
     let ring = local::ring().expect("io_uring is there");
     let target = backend::start(&ring, loopback(), Service::Download).expect("a port is free");
     let plan = Plan {
-        target,
+        target: target.into(),
         connections: 2,
         warmup: Duration::ZERO,
         duration: Duration::from_millis(50),
@@ -177,7 +177,7 @@ fn who_can_not_be_connected_to_is_said() {
     drop(listener);
     local::pass(&ring, Duration::from_millis(5)).expect("the ring turns");
     let plan = Plan {
-        target: address,
+        target: address.into(),
         connections: 2,
         warmup: Duration::ZERO,
         duration: Duration::from_secs(1),
@@ -192,7 +192,7 @@ fn idle_connections_are_held_until_they_are_dropped() {
     let ring = local::ring().expect("io_uring is there");
     let target = backend::start(&ring, loopback(), Service::Echo).expect("a port is free");
     let before = ring.usage();
-    let held = load::open(&ring, target, 100, 64).expect("all can be had");
+    let held = load::open(&ring, &target.into(), 100, 64).expect("all can be had");
     assert!(ring.usage().slots >= before.slots + 200);
     assert_eq!(ring.usage().buffers, 0, "an idle connection holds none");
     drop(held);

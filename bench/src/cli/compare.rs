@@ -23,6 +23,9 @@ pub(super) struct Arguments {
     /// All scenarios with datagrams, which otherwise take part only when they are named
     #[arg(long, conflicts_with = "only")]
     udp: bool,
+    /// All scenarios with TLS; likewise
+    #[arg(long, conflicts_with_all = ["only", "udp"])]
+    tls: bool,
     /// These proxies only; ringress-policies takes part only when it is named
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = peers::NAMES)]
     peers: Vec<String>,
@@ -64,6 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     let wanted = Wanted {
         scenarios: match arguments.only.as_slice() {
             [] if arguments.udp => Scenario::WITH_UDP.to_vec(),
+            [] if arguments.tls => Scenario::WITH_TLS.to_vec(),
             [] => Scenario::WITH_TCP.to_vec(),
             only => only.to_vec(),
         },
@@ -119,7 +123,7 @@ fn show_configurations(peers: &[Peer]) -> Result<(), Error> {
         backends: &[1, 2].map(|host| SocketAddr::from(([127, 0, 0, host], 9000))),
         change: None,
     };
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
+    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Tls] {
         place.protocol = protocol;
         for peer in peers.iter().filter(|peer| peer.speaks(protocol)) {
             show_configuration(peer, &place)?;

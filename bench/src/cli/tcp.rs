@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ringress::ring::limits;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::print;
-use crate::load::{self, Outcome, Plan, Work};
+use crate::load::{self, Outcome, Plan, Target, Tls, Work};
 use crate::{Error, local};
 
 #[derive(clap::Args, Debug)]
@@ -38,6 +41,12 @@ pub(super) struct Arguments {
     /// One exchange per connection, then hold all of them for the duration
     #[arg(long, group = "work")]
     idle: bool,
+    /// Speak TLS 1.3 with a server that has this certificate (PEM), which is for bench.test
+    #[arg(long, value_name = "FILE")]
+    tls: Option<PathBuf>,
+    /// Resume sessions: each connection but the first of its place; what is not resumed is an error
+    #[arg(long, requires_all = ["tls", "new_connections"], conflicts_with = "rate")]
+    resume: bool,
     /// Run on this CPU only
     #[arg(long)]
     cpu: Option<usize>,
@@ -57,7 +66,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         return hold(arguments);
     }
     let plan = Plan {
-        target: arguments.address,
+        target: target(arguments)?,
         connections: arguments.connections.get(),
         warmup: arguments.warmup,
         duration: arguments.duration,
@@ -77,6 +86,20 @@ pub(super) fn pin(cpu: Option<usize>) -> Result<(), Error> {
     cpu.map_or(Ok(()), |cpu| {
         limits::pin_to(cpu).map_err(Error::while_doing(format!("using CPU {cpu}")))
     })
+}
+
+fn target(arguments: &Arguments) -> Result<Target, Error> {
+    let mut target = Target::from(arguments.address);
+    if let Some(file) = &arguments.tls {
+        let certificate = CertificateDer::from_pem_file(file)
+            .map_err(|error| Error::Failed(format!("{}: {error}", file.display())))?;
+        let tls = Tls::new(&certificate)?;
+        target.tls = Some(match arguments.resume {
+            true => tls.resumed(),
+            false => tls,
+        });
+    }
+    Ok(target)
 }
 
 fn work(arguments: &Arguments) -> Work {
@@ -99,7 +122,7 @@ fn work(arguments: &Arguments) -> Work {
 fn hold(arguments: &Arguments) -> Result<(), Error> {
     let ring = local::ring()?;
     let count = arguments.connections.get();
-    let held = load::open(&ring, arguments.address, count, arguments.size.get())?;
+    let held = load::open(&ring, &target(arguments)?, count, arguments.size.get())?;
     print(&format!(
         "{count} connections are open and had one exchange each; held for {}\n",
         humantime::format_duration(arguments.duration)

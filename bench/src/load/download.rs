@@ -6,10 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 
-use ringress::ring::Socket;
-
-use super::connect;
-use super::loss::broken;
+use super::link::{Caller, Link};
 use super::run::Run;
 
 /// Bytes that may come before the task looks at them: a few buffers, which stay in the cache.
@@ -18,17 +15,18 @@ const RECEIVE_BUDGET: u32 = 256 * 1024;
 /// Downloads one after another until the run has ended. What was compared counts at once, so that
 /// a download may be longer than the run.
 pub(super) async fn downloads(run: Rc<Run>, number: u64, bytes: u64) {
-    match connect(&run.ring, run.plan.target, number).await {
-        Ok(socket) => {
+    let caller = Caller::new(&run.ring, &run.plan.target);
+    match caller.connect(number).await {
+        Ok(link) => {
             run.connected.set(run.connected.get() + 1);
-            socket.belongs_to_this_task();
+            link.belongs_to_this_task();
             poll_fn(|_| match run.rhythm.get() {
                 None => Poll::Pending,
                 Some(_) => Poll::Ready(()),
             })
             .await;
-            while !run.ended.get() && download(&run, &socket, bytes).await {}
-            socket.abort();
+            while !run.ended.get() && download(&run, &link, bytes).await {}
+            link.abort();
         }
         Err(error) => run.refused(error),
     }
@@ -36,13 +34,13 @@ pub(super) async fn downloads(run: Rc<Run>, number: u64, bytes: u64) {
 }
 
 /// One download; false when the connection is of no more use.
-async fn download(run: &Run, socket: &Socket, bytes: u64) -> bool {
+async fn download(run: &Run, link: &Link, bytes: u64) -> bool {
     let began = run.ring.now();
     let mut received = 0;
-    let mut right = socket.send(Rc::from(bytes.to_be_bytes()));
+    let mut right = link.send(&Rc::from(bytes.to_be_bytes()));
     let whole = poll_fn(|_| {
         let before = received;
-        let (_, flow) = socket.read(|slice| {
+        let (_, flow) = link.read(|slice| {
             right &= run.pattern.matches(received, slice);
             received += slice.len() as u64;
         });
@@ -53,10 +51,10 @@ async fn download(run: &Run, socket: &Socket, bytes: u64) -> bool {
         if received == bytes {
             return Poll::Ready(Ok(()));
         }
-        if let Some(error) = broken(socket, flow) {
+        if let Some(error) = link.broken(flow) {
             return Poll::Ready(Err(error));
         }
-        socket.receive(RECEIVE_BUDGET);
+        link.receive(RECEIVE_BUDGET);
         Poll::Pending
     })
     .await;

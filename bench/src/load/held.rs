@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
-use ringress::ring::{Ring, Socket};
+use ringress::ring::Ring;
 
-use super::{connect, fresh};
+use super::fresh;
+use super::link::{Caller, Link, Target};
 use crate::backend::Service;
 use crate::error::Error;
 use crate::{local, pattern};
@@ -17,26 +17,27 @@ use crate::{local, pattern};
 const AT_ONCE: usize = 64;
 
 /// Open connections. Dropped, they close.
-pub struct Held(#[expect(dead_code, reason = "held, not used")] Vec<Socket>);
+pub struct Held(#[expect(dead_code, reason = "held, not used")] Vec<Link>);
 
 /// Opens `count` connections to `target`, has one exchange of `size` bytes on each, and keeps them.
 ///
 /// # Errors
 /// One could not be had, or got a wrong answer.
-pub fn open(ring: &Ring, target: SocketAddr, count: usize, size: usize) -> Result<Held, Error> {
+pub fn open(ring: &Ring, target: &Target, count: usize, size: usize) -> Result<Held, Error> {
     let request = pattern::bytes(size.max(1));
-    let sockets = Rc::new(RefCell::new(Vec::with_capacity(count)));
+    let links = Rc::new(RefCell::new(Vec::with_capacity(count)));
     let begun = Rc::new(Cell::new(0));
     let failure = Rc::new(Cell::new(None));
     let alive = Rc::new(Cell::new(AT_ONCE));
     for _ in 0..AT_ONCE {
-        let (ring_, request, sockets) = (ring.clone(), Rc::clone(&request), Rc::clone(&sockets));
+        let caller = Caller::new(ring, target);
+        let (own, request, links) = (ring.clone(), Rc::clone(&request), Rc::clone(&links));
         let (begun, failure, alive) = (Rc::clone(&begun), Rc::clone(&failure), Rc::clone(&alive));
         ring.spawn(async move {
             while begun.get() < count {
                 let number = begun.replace(begun.get() + 1);
-                match one(&ring_, target, number as u64, &request).await {
-                    Ok(socket) => sockets.borrow_mut().push(socket),
+                match one(&own, &caller, number as u64, &request).await {
+                    Ok(link) => links.borrow_mut().push(link),
                     Err(error) => {
                         begun.set(count);
                         failure.set(Some((number, error)));
@@ -51,10 +52,10 @@ pub fn open(ring: &Ring, target: SocketAddr, count: usize, size: usize) -> Resul
     }
     match failure.take() {
         Some((number, error)) => Err(Error::System {
-            doing: format!("connection {number} of {count} to {target}"),
+            doing: format!("connection {number} of {count} to {}", target.address),
             error,
         }),
-        None => Ok(Held(sockets.take())),
+        None => Ok(Held(links.take())),
     }
 }
 
@@ -62,28 +63,23 @@ pub fn open(ring: &Ring, target: SocketAddr, count: usize, size: usize) -> Resul
 ///
 /// # Errors
 /// It does not.
-pub fn ask_once(ring: &Ring, target: SocketAddr, service: Service) -> Result<(), Error> {
+pub fn ask_once(ring: &Ring, target: &Target, service: Service) -> Result<(), Error> {
     const BYTES: u8 = 8;
     let answer = pattern::bytes(BYTES.into());
     let request: Rc<[u8]> = match service {
         Service::Download => Rc::from(u64::from(BYTES).to_be_bytes()),
         Service::Echo | Service::Stall(..) => Rc::clone(&answer),
     };
-    let own = ring.clone();
+    let (own, caller) = (ring.clone(), Caller::new(ring, target));
     let asked = local::run(ring, async move {
-        let socket = connect(&own, target, 0).await?;
-        fresh::exchange(&own, &socket, &request, &answer).await
+        let link = caller.connect(0).await?;
+        fresh::exchange(&own, &link, &request, &answer).await
     })?;
-    asked.map_err(Error::while_doing(format!("asking {target}")))
+    asked.map_err(Error::while_doing(format!("asking {}", target.address)))
 }
 
-async fn one(
-    ring: &Ring,
-    target: SocketAddr,
-    number: u64,
-    request: &Rc<[u8]>,
-) -> io::Result<Socket> {
-    let socket = connect(ring, target, number).await?;
-    fresh::exchange(ring, &socket, request, request).await?;
-    Ok(socket)
+async fn one(ring: &Ring, caller: &Caller, number: u64, request: &Rc<[u8]>) -> io::Result<Link> {
+    let link = caller.connect(number).await?;
+    fresh::exchange(ring, &link, request, request).await?;
+    Ok(link)
 }

@@ -14,11 +14,9 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use ringress::ring::Socket;
 use ringress::time::Instant;
 
-use super::connect;
-use super::loss::broken;
+use super::link::{Caller, Link};
 use super::run::{Rhythm, Run};
 
 /// Bytes that one arming of a receive is good for: thousands of answers.
@@ -33,7 +31,7 @@ pub(super) struct Lane {
     /// Requests of this lane that were sent.
     sent: Cell<u64>,
     state: Cell<State>,
-    socket: RefCell<Option<Socket>>,
+    link: RefCell<Option<Link>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +50,7 @@ impl Lane {
             number,
             sent: Cell::new(0),
             state: Cell::new(State::Away),
-            socket: RefCell::new(None),
+            link: RefCell::new(None),
         }
     }
 
@@ -79,16 +77,16 @@ impl Lane {
         else {
             return;
         };
-        let socket = self.socket.borrow();
-        let Some(socket) = socket.as_ref() else {
+        let link = self.link.borrow();
+        let Some(link) = link.as_ref() else {
             return;
         };
-        if socket.send(Rc::clone(&run.request)) {
+        if link.send(&run.request) {
             self.sent.set(self.sent.get() + 1);
             self.state.set(State::Waiting { meant, received: 0 });
         } else {
             // The kernel has not said yet that it took the last request, though its answer is here.
-            socket.wake_when_sent();
+            link.wake_when_sent();
         }
     }
 
@@ -116,11 +114,11 @@ impl Lane {
         }
         let mut right = true;
         let flow = {
-            let socket = self.socket.borrow();
-            let socket = socket.as_ref().expect("a lane is polled while connected");
+            let link = self.link.borrow();
+            let link = link.as_ref().expect("a lane is polled while connected");
             let mut state = self.state.get();
-            let (bytes, flow) = socket.read(|slice| right &= take(&mut state, &run.request, slice));
-            run.received(u64::from(bytes));
+            let (bytes, flow) = link.read(|slice| right &= take(&mut state, &run.request, slice));
+            run.received(bytes);
             self.state.set(state);
             flow
         };
@@ -132,15 +130,15 @@ impl Lane {
             self.state.set(State::Idle);
         }
         self.advance(run);
-        let socket = self.socket.borrow();
-        let socket = socket.as_ref().expect("a lane is polled while connected");
+        let link = self.link.borrow();
+        let link = link.as_ref().expect("a lane is polled while connected");
         if !right {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
-        if let Some(error) = broken(socket, flow) {
+        if let Some(error) = link.broken(flow) {
             return Poll::Ready(Err(error));
         }
-        socket.receive(RECEIVE_BUDGET);
+        link.receive(RECEIVE_BUDGET);
         Poll::Pending
     }
 }
@@ -157,11 +155,12 @@ fn take(state: &mut State, request: &[u8], slice: &[u8]) -> bool {
 
 /// Keeps a lane connected and busy until the run has ended.
 pub(super) async fn lane(run: Rc<Run>, lane: Rc<Lane>) {
+    let caller = Caller::new(&run.ring, &run.plan.target);
     while !run.ended.get() {
-        match connect(&run.ring, run.plan.target, lane.number).await {
-            Ok(socket) => {
-                socket.belongs_to_this_task();
-                lane.socket.replace(Some(socket));
+        match caller.connect(lane.number).await {
+            Ok(link) => {
+                link.belongs_to_this_task();
+                lane.link.replace(Some(link));
                 lane.state.set(State::Idle);
                 run.connected.set(run.connected.get() + 1);
                 if let Err(error) = poll_fn(|_| lane.poll(&run)).await {
@@ -170,8 +169,8 @@ pub(super) async fn lane(run: Rc<Run>, lane: Rc<Lane>) {
             }
             Err(error) => run.refused(error),
         }
-        if let Some(socket) = lane.socket.take() {
-            socket.abort();
+        if let Some(link) = lane.link.take() {
+            link.abort();
         }
         if run.ended.get() {
             break;

@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use ringress::ring::{Flow, Socket};
 use serde::Serialize;
 
+use super::tls::Fault;
+
 /// Losses by kind. Whoever counts them says of what.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
 pub struct Losses {
@@ -18,6 +20,10 @@ pub struct Losses {
     pub cut_short: u64,
     /// Another answer, or more than was asked for.
     pub wrong_bytes: u64,
+    /// The handshake failed, or a record could not be read.
+    pub tls_failed: u64,
+    /// A full handshake where a resumed one was wanted; the answer was there.
+    pub not_resumed: u64,
     /// The generator could not make the connection: no port, no descriptor. Nobody else's fault.
     pub not_made: u64,
 }
@@ -26,6 +32,10 @@ impl Losses {
     /// Counts one.
     pub(super) fn count(&mut self, error: &io::Error) {
         let kind = match error.kind() {
+            ErrorKind::InvalidData if let Some(fault) = Fault::within(error) => match fault {
+                Fault::Failed(_) => &mut self.tls_failed,
+                Fault::NotResumed => &mut self.not_resumed,
+            },
             ErrorKind::ConnectionRefused => &mut self.refused,
             ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
                 &mut self.reset
@@ -44,13 +54,15 @@ impl Losses {
     }
 
     /// The kinds in words, with their counts.
-    pub(crate) fn kinds(&self) -> [(&'static str, u64); 6] {
+    pub(crate) fn kinds(&self) -> [(&'static str, u64); 8] {
         [
             ("refused", self.refused),
             ("reset", self.reset),
             ("timed out", self.timed_out),
             ("cut short", self.cut_short),
             ("wrong bytes", self.wrong_bytes),
+            ("failed in TLS", self.tls_failed),
+            ("not resumed", self.not_resumed),
             ("not made", self.not_made),
         ]
     }
@@ -74,23 +86,23 @@ mod tests {
     #[test]
     fn every_kind_is_told_apart_and_all_add_up() {
         let mut losses = Losses::default();
-        for (times, kind) in [
-            ErrorKind::ConnectionRefused,
-            ErrorKind::ConnectionReset,
-            ErrorKind::TimedOut,
-            ErrorKind::UnexpectedEof,
-            ErrorKind::InvalidData,
-            ErrorKind::AddrNotAvailable,
-        ]
-        .into_iter()
-        .enumerate()
-        {
+        let errors: [io::Error; 8] = [
+            ErrorKind::ConnectionRefused.into(),
+            ErrorKind::ConnectionReset.into(),
+            ErrorKind::TimedOut.into(),
+            ErrorKind::UnexpectedEof.into(),
+            ErrorKind::InvalidData.into(),
+            Fault::Failed(rustls::Error::DecryptError).into(),
+            Fault::NotResumed.into(),
+            ErrorKind::AddrNotAvailable.into(),
+        ];
+        for (times, error) in errors.iter().enumerate() {
             for _ in 0..=times {
-                losses.count(&kind.into());
+                losses.count(error);
             }
         }
         let counts = losses.kinds().map(|(_, count)| count);
-        assert_eq!(counts, [1, 2, 3, 4, 5, 6]);
-        assert_eq!(losses.total(), 21);
+        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(losses.total(), 36);
     }
 }

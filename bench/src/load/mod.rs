@@ -5,29 +5,28 @@ mod download;
 mod fresh;
 mod held;
 mod kept;
+mod link;
 mod loss;
 mod outcome;
 mod pacer;
 mod run;
+mod tls;
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ringress::address::Address;
-use ringress::ring::{Ring, Socket, SocketOptions};
-use ringress::time::Instant;
-
 pub use held::{Held, ask_once, open};
+pub use link::Target;
 pub use loss::Losses;
 pub use outcome::{Latency, Outcome, Summary};
 pub(crate) use run::thread_cpu;
 pub use run::{run, run_all};
+pub use tls::{NAME, Tls};
 
 /// What is asked of whom, by how many, for how long.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Who is asked.
-    pub target: SocketAddr,
+    pub target: Target,
     /// Connections at once; where each is made when it is due, as many as that takes.
     pub connections: usize,
     /// Time before counting starts.
@@ -81,33 +80,4 @@ pub enum Edge {
     Begin,
     /// Counting ends.
     End,
-}
-
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Connects to `target`; on the loopback from the `number`th of 16 addresses. A connection that the
-/// client closes leaves its port unusable for a while (TIME_WAIT), and one address has 28 thousand
-/// ports: that is a few seconds' worth of new connections. More addresses are chosen over closing
-/// with a reset, because a FIN is how clients end and what a proxy should be measured with.
-async fn connect(ring: &Ring, target: SocketAddr, number: u64) -> std::io::Result<Socket> {
-    connect_until(ring, target, number, ring.now() + CONNECT_TIMEOUT).await
-}
-
-async fn connect_until(
-    ring: &Ring,
-    target: SocketAddr,
-    number: u64,
-    deadline: Instant,
-) -> std::io::Result<Socket> {
-    const SOURCES: u64 = 16;
-    let source = match target {
-        SocketAddr::V4(target) if target.ip().is_loopback() => {
-            Some(IpAddr::from([127, 0, 1, (1 + number % SOURCES) as u8]))
-        }
-        _ => None,
-    };
-    let options = SocketOptions::default();
-    ring.connect(&Address::from(target), source, &options, deadline)
-        .await
 }

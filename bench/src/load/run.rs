@@ -264,7 +264,7 @@ fn wait_connected(run: &Run) -> Result<(), Error> {
     while run.connected.get() < expected {
         turn(&run.ring, patience)?;
         if let Some(error) = run.tally.borrow_mut().refused.take() {
-            let doing = format!("connecting to {}", run.plan.target);
+            let doing = format!("connecting to {}", run.plan.target.address);
             return Err(Error::System { doing, error });
         }
         if run.ring.now() >= patience {

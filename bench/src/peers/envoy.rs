@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::certificate::{CHAIN, KEY};
 use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, Protocol, in_path, output};
 use crate::local::BACKLOG;
 
@@ -59,11 +60,14 @@ pub(super) fn launch(_: &Peer, place: &Place<'_>) -> Launch {
         .collect();
     let listener = match place.protocol {
         Protocol::Tcp => OF_CONNECTIONS.replace("BACKLOG", &BACKLOG.to_string()),
+        Protocol::Tls => {
+            OF_CONNECTIONS.replace("BACKLOG", &BACKLOG.to_string()) + &of_tls(place.folder)
+        }
         Protocol::Udp => OF_DATAGRAMS.to_owned(),
     };
     let host = place.listen.ip();
     let listen = match place.protocol {
-        Protocol::Tcp => socket_address(host, place.listen.port()),
+        Protocol::Tcp | Protocol::Tls => socket_address(host, place.listen.port()),
         Protocol::Udp => {
             socket_address(host, place.listen.port()).replace("{address", "{protocol: UDP, address")
         }
@@ -119,6 +123,26 @@ const OF_CONNECTIONS: &str = r#"    tcp_backlog_size: BACKLOG
           cluster: backends
           idle_timeout: 600s
 "#;
+
+/// Follows upon the filters of a chain. Tickets are given out unless it is told otherwise.
+fn of_tls(folder: &Path) -> String {
+    format!(
+        r#"      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            tls_params:
+              tls_minimum_protocol_version: TLSv1_3
+              tls_maximum_protocol_version: TLSv1_3
+            tls_certificates:
+            - certificate_chain: {{filename: "{}"}}
+              private_key: {{filename: "{}"}}
+"#,
+        folder.join(CHAIN).display(),
+        folder.join(KEY).display(),
+    )
+}
 
 /// Longer datagrams than 1,500 B are cut off when nothing is said about them. Without `prefer_gro` on the
 /// listener (the default with backends) segments that come together are taken for one datagram, and what

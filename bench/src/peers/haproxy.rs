@@ -1,6 +1,11 @@
 //! HAProxy in tcp mode with one thread, copying or with splice.
 
-use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, first_line, in_path, output};
+use std::path::Path;
+
+use super::certificate::BOTH;
+use super::{
+    Launch, MOST_CONNECTIONS, Missing, Peer, Place, Protocol, first_line, in_path, output,
+};
 use crate::local::BACKLOG;
 
 pub(super) const NAME: &str = "haproxy";
@@ -37,15 +42,24 @@ pub(super) fn launch(peer: &Peer, place: &Place<'_>) -> Launch {
     } else {
         ""
     };
+    let tls = match place.protocol {
+        Protocol::Tls => of_tls(place.folder),
+        _ => String::new(),
+    };
     let binds: String = place
         .listens()
-        .map(|address| format!("    bind {address} backlog {BACKLOG}\n"))
+        .map(|address| format!("    bind {address} backlog {BACKLOG}{tls}\n"))
         .collect();
+    // Tickets alone resume sessions: the cache would take each of them as well.
+    let cache = match place.protocol {
+        Protocol::Tls => "    tune.ssl.cachesize 0\n",
+        _ => "",
+    };
     let text = format!(
         "global
     nbthread 1
     maxconn {MOST_CONNECTIONS}
-defaults
+{cache}defaults
     mode tcp
     timeout connect 5s
     timeout client 10m
@@ -65,4 +79,10 @@ defaults
         text,
         arguments,
     }
+}
+
+/// What makes an address to bind one for TLS. HAProxy leaves out early data unless it is told otherwise.
+fn of_tls(folder: &Path) -> String {
+    let file = folder.join(BOTH);
+    format!(" ssl crt {} ssl-min-ver TLSv1.3", file.display())
 }

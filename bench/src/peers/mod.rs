@@ -1,6 +1,7 @@
 //! The proxies that are compared: found, given equivalent configurations, started on one CPU, and
 //! ended. Only processes that were started here are ever ended, by their ids.
 
+mod certificate;
 mod envoy;
 mod haproxy;
 mod nginx;
@@ -14,6 +15,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
+pub(crate) use certificate::Certificate;
 pub(crate) use process::{Heir, LOG, Running, free_address};
 
 /// A proxy that is installed.
@@ -40,12 +42,14 @@ pub(crate) struct Missing {
 pub(crate) enum Protocol {
     Tcp,
     Udp,
+    /// TLS on the clients' side, TCP on the backends'.
+    Tls,
 }
 
 /// Where a proxy is put.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
-    /// Its files are in here.
+    /// Its files are in here; with TLS, those of a [`Certificate`] too.
     pub(crate) folder: &'a Path,
     pub(crate) protocol: Protocol,
     pub(crate) listen: SocketAddr,
@@ -103,7 +107,11 @@ impl Peer {
 
     /// It can forward this.
     pub(crate) fn speaks(&self, protocol: Protocol) -> bool {
-        protocol == Protocol::Tcp || WITH_UDP.contains(&self.name)
+        match protocol {
+            Protocol::Tcp => true,
+            Protocol::Udp => WITH_UDP.contains(&self.name),
+            Protocol::Tls => WITH_TLS.contains(&self.name),
+        }
     }
 }
 
@@ -123,6 +131,15 @@ pub(crate) const NAMES: [&str; 6] = [
 
 /// Those that forward datagrams; HAProxy's free version does not.
 pub(crate) const WITH_UDP: [&str; 3] = [ringress::NAME, nginx::NAME, envoy::NAME];
+
+/// Those that take part with TLS; splicing is not for what has to be encrypted.
+pub(crate) const WITH_TLS: [&str; 5] = [
+    ringress::NAME,
+    ringress::NAME_WITH_POLICIES,
+    nginx::NAME,
+    haproxy::NAME,
+    envoy::NAME,
+];
 
 /// With policies or without.
 pub(crate) fn is_ringress(name: &str) -> bool {
@@ -246,6 +263,46 @@ mod tests {
         }
         let haproxy = planted(haproxy::NAME, haproxy::launch);
         assert!(!haproxy.speaks(Protocol::Udp));
+    }
+
+    #[test]
+    fn those_with_tls_show_the_certificate_and_speak_it_with_clients_only() {
+        let place = Place {
+            folder: Path::new("/tmp/x"),
+            protocol: Protocol::Tls,
+            listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
+            backends: &[SocketAddr::from(([127, 0, 0, 1], 4000))],
+            change: None,
+        };
+        for (name, launch, files) in [
+            (
+                ringress::NAME,
+                ringress::launch as fn(&Peer, &Place<'_>) -> Launch,
+                ["certificate.pem", "key.pem"],
+            ),
+            (nginx::NAME, nginx::launch, ["certificate.pem", "key.pem"]),
+            (haproxy::NAME, haproxy::launch, ["both.pem", "both.pem"]),
+            (envoy::NAME, envoy::launch, ["certificate.pem", "key.pem"]),
+        ] {
+            let peer = planted(name, launch);
+            let with = peer.launch(&place).text;
+            assert!(peer.speaks(Protocol::Tls));
+            for file in files.map(|file| format!("/tmp/x/{file}")) {
+                assert_eq!(with.matches(&file).count(), 1, "{with}");
+            }
+            assert_eq!(with.matches("5000").count(), 1, "{with}");
+            assert_eq!(with.matches("4000").count(), 1, "{with}");
+            let bare = Place {
+                protocol: Protocol::Tcp,
+                ..place
+            };
+            let without = peer.launch(&bare).text;
+            for word in [".pem", "ssl", "tls"] {
+                assert!(!without.contains(word), "{without}");
+            }
+        }
+        let splice = planted(haproxy::NAME_WITH_SPLICE, haproxy::launch);
+        assert!(!splice.speaks(Protocol::Tls));
     }
 
     #[test]

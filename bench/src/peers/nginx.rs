@@ -1,7 +1,8 @@
 //! nginx with its stream module: a master and one worker.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::certificate::{CHAIN, KEY};
 use super::{
     Launch, MOST_CONNECTIONS, Missing, Peer, Place, Protocol, first_line, in_path, output,
 };
@@ -57,12 +58,17 @@ pub(super) fn launch(peer: &Peer, place: &Place<'_>) -> Launch {
         .listens()
         .map(|address| match place.protocol {
             Protocol::Tcp => format!("        listen {address} backlog={BACKLOG};\n"),
+            Protocol::Tls => format!("        listen {address} ssl backlog={BACKLOG};\n"),
             Protocol::Udp => format!("        listen {address} udp reuseport;\n"),
         })
         .collect();
     let timeouts = match place.protocol {
-        Protocol::Tcp => "proxy_connect_timeout 5s;\n        proxy_timeout 10m;",
+        Protocol::Tcp | Protocol::Tls => "proxy_connect_timeout 5s;\n        proxy_timeout 10m;",
         Protocol::Udp => "proxy_timeout 60s;",
+    };
+    let tls = match place.protocol {
+        Protocol::Tls => of_tls(place.folder),
+        _ => String::new(),
     };
     let text = format!(
         "{load}daemon off;
@@ -78,7 +84,7 @@ stream {{
     server {{
 {listens}        proxy_pass backends;
         {timeouts}
-    }}
+{tls}    }}
 }}
 ",
         // A proxied connection takes two of them.
@@ -98,6 +104,21 @@ stream {{
         text,
         arguments,
     }
+}
+
+/// Tickets alone resume sessions, as everywhere else: a cache would take each of them as well.
+fn of_tls(folder: &Path) -> String {
+    format!(
+        "        ssl_certificate {};
+        ssl_certificate_key {};
+        ssl_protocols TLSv1.3;
+        ssl_session_tickets on;
+        ssl_session_cache none;
+        ssl_handshake_timeout 10s;
+",
+        folder.join(CHAIN).display(),
+        folder.join(KEY).display(),
+    )
 }
 
 #[cfg(test)]

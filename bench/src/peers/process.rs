@@ -192,7 +192,9 @@ fn spawn_on(cpu: usize, mut command: Command) -> io::Result<Child> {
 pub(crate) fn free_address(protocol: Protocol) -> Result<SocketAddr, Error> {
     const ANY_PORT: (&str, u16) = ("127.0.0.1", 0);
     let address = match protocol {
-        Protocol::Tcp => TcpListener::bind(ANY_PORT).and_then(|socket| socket.local_addr()),
+        Protocol::Tcp | Protocol::Tls => {
+            TcpListener::bind(ANY_PORT).and_then(|socket| socket.local_addr())
+        }
         Protocol::Udp => UdpSocket::bind(ANY_PORT).and_then(|socket| socket.local_addr()),
     };
     address.map_err(Error::while_doing("looking for a free port"))

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::certificate::{CHAIN, KEY};
 use super::{Launch, MOST_CONNECTIONS, Missing, Peer, Place, Protocol, first_line, output};
 use crate::local::BACKLOG;
 
@@ -66,12 +67,17 @@ pub(super) fn launch(peer: &Peer, place: &Place<'_>) -> Launch {
     let (protocol, of_session, of_connection) = match place.protocol {
         Protocol::Tcp => (
             format!("backlog = {BACKLOG}\n"),
-            "",
+            String::new(),
+            "connect_timeout = \"5s\"\n",
+        ),
+        Protocol::Tls => (
+            format!("backlog = {BACKLOG}\n"),
+            of_tls(place.folder),
             "connect_timeout = \"5s\"\n",
         ),
         Protocol::Udp => (
             "protocol = \"udp\"\n".to_owned(),
-            "\n[listeners.bench.udp]\nsession_timeout = \"60s\"\n",
+            "\n[listeners.bench.udp]\nsession_timeout = \"60s\"\n".to_owned(),
             "",
         ),
     };
@@ -98,4 +104,18 @@ backends = [{backends}]
         text,
         arguments: vec!["run".into(), "-c".into(), place.folder.join(file).into()],
     }
+}
+
+/// Tickets are given out unless it is told otherwise.
+fn of_tls(folder: &Path) -> String {
+    let (chain, key) = (folder.join(CHAIN), folder.join(KEY));
+    format!(
+        r#"
+[listeners.bench.tls]
+certificates = [{{ cert = "{}", key = "{}" }}]
+min_version = "1.3"
+"#,
+        chain.display(),
+        key.display(),
+    )
 }

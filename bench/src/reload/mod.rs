@@ -211,7 +211,7 @@ impl Stage<'_> {
         };
         let (ring, cpu) = (&self.ring, self.proxy_cpu);
         let mut running = Running::start(ring, peer, cpu, &plain, &mut |address| {
-            load::ask_once(ring, address, Service::Echo)
+            load::ask_once(ring, &address.into(), Service::Echo)
         })?;
         let orders = self.wanted.orders;
         let operator = Operator::new(orders, peer, [&changed, &plain], running.id())?;
@@ -288,7 +288,7 @@ impl Stage<'_> {
     /// The load: new connections, and exchanges on kept ones.
     fn plans(&self, target: SocketAddr) -> Vec<Plan> {
         let plan = |connections, work| Plan {
-            target,
+            target: target.into(),
             connections,
             warmup: WARMUP,
             duration: self.wanted.orders.over,
