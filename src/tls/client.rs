@@ -39,9 +39,18 @@ pub struct Client {
 impl Client {
     /// For so many memories: one for each worker and backend.
     pub fn new(settings: &ClientSettings, memories: usize) -> Self {
+        Self::by(provider(), settings, memories)
+    }
+
+    /// The same with other arithmetic.
+    pub(super) fn by(
+        provider: Arc<CryptoProvider>,
+        settings: &ClientSettings,
+        memories: usize,
+    ) -> Self {
         let name = settings.server_name.as_deref();
         Self {
-            config: config(settings),
+            config: config(provider, settings),
             configs: vec![OnceLock::new(); memories],
             name: name.and_then(|name| ServerName::try_from(name.to_owned()).ok()),
         }
@@ -91,8 +100,7 @@ impl fmt::Debug for Client {
     }
 }
 
-fn config(settings: &ClientSettings) -> ClientConfig {
-    let provider = provider();
+fn config(provider: Arc<CryptoProvider>, settings: &ClientSettings) -> ClientConfig {
     let verifier: Arc<dyn ServerCertVerifier> = match &settings.authorities {
         None => Arc::new(Anyone(provider.clone())),
         Some(authorities) => {

@@ -192,3 +192,37 @@ fn a_connection_ahead_that_has_spoken_too_early_is_replaced_by_a_fresh_one() {
     );
     proxy.end();
 }
+
+#[test]
+fn a_header_that_a_reload_asks_for_never_goes_into_an_established_stream() {
+    let pki = Pki::new();
+    let server = Arc::new(pki.server(&pki.leaf("127.0.0.1")));
+    let (opened, secured) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let count = secured.clone();
+    let backend = Backend::start(move |mut socket| {
+        // Those that were opened before the reload begin with TLS, all others with the header.
+        let announced = opened.fetch_add(1, Ordering::SeqCst) >= 2;
+        if announced && socket.read_exact(&mut [0; 28]).is_err() {
+            return;
+        }
+        if let Ok(served) = serve(&server, socket) {
+            count.fetch_add(1, Ordering::SeqCst);
+            peers::echo(served);
+        }
+    });
+    let with = |more: &str| config(&[&backend.address], "", &ahead(&pki, more), ONE_WORKER);
+    let mut proxy = Proxy::start(&with(""));
+    eventually("two connections that are handshaken", || {
+        (secured.load(Ordering::SeqCst) == 2).then_some(())
+    });
+    let reloaded = proxy.reload(&with("send_proxy_protocol = \"v2\""));
+    assert_eq!(reloaded["message"], "reloaded");
+    for _ in 0..3 {
+        let mut client = proxy.connect();
+        exchange(&mut client).expect("an echo");
+        crate::common::socket::finish(&client);
+        assert_eq!(ending(&mut client), Ending::Fin);
+        assert_eq!(proxy.next_session().reason, "client-closed");
+    }
+    proxy.end();
+}

@@ -1,7 +1,9 @@
 //! A client's session against a server's, in memory.
 
 use super::super::tests::{Talk, encrypted, hear, params, self_signed, serving, trusting};
-use super::super::{Client, ClientAuth, Kind, Server, ServerSettings, Tickets, Version};
+use super::super::{
+    Client, ClientAuth, ClientSettings, Kind, Server, ServerSettings, Tickets, Version,
+};
 use super::*;
 use crate::time::Instant;
 use std::sync::Arc;
@@ -233,4 +235,46 @@ fn workers_remember_for_themselves() {
         talk.shake_hands(usize::MAX).unwrap();
         assert_eq!(talk.server.handshake().unwrap().resumed, resumed);
     }
+}
+
+/// A client that trusts anyone and asks for `name`. With `retry` its first offer is one that no server takes, so
+/// that it is asked for another.
+fn asking(name: &str, retry: bool) -> Session {
+    use rustls::crypto::aws_lc_rs::kx_group::{MLKEM768, X25519};
+    let settings = ClientSettings {
+        server_name: None,
+        authorities: None,
+        identity: None,
+    };
+    let mut provider = (*super::super::provider()).clone();
+    if retry {
+        provider.kx_groups = vec![MLKEM768, X25519];
+    }
+    Client::by(Arc::new(provider), &settings, 1).connect(0, Some(name), None)
+}
+
+#[test]
+fn a_name_is_never_taken_for_another_connections() {
+    let (pair, _) = self_signed(&params(&["a.example"]));
+    let server = Server::new(&serving(&pair), "web", &Arc::new(Tickets::default()));
+    let accept = || server.accept(Instant::default());
+    let mut named = Talk {
+        client: asking("a.example", true),
+        server: accept(),
+    };
+    let mut nameless = Talk {
+        client: asking("192.0.2.1", false),
+        server: accept(),
+    };
+    let hello = hear(&mut nameless.client, &[], usize::MAX).unwrap().0;
+    let flight = hear(&mut nameless.server, &hello, usize::MAX).unwrap().0;
+    named.shake_hands(usize::MAX).unwrap();
+    let kind = named.server.state().handshake_kind();
+    assert_eq!(kind, Some(HandshakeKind::FullWithHelloRetryRequest));
+    // In the middle of the other's handshake, whose name was asked for twice.
+    let last = hear(&mut nameless.client, &flight, usize::MAX).unwrap().0;
+    hear(&mut nameless.server, &last, usize::MAX).unwrap();
+    assert!(!nameless.server.is_handshaking());
+    assert_eq!(named.server.name(), Some("a.example"));
+    assert_eq!(nameless.server.name(), None);
 }
