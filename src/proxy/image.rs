@@ -153,13 +153,16 @@ impl ListenerState {
             bucket: self.bucket.image(),
             clients: clients.map(|(clients, rate)| clients.image(rate, now).into()),
             totals: self.totals(),
-            tickets: Some(self.tickets.image().into()),
+            tickets: Some(policy.tickets.image().into()),
         }
     }
 
     fn restore(&self, image: &ListenerImage, now: Instant) {
         if let Some(tickets) = &image.tickets {
-            self.tickets.restore(&tickets.clone().into(), now);
+            self.policy
+                .load()
+                .tickets
+                .restore(&tickets.clone().into(), now);
         }
         self.bucket.restore(image.bucket);
         if let (Some(clients), Some(image)) = (&self.policy.load().clients, &image.clients) {
@@ -231,7 +234,11 @@ mod tests {
     }
 
     fn tickets(process: &Shared) -> tickets::Image {
-        process.snapshot.load().listeners[0].tickets.image()
+        process.snapshot.load().listeners[0]
+            .policy
+            .load()
+            .tickets
+            .image()
     }
 
     /// As it goes to another process.
@@ -245,7 +252,11 @@ mod tests {
         let (old, new) = (process(), process());
         assert_ne!(tickets(&old).keys, tickets(&new).keys);
         // The second one is for tickets that were issued before.
-        old.snapshot.load().listeners[0].tickets.tend(now);
+        old.snapshot.load().listeners[0]
+            .policy
+            .load()
+            .tickets
+            .tend(now);
         let image = sent(&old.image(now));
         new.restore(&image, now);
         assert_eq!(tickets(&new), tickets(&old));

@@ -42,7 +42,7 @@ pub struct ListenerPolicy {
     /// TLS is terminated.
     pub tls: Option<Arc<Server>>,
     /// By which sessions of TLS are resumed.
-    tickets: Arc<Tickets>,
+    pub(super) tickets: Arc<Tickets>,
     /// Of its sessions.
     pub timeouts: Timeouts,
     /// Sessions at once; `usize::MAX` = no cap of its own.
@@ -310,8 +310,7 @@ impl Shared {
     /// The state of the listener, which goes by `policy` from now on.
     fn listener(&self, policy: Arc<ListenerPolicy>) -> Arc<ListenerState> {
         let name = policy.name.clone();
-        let tickets = policy.tickets.clone();
-        let new = || ListenerState::new(self.around.workers, policy.clone(), tickets);
+        let new = || ListenerState::new(self.around.workers, policy.clone());
         let state = self.listeners.find_or(&name, new);
         state.policy.store(policy.clone());
         state

@@ -10,7 +10,6 @@ use crate::policy::admission::Occupancy;
 use crate::policy::bucket::Bucket;
 use crate::telemetry::Reason;
 use crate::telemetry::counters::{ListenerCounters, Totals};
-use crate::tls::Tickets;
 
 /// What all workers know of a listener.
 #[derive(Debug)]
@@ -23,8 +22,6 @@ pub struct ListenerState {
     pub active: Occupancy,
     /// Of `rate_limit.connections`.
     pub bucket: Bucket,
-    /// By which sessions of TLS are resumed.
-    pub tickets: Arc<Tickets>,
     /// One per worker.
     pub counters: Vec<ListenerCounters>,
     /// What processes before this one have counted; the control thread's.
@@ -34,13 +31,12 @@ pub struct ListenerState {
 }
 
 impl ListenerState {
-    pub(super) fn new(workers: usize, policy: Arc<ListenerPolicy>, tickets: Arc<Tickets>) -> Self {
+    pub(super) fn new(workers: usize, policy: Arc<ListenerPolicy>) -> Self {
         Self {
             name: policy.name.clone(),
             policy: ArcSwap::new(policy),
             active: Occupancy::default(),
             bucket: Bucket::default(),
-            tickets,
             counters: (0..workers).map(|_| ListenerCounters::default()).collect(),
             elsewhere: ListenerCounters::default(),
             aborting: AtomicBool::new(false),

@@ -98,12 +98,7 @@ impl Tls {
         window: u32,
     ) -> Relayed {
         if let Some(errno) = target.send_error() {
-            return Relayed {
-                moved: 0,
-                blocked: false,
-                quiet: false,
-                flow: Flow::Broken(errno),
-            };
+            return Relayed::broken(0, errno);
         }
         let mut moved = 0;
         let failed = self.sides[from.other() as usize].fault.is_some();

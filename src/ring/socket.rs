@@ -35,6 +35,18 @@ pub struct Relayed {
     pub flow: Flow,
 }
 
+impl Relayed {
+    /// The target takes no more; the errno says why.
+    pub fn broken(moved: u32, errno: i32) -> Self {
+        Self {
+            moved,
+            blocked: false,
+            quiet: false,
+            flow: Flow::Broken(errno),
+        }
+    }
+}
+
 /// One direction between two sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
@@ -92,12 +104,7 @@ impl Socket {
     pub fn relay_to(&self, to: &Self, window: u32) -> Relayed {
         self.ring.with(|core| {
             if let Some(errno) = core.slots[to.index].failure() {
-                return Relayed {
-                    moved: 0,
-                    blocked: false,
-                    quiet: false,
-                    flow: Flow::Broken(errno),
-                };
+                return Relayed::broken(0, errno);
             }
             let mut moved = 0;
             if core.slots[to.index].write == LaneState::Idle

@@ -7,7 +7,7 @@ use super::driver::PipeEnds;
 use super::op::{Lane, Op};
 use super::runtime::Ring;
 use super::slots::{End, LaneState};
-use super::socket::{Flow, Relayed, Socket};
+use super::socket::{Relayed, Socket};
 
 /// Pipes of a worker at most, each two descriptors; directions beyond them go by buffers.
 pub const MOST_PIPES: usize = 64;
@@ -183,12 +183,7 @@ impl Core {
             self.slots[to].retries = 0;
         }
         if let Some(errno) = self.slots[to].failure() {
-            return Relayed {
-                moved,
-                blocked: false,
-                quiet: false,
-                flow: Flow::Broken(errno),
-            };
+            return Relayed::broken(moved, errno);
         }
         if held > 0 {
             if self.slots[to].write == LaneState::Idle {

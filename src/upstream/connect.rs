@@ -263,8 +263,8 @@ impl<'a> Opener<'a> {
         }
     }
 
-    /// All of it, or what is left of it where a connection is open already; true = that one was used. One that turns out to be no good
-    /// is nobody's fault: another is opened.
+    /// All of it, or what is left of it where a connection is open already; true = that one was used. One that
+    /// turns out to be no good is nobody's fault: another is opened.
     async fn for_client(
         &self,
         ahead: Option<Opened>,
