@@ -353,6 +353,7 @@ impl<const BYTES: u32> Buffers<BYTES> {
         self.outgoing.push(buffer);
     }
 
+    #[inline(always)]
     fn take_back(&mut self, buffer: u16) {
         let place = &mut self.filled[buffer as usize].place;
         assert_eq!(*place, Place::Session, "buffer {buffer} was returned twice");

@@ -3,12 +3,15 @@
 //! afterwards. The write lane is in [`super::send`].
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::buffers::{
     BUFFER_BYTES, Buffers, Chain, DATAGRAM_BYTES, MOST_DATAGRAM_BUFFERS, TRIM_INTERVAL,
 };
 use super::driver::{Capabilities, Driver, Shutdown};
-use super::executor::RunQueue;
+use super::executor::{Executor, RunQueue};
+use super::meter::{Meter, Reading};
 use super::op::{Completion, Fd, Group, Lane, Op, Token};
 use super::slots::{End, LaneState, Memory, Receives, Slots};
 use super::splice::Pipes;
@@ -16,6 +19,9 @@ use super::staging::Staging;
 use super::timers::{TimerId, Timers};
 use super::udp::Templates;
 use crate::time::Instant;
+
+/// How often the meter is told, while anything happens.
+const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Starved receivers looked at in one turn: the rest keep their place in the line.
 const STARVED_PER_TURN: usize = 256;
@@ -43,6 +49,12 @@ pub(super) struct Core {
     pub(super) staging: Staging,
     /// Turns so far.
     pub(super) turns: u64,
+    /// Since the meter was told the last time.
+    untold: Reading,
+    tell_at: Option<Instant>,
+    /// Of the driver, when they were last looked at.
+    overflows: u64,
+    pub(super) meter: Arc<Meter>,
     /// Slots whose blocked send is due; kept for its allocation.
     due: Vec<u32>,
     cancels: u32,
@@ -70,6 +82,10 @@ impl Core {
             pipes: Pipes::default(),
             staging: Staging::default(),
             turns: 0,
+            untold: Reading::default(),
+            tell_at: None,
+            overflows: 0,
+            meter: Arc::default(),
             due: Vec::new(),
             cancels: 0,
         };
@@ -80,7 +96,10 @@ impl Core {
     /// When the loop has to turn next without a completion.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.next_deadline();
-        [timer, self.trim_at].into_iter().flatten().min()
+        [timer, self.trim_at, self.tell_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Gives the kernel the buffers that are free again.
@@ -119,6 +138,37 @@ impl Core {
         if self.trim_at.is_none() && (self.buffers.wants_trim() || self.datagrams.wants_trim()) {
             self.trim_at = Some(now + TRIM_INTERVAL);
         }
+    }
+
+    /// Takes down what this turn was like. It is told now and then: to do that every turn costs percents.
+    #[inline(always)]
+    pub(super) fn measure(&mut self, completions: usize, waited_nanos: u64, executor: &Executor) {
+        self.untold.turns += 1;
+        self.untold.completions += completions as u64;
+        self.untold.waited_nanos += waited_nanos;
+        match self.tell_at {
+            Some(at) if self.now >= at => self.tell(executor.len()),
+            // A turn in which only time has passed is not worth another one.
+            None if completions > 0 => self.tell_at = Some(self.now + TELL_INTERVAL),
+            _ => {}
+        }
+    }
+
+    #[cold]
+    fn tell(&mut self, tasks: usize) {
+        self.tell_at = None;
+        let overflows = self.driver.overflows();
+        let before = std::mem::replace(&mut self.overflows, overflows);
+        let untold = std::mem::take(&mut self.untold);
+        self.meter.note(&Reading {
+            overflows: overflows - before,
+            tasks: tasks as u64,
+            descriptors: self.slots.len() as u64,
+            buffers: (self.buffers.held() + self.datagrams.held()) as u64,
+            starved: self.starved.len() as u64,
+            timers: self.timers.len() as u64,
+            ..untold
+        });
     }
 
     /// Books one completion: fills its slot and wakes its task.
@@ -197,6 +247,7 @@ impl Core {
             libc::ECANCELED | libc::EAGAIN | libc::EINTR => {}
             libc::ENOBUFS if !matches!(slot.memory.as_deref(), Some(Memory::Accepted(_))) => {
                 self.ran_short = true;
+                self.untold.shortages += 1;
                 if !slot.closing {
                     self.starve(index);
                 }

@@ -205,4 +205,9 @@ pub trait Driver {
 
     /// Closes the descriptor. No op is pending on it.
     fn close(&mut self, fd: Fd);
+
+    /// Turns so far after which completions were waiting that the queue had no room for.
+    fn overflows(&self) -> u64 {
+        0
+    }
 }

@@ -11,6 +11,7 @@
 //! | `op` | what is asked and answered |
 //! | `slots`, `buffers`, `timers`, `executor` | one table each |
 //! | `core`, `send` | what a completion does to those tables |
+//! | `meter` | what a ring tells about itself |
 //! | `staging` | memory for bytes that are made here |
 //! | `splice` | bulk transfer without copying |
 //! | `udp`, `datagrams` | datagram sockets, and the calls for them |
@@ -30,6 +31,7 @@ pub mod limits;
 pub mod listen;
 mod mailbox;
 mod mapping;
+mod meter;
 pub mod net;
 mod op;
 pub mod probe;
@@ -48,6 +50,7 @@ mod uring;
 pub use buffers::{BUFFER_BYTES, MOST_BUFFERS, MOST_DATAGRAM_BUFFERS};
 pub use driver::{Capabilities, Datagram, Driver, PipeEnds, Shutdown, SocketOptions};
 pub use mailbox::{Mailbox, Receiver};
+pub use meter::{Meter, Reading};
 pub use op::{Completion, Fd, Group, Lane, Op, Token};
 pub use runtime::{Ring, Timer, Usage, Waker};
 pub use setup::{Setup, Without};

@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::buffers::BUFFER_BYTES;
 use super::core::Core;
 use super::driver::{Driver, SocketOptions};
 use super::executor::{Executor, TaskId};
+use super::meter::Meter;
 use super::op::{Completion, Fd};
 use super::slots::{LaneState, Memory, Receives};
 use super::socket::{Event, Listener, Socket};
@@ -88,6 +90,11 @@ impl Ring {
         }
     }
 
+    /// Tells `meter` about each turn from now on.
+    pub fn tell(&self, meter: Arc<Meter>) {
+        self.with(|core| core.meter = meter);
+    }
+
     /// Starts a task; it is polled in this turn or the next.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         let task = self.0.executor.insert(future);
@@ -117,16 +124,22 @@ impl Ring {
         let mut completions = self.0.completions.take();
         self.with(|core| {
             core.provide();
+            let mut before = None;
             let wait = if core.queue.len() > 0 || core.hungry {
                 Some(Duration::ZERO)
             } else {
                 let deadline = core.next_deadline().into_iter().chain(latest).min();
-                deadline.map(|deadline| deadline - core.driver.now())
+                let now = core.driver.now();
+                before = Some(now);
+                deadline.map(|deadline| deadline - now)
             };
             core.driver
                 .turn(wait, COMPLETIONS_PER_TURN, &mut completions)?;
             core.now = core.driver.now();
             core.turns += 1;
+            let waited =
+                before.map_or(0, |before: Instant| core.now.as_nanos() - before.as_nanos());
+            core.measure(completions.len(), waited, &self.0.executor);
             for completion in &completions {
                 core.complete(completion);
             }

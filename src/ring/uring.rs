@@ -28,6 +28,7 @@ pub struct Uring {
     ring: IoUring,
     /// Entries that found the submission queue full while the kernel would take none.
     waiting: VecDeque<Entry>,
+    overflows: u64,
     buffers: BufferRing,
     datagrams: BufferRing,
     capabilities: Capabilities,
@@ -91,6 +92,7 @@ impl Uring {
         let mut uring = Self {
             ring,
             waiting: VecDeque::new(),
+            overflows: 0,
             buffers,
             datagrams,
             capabilities,
@@ -217,7 +219,15 @@ impl Driver for Uring {
                 .take(max)
                 .map(|entry| completion(&entry)),
         );
+        drop(completions);
+        if self.ring.submission().cq_overflow() {
+            self.overflows += 1;
+        }
         Ok(())
+    }
+
+    fn overflows(&self) -> u64 {
+        self.overflows
     }
 
     unsafe fn provide(&mut self, group: Group, buffer: u16, start: NonNull<u8>, len: u32) {
