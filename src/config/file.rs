@@ -9,7 +9,10 @@ use super::diagnostics::{Diagnostics, Fault};
 use super::files::Files;
 use super::resolve::{Resolver, SystemResolver};
 use super::section::{Findings, Section};
-use super::{Config, Log, LogFormat, LogLevel, keys, listeners, runtime, syntax, upstreams, value};
+use super::{
+    AccessLog, Config, Log, LogFormat, LogLevel, access_log, keys, listeners, runtime, syntax,
+    upstreams, value,
+};
 use crate::settled;
 
 /// Reads and checks a file; host names are resolved and certificates read by the system. Blocks.
@@ -61,25 +64,28 @@ fn config<'a>(table: &'a DeTable<'a>, files: &mut Files<'_>, findings: &mut Find
     let root = Section::root(table, keys::ROOT, findings);
     let upstreams = upstreams::read(&root, files, findings);
     let listeners = listeners::read(&root, &upstreams, files, findings);
+    let (log, access_log) = log(&root, files, findings);
     Config {
         runtime: runtime::read(&root, &listeners, findings),
-        log: log(&root, findings),
+        log,
+        access_log,
         listeners,
         upstreams,
     }
 }
 
-fn log(root: &Section<'_>, findings: &mut Findings) -> Log {
+fn log(root: &Section<'_>, files: &Files<'_>, findings: &mut Findings) -> (Log, AccessLog) {
     use LogLevel::{Debug, Error, Info, Trace, Warn};
     let section = root.child("log", keys::LOG, findings);
-    Log {
+    let log = Log {
         level: section.read("level", Info, findings, |value| {
             value::word(value, &keys::LEVEL, &[Error, Warn, Info, Debug, Trace])
         }),
         format: section.read("format", LogFormat::Text, findings, |value| {
             value::word(value, &keys::FORMAT, &[LogFormat::Text, LogFormat::Json])
         }),
-    }
+    };
+    (log, access_log::read(&section, files, findings))
 }
 
 fn read_text(path: &Path) -> Result<String, Fault> {

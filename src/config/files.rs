@@ -82,7 +82,7 @@ impl<'a> Files<'a> {
         Ok(authorities)
     }
 
-    fn path(&self, value: &DeValue<'_>) -> Read<PathBuf> {
+    pub(super) fn path(&self, value: &DeValue<'_>) -> Read<PathBuf> {
         let text = value::string(value).map_err(|_| value::wrong_type(value, PATH_FORM))?;
         if text.is_empty() || text.contains('\0') || text.ends_with('/') {
             return Err(

@@ -91,8 +91,8 @@ pub(super) const RUNTIME: Table = Table {
 
 pub(super) const LOG: Table = Table {
     name: "log",
-    keys: &["level", "format"],
-    not_yet: &["access_log"],
+    keys: &["level", "format", "access_log"],
+    not_yet: &[],
 };
 
 pub(super) const LISTENER: Table = Table {

@@ -1,6 +1,7 @@
 //! The configuration as a model that can't be wrong: text is read by [`parse`], every finding is
 //! reported at once by [`diagnostics`], and what comes out here needs no further check.
 
+mod access_log;
 mod backends;
 pub mod defaults;
 pub mod diagnostics;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 pub use ipnet::IpNet;
 
+pub use self::access_log::AccessLog;
 pub use self::diagnostics::Diagnostics;
 pub use self::file::{load, load_with, parse};
 pub use self::resolve::{KeepingResolver, Resolver, SystemResolver};
@@ -54,6 +56,8 @@ pub struct Config {
     pub runtime: Runtime,
     /// What is logged and how.
     pub log: Log,
+    /// `log.access_log`: where a line per session goes.
+    pub access_log: AccessLog,
     /// At least one.
     pub listeners: Vec<Listener>,
     /// Every upstream of the file, used or not.

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::process::{ENDING, Process};
 use super::reload::{Answer, Read};
 use super::socket::{Outcome, Planned, ReloadReport, Reloaded, Reply};
-use super::{Error, certificates, events, health, max_connections, with_max_sessions};
+use super::{Error, access_log, certificates, health, max_connections, with_max_sessions};
 use crate::config::diff::{self, Change};
 use crate::config::{self, Diagnostics, KeepingResolver};
 use crate::proxy::Message;
@@ -40,7 +40,7 @@ impl Process {
     pub(super) fn finish_reload(&mut self) {
         let (loaded, asking) = self.reload.take();
         let outcome = match loaded {
-            Some(Ok(read)) => self.apply(read),
+            Some(Ok(read)) => self.apply(*read),
             Some(Err(diagnostics)) => {
                 log_findings(&diagnostics);
                 Err(Refusal(vec![diagnostics.to_string()]))
@@ -109,6 +109,8 @@ impl Process {
         let most = max_connections(&new, self.shared.workers()).map_err(refused)?;
         let limited = with_max_sessions(&new, most).map_err(refused)?;
         let drained = self.parts.listeners();
+        let log = access_log::Settings::of(&new);
+        let log = access_log::prepare(log).map_err(refused)?;
         let prepared = self.bindings.prepare(&new, &drained).map_err(refused)?;
         for change in &changes {
             tracing::info!("change: {change}");
@@ -122,7 +124,7 @@ impl Process {
         self.workers.post(|| Message::Reloaded);
         self.probers.reconcile(health::targets(&new, &self.shared));
         log::change(new.log);
-        events::set_level(&self.shared.around.events, new.log.level);
+        self.access_log.change(&self.shared.around.events, log);
         self.config = new;
         self.enforce_parts();
         tracing::info!(

@@ -6,8 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use crate::config::LogLevel;
-use crate::telemetry::events::{BackendNews, Event, Events, SessionRecord};
+use crate::telemetry::events::{BackendNews, Event, Events};
 
 /// The thread that writes.
 pub(super) struct Reporter {
@@ -16,19 +15,14 @@ pub(super) struct Reporter {
 }
 
 /// Starts logging the events.
-pub(super) fn report(
-    receiver: Receiver<Event>,
-    events: &Arc<Events>,
-    level: LogLevel,
-) -> io::Result<Reporter> {
-    set_level(events, level);
+pub(super) fn report(told: Receiver<Event>, events: &Arc<Events>) -> io::Result<Reporter> {
     let events = Arc::downgrade(events);
     let (ends, ended) = mpsc::channel();
     thread::Builder::new()
         .name("events".to_owned())
         .spawn(move || {
             let _ends: mpsc::Sender<()> = ends;
-            for event in receiver {
+            for event in told {
                 write(&event);
                 let dropped = events.upgrade().map_or(0, |events| events.take_dropped());
                 if dropped > 0 {
@@ -50,14 +44,8 @@ impl Reporter {
     }
 }
 
-/// Sessions are told at level debug.
-pub(super) fn set_level(events: &Events, level: LogLevel) {
-    events.set_sessions(level >= LogLevel::Debug);
-}
-
 fn write(event: &Event) {
     match event {
-        Event::SessionClosed(session) => write_session(session),
         Event::ConnectFailed {
             upstream,
             backend,
@@ -120,21 +108,4 @@ fn write_news(upstream: &str, backend: &str, news: BackendNews) {
             );
         }
     }
-}
-
-fn write_session(session: &SessionRecord) {
-    let client = session
-        .client
-        .map_or_else(|| "unix".to_owned(), |client| client.to_string());
-    tracing::debug!(
-        listener = %session.listener,
-        client,
-        backend = session.backend.as_deref().unwrap_or("-"),
-        reason = session.reason.as_str(),
-        bytes_received = session.bytes_received,
-        bytes_sent = session.bytes_sent,
-        duration_ms = session.duration.as_millis() as u64,
-        detail = session.detail.as_deref(),
-        "session closed"
-    );
 }

@@ -1,6 +1,7 @@
 //! The control plane: one thread that starts the workers, hears signals, reloads, drains and ends.
 //! It never touches a client's bytes.
 
+mod access_log;
 pub mod activation;
 mod apply;
 mod bindings;
@@ -212,6 +213,8 @@ pub enum Error {
     Activation(activation::Error),
     /// The process can't become who it should be, or lacks a right then.
     Privileges(privileges::Error),
+    /// The access log's file can't be opened.
+    AccessLog(PathBuf, io::Error),
     /// The control socket can't be had.
     ControlSocket(socket::server::ListenError),
 }
@@ -266,6 +269,9 @@ impl fmt::Display for Error {
             Self::Upgrade(error) => write!(f, "can't take over: {error}"),
             Self::Activation(error) => error.fmt(f),
             Self::Privileges(error) => error.fmt(f),
+            Self::AccessLog(path, error) => {
+                write!(f, "can't open the access log {}: {error}", path.display())
+            }
             Self::ControlSocket(error) => error.fmt(f),
         }
     }

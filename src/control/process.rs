@@ -8,6 +8,7 @@
 //! ```
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use serde_json::Value;
 use tokio::time::Interval;
 
 use super::Error;
+use super::access_log::AccessLog;
 use super::bindings::Bindings;
 use super::certificates::{Certificates, Found};
 use super::health::Probers;
@@ -46,6 +48,7 @@ pub(super) struct Process {
     pub(super) reload: Reload,
     pub(super) certificates: Certificates,
     pub(super) last_reload: Option<ReloadReport>,
+    pub(super) access_log: Rc<AccessLog>,
     pub(super) parts: Parts,
     /// Workers look at sessions one by one, as those of some parts are to end.
     pub(super) aborting_parts: bool,
@@ -211,6 +214,7 @@ impl Process {
             }
             Event::Read(found) => self.renew_certificates(&found),
             Event::Watched => self.notifier.alive(),
+            Event::Asked(Asked::Reopen) => self.access_log.reopen(),
             Event::Asked(Asked::Reload) => tracing::warn!("reload refused: {ENDING}"),
             Event::Asked(Asked::Upgrade) => tracing::warn!("upgrade refused: {ENDING}"),
             Event::Requested(request) => self.refuse(request),

@@ -34,7 +34,7 @@ enum Stage {
 }
 
 /// What the file holds; `None` if the thread that read it failed.
-pub(super) type Loaded = Option<Result<Read, Box<Diagnostics>>>;
+pub(super) type Loaded = Option<Result<Box<Read>, Box<Diagnostics>>>;
 
 /// A configuration, and what it goes by.
 pub(super) struct Read {
@@ -118,10 +118,10 @@ impl Reload {
     }
 }
 
-fn read(path: &Path, mut resolver: KeepingResolver) -> Result<Read, Box<Diagnostics>> {
+fn read(path: &Path, mut resolver: KeepingResolver) -> Result<Box<Read>, Box<Diagnostics>> {
     let config = config::load_with(path, &mut resolver)?;
-    Ok(Read {
+    Ok(Box::new(Read {
         config,
         kept: resolver.into_kept(),
-    })
+    }))
 }

@@ -8,6 +8,7 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user1: Signal,
     user2: Signal,
 }
 
@@ -17,6 +18,8 @@ pub(super) enum Asked {
     End(&'static str),
     /// SIGHUP; several that came together are one.
     Reload,
+    /// SIGUSR1: the access log was moved away.
+    Reopen,
     /// SIGUSR2.
     Upgrade,
 }
@@ -27,6 +30,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
         })
     }
@@ -36,6 +40,7 @@ impl Signals {
             _ = self.terminate.recv() => Asked::End("SIGTERM"),
             _ = self.interrupt.recv() => Asked::End("SIGINT"),
             _ = self.hangup.recv() => Asked::Reload,
+            _ = self.user1.recv() => Asked::Reopen,
             _ = self.user2.recv() => Asked::Upgrade,
         }
     }

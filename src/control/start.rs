@@ -3,10 +3,12 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::access_log::{self, AccessLog};
 use super::activation;
 use super::bindings::{Bindings, Prepared};
 use super::certificates::{self, Certificates, Material};
@@ -31,7 +33,7 @@ use crate::proxy::{Adopted, Message, Shared};
 use crate::ring::net::into_fd;
 use crate::ring::probe;
 use crate::ring::{self, limits};
-use crate::telemetry::events::Events;
+use crate::telemetry::events::{Events, Told};
 
 /// What a process begins with.
 pub(super) struct Start {
@@ -178,11 +180,10 @@ impl Ready {
     /// Starts the workers, takes over from `predecessor`, and serves until it is told to end.
     pub(super) async fn serve(self, predecessor: Option<Predecessor>) -> Result<(), Error> {
         let kept = self.prepared.offered.clone();
-        let (events, receiver) = Events::new();
-        let level = self.config.log.level;
-        let told = events::report(receiver, &events, level).map_err(Error::Resources);
-        let reporter = match told {
-            Ok(reporter) => reporter,
+        let (events, told) = Events::new();
+        let told = self.begin_to_tell(&events, told);
+        let (reporter, access_log) = match told {
+            Ok(told) => told,
             Err(error) => return Err(refused(predecessor, error)),
         };
         tell_max_sessions(&self.limited);
@@ -193,7 +194,7 @@ impl Ready {
             events,
             self.seed,
         );
-        let outcome = match self.start(started) {
+        let outcome = match self.start(started, &access_log) {
             Ok(process) => match take_over(predecessor, kept) {
                 Ok(taken) => process.live(taken).await,
                 Err(error) => Err(error),
@@ -203,12 +204,26 @@ impl Ready {
         // Whoever may tell something has let go of the queue, the probers when they are next looked at.
         tokio::task::yield_now().await;
         reporter.finish();
+        access_log.finish();
         outcome?;
         tracing::info!("ended");
         Ok(())
     }
 
-    fn start(self, shared: Arc<Shared>) -> Result<Started, Error> {
+    /// Starts the threads that write down what is told.
+    fn begin_to_tell(
+        &self,
+        events: &Arc<Events>,
+        told: Told,
+    ) -> Result<(events::Reporter, Rc<AccessLog>), Error> {
+        let reporter = events::report(told.events, events).map_err(Error::Resources)?;
+        let settings = access_log::Settings::of(&self.config);
+        let sink = access_log::prepare(settings)?;
+        let written = AccessLog::start(told.records, events, sink).map_err(Error::Resources)?;
+        Ok((reporter, Rc::new(written)))
+    }
+
+    fn start(self, shared: Arc<Shared>, access_log: &Rc<AccessLog>) -> Result<Started, Error> {
         let signals = Signals::new().map_err(Error::Resources)?;
         let workers = Workers::start(self.plan, &shared)?;
         let launch = self.source.as_ref().map(|_| Launch::of_this_process());
@@ -229,6 +244,7 @@ impl Ready {
             reload: Reload::default(),
             certificates: Certificates::new(),
             last_reload: None,
+            access_log: access_log.clone(),
             parts: Parts::default(),
             aborting_parts: false,
             resuming: Vec::new(),

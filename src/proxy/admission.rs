@@ -11,6 +11,7 @@ use super::snapshot::ListenerPolicy;
 use super::worker::WorkerState;
 use crate::ring::{Ring, Socket};
 use crate::telemetry::Reason;
+use crate::telemetry::recorder::What;
 use crate::time::Instant;
 use crate::upstream::Upstream;
 
@@ -18,6 +19,8 @@ use crate::upstream::Upstream;
 /// it goes.
 pub(super) struct Admission {
     pub(super) listener: Rc<LocalListener>,
+    /// The session's number on its worker.
+    pub(super) number: u32,
 }
 
 /// What a session goes by.
@@ -93,6 +96,7 @@ impl Admission {
         worker.begin();
         let admission = Self {
             listener: listener.clone(),
+            number: worker.number_session(),
         };
         Ok((admission, policy))
     }
@@ -105,7 +109,15 @@ impl Admission {
         worker.begin();
         Self {
             listener: listener.clone(),
+            number: worker.number_session(),
         }
+    }
+
+    /// Notes in the flight recorder what has happened to the session.
+    pub(super) fn note(&self, now: Instant, what: What, subject: u32, value: u64) {
+        self.worker()
+            .local
+            .note((now, self.number), what, subject, value);
     }
 
     pub(super) fn worker(&self) -> &WorkerState {

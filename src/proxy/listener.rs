@@ -17,6 +17,7 @@ use super::udp::{Adopted, Left, Succession};
 use super::worker::{Aborting, BindingId, Closed, ListenerSocket, WorkerState};
 use crate::ring::{Listener, Ring, Socket, Waker};
 use crate::telemetry::counters::ListenerCounters;
+use crate::telemetry::recorder::What;
 use crate::time::Instant;
 use crate::upstream::Lease;
 
@@ -301,6 +302,7 @@ fn begin(ring: &Ring, listener: &Rc<LocalListener>, client: Socket) {
     listener.counters().accepted.add(1);
     match Admission::new(ring, listener, &client) {
         Ok((admission, policy)) => {
+            admission.note(ring.now(), What::Accept, listener.state.number, 0);
             ring.spawn(tcp::session(ring.clone(), admission, policy, client));
         }
         Err(reason) => tcp::refuse(ring, listener, client, reason),

@@ -36,13 +36,24 @@ impl From<Reason> for Refusal {
     }
 }
 
+/// What the client has begun with.
+#[derive(Default)]
+pub(super) struct Opened {
+    /// Its TLS, where that is terminated.
+    pub(super) tls: Option<Box<Session>>,
+    /// How it began.
+    pub(super) how: Option<Opening>,
+    /// The name that it has asked for.
+    pub(super) name: Option<Box<str>>,
+}
+
 /// Goes through what the listener wants to hear first. `policy` learns who the client is and where it goes.
 pub(super) async fn open(
     ring: &Ring,
     admission: &Admission,
     policy: &mut Policy,
     client: &Socket,
-) -> Result<Option<Box<Session>>, Refusal> {
+) -> Result<Opened, Refusal> {
     let deadline = ring.now() + policy.listener.timeouts.handshake;
     let opening = Beginning {
         ring,
@@ -57,18 +68,28 @@ pub(super) async fn open(
     let listener = policy.listener.clone();
     if let Some(tls) = &listener.tls {
         let mut session = Box::new(tls.accept(ring.now()));
-        opening.secure(&mut session).await?;
+        let how = opening.secure(&mut session).await?;
         policy.route = session.name().and_then(|name| listener.route(name));
-        return Ok(Some(session));
+        return Ok(Opened {
+            how,
+            name: session.name().map(Box::from),
+            tls: Some(session),
+        });
     }
     if listener.routes.is_some() {
-        let hello = opening.look().await?;
-        policy.route = match hello {
-            Some(Hello::Name(name)) => listener.route(&name),
+        let (how, hello) = opening.look().await?;
+        let name = match hello {
+            Some(Hello::Name(name)) => Some(name),
             _ => None,
         };
+        policy.route = name.as_ref().and_then(|name| listener.route(name));
+        return Ok(Opened {
+            tls: None,
+            how: Some(how),
+            name,
+        });
     }
-    Ok(None)
+    Ok(Opened::default())
 }
 
 /// A client at the door.
@@ -137,7 +158,7 @@ impl Beginning<'_> {
     }
 
     /// Terminates TLS.
-    async fn secure(&self, session: &mut Session) -> Result<(), Refusal> {
+    async fn secure(&self, session: &mut Session) -> Result<Option<Opening>, Refusal> {
         let gate = &self.admission.worker().local.gate;
         let secured = handshake(self.ring, gate, self.client, session, self.deadline).await;
         secured.map_err(|unsecured| Refusal {
@@ -149,26 +170,25 @@ impl Beginning<'_> {
             },
             detail: Some(unsecured.to_string()),
         })?;
-        if let Some(done) = session.handshake() {
+        let done = session.handshake();
+        Ok(done.map(|done| {
             self.count(match (done.version, done.resumed) {
                 (Version::Tls12, false) => Opening::Tls12,
                 (Version::Tls12, true) => Opening::Tls12Resumed,
                 (Version::Tls13, false) => Opening::Tls13,
                 (Version::Tls13, true) => Opening::Tls13Resumed,
-            });
-        }
-        Ok(())
+            })
+        }))
     }
 
     /// Looks at the ClientHello without taking it; `None`: the client waits for the backend to speak first.
-    async fn look(&self) -> Result<Option<Hello>, Refusal> {
+    async fn look(&self) -> Result<(Opening, Option<Hello>), Refusal> {
         let mut reader = HelloReader::new();
         let mut seen = 0;
         loop {
             match self.more_than(seen).await {
                 Err(Reason::HandshakeTimeout) if seen == 0 => {
-                    self.count(Opening::Silent);
-                    return Ok(None);
+                    return Ok((self.count(Opening::Silent), None));
                 }
                 outcome => outcome?,
             }
@@ -184,13 +204,14 @@ impl Beginning<'_> {
             });
             seen = self.client.held();
             if let Some(hello) = known {
-                return self.judge(hello).map(Some);
+                let (how, hello) = self.judge(hello)?;
+                return Ok((how, Some(hello)));
             }
         }
     }
 
-    fn judge(&self, hello: Hello) -> Result<Hello, Refusal> {
-        match &hello {
+    fn judge(&self, hello: Hello) -> Result<(Opening, Hello), Refusal> {
+        let how = match &hello {
             Hello::Name(_) => self.count(Opening::Named),
             Hello::NoName => self.count(Opening::NoName),
             Hello::NotTls => self.count(Opening::NotTls),
@@ -201,8 +222,8 @@ impl Beginning<'_> {
                     detail: Some((*why).to_owned()),
                 });
             }
-        }
-        Ok(hello)
+        };
+        Ok((how, hello))
     }
 
     /// Waits until more than `bytes` are there.
@@ -228,8 +249,9 @@ impl Beginning<'_> {
         .await
     }
 
-    fn count(&self, opening: Opening) {
+    fn count(&self, opening: Opening) -> Opening {
         self.admission.listener.counters().open(opening);
+        opening
     }
 }
 

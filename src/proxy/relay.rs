@@ -37,6 +37,10 @@ const PARTING: Duration = Duration::from_secs(1);
 /// The longest pause between two looks at what was acknowledged.
 const MOST_PAUSE: Duration = Duration::from_millis(64);
 
+/// Bytes of a session are counted when it ends, and before that in portions of this size: to count each
+/// move costs a percent.
+const COUNTED_BYTES: u32 = 16 * 1024;
+
 /// No progress to compare with.
 const NOTHING: u64 = u64::MAX;
 
@@ -87,6 +91,8 @@ pub(super) struct Relay {
     progress: u64,
     bytes_received: u64,
     bytes_sent: u64,
+    /// Of these, what was not taken by [`Relay::take_bytes`] yet.
+    fresh: [u32; 2],
     /// By the side that a direction begins at.
     bulk: [Bulk; 2],
     pacing: Option<Box<Pacing>>,
@@ -149,6 +155,7 @@ impl Relay {
             progress: NOTHING,
             bytes_received: 0,
             bytes_sent: 0,
+            fresh: [0; 2],
             bulk: [Bulk::default(), Bulk::default()],
             pacing: bandwidth.map(pacing),
             tls,
@@ -165,6 +172,17 @@ impl Relay {
     /// From the client and to the client, so far.
     pub(super) fn bytes(&self) -> (u64, u64) {
         (self.bytes_received, self.bytes_sent)
+    }
+
+    /// So many bytes have moved that they are worth being counted.
+    pub(super) fn is_worth_counting(&self) -> bool {
+        self.fresh[0] | self.fresh[1] >= COUNTED_BYTES
+    }
+
+    /// From the client and to the client, since the last time.
+    pub(super) fn take_bytes(&mut self) -> (u64, u64) {
+        let [received, sent] = std::mem::take(&mut self.fresh);
+        (received.into(), sent.into())
     }
 
     /// The client and its TLS, for another relay.
@@ -268,6 +286,7 @@ impl Relay {
     }
 
     /// Moves what `from` has sent, by the tier its direction is on.
+    #[inline(always)]
     fn pump(&mut self, from: Side) -> Relayed {
         let now = self.ring().now();
         let (source, target) = match from {
@@ -280,6 +299,7 @@ impl Relay {
         };
         if relayed.moved > 0 {
             self.active = now;
+            self.fresh[from as usize] += relayed.moved;
             match from {
                 Side::Client => self.bytes_received += u64::from(relayed.moved),
                 Side::Backend => self.bytes_sent += u64::from(relayed.moved),

@@ -13,7 +13,9 @@ use crate::policy::bucket::Rate;
 use crate::policy::cidr::{Acl, Networks};
 use crate::policy::clients::Clients;
 use crate::policy::routes::Routes;
+use crate::ring::Meter;
 use crate::telemetry::events::Events;
+use crate::telemetry::recorder::Recorder;
 use crate::tls::{Server, ServerSettings, Tickets};
 use crate::upstream::{Kept, Surroundings, Upstream};
 
@@ -82,6 +84,10 @@ pub struct Shared {
     pub around: Surroundings,
     /// What all randomness comes from.
     pub seed: u64,
+    /// What the workers did last, each.
+    pub recorders: Vec<Arc<Recorder>>,
+    /// What their rings tell, each.
+    pub meters: Vec<Arc<Meter>>,
 }
 
 impl Snapshot {
@@ -230,7 +236,10 @@ impl Shared {
                 bells: Arc::default(),
                 events,
                 states: Arc::default(),
+                names: Arc::default(),
             },
+            recorders: (0..workers).map(|_| Arc::default()).collect(),
+            meters: (0..workers).map(|_| Arc::default()).collect(),
             seed,
         };
         shared.reload(config);
@@ -310,7 +319,8 @@ impl Shared {
     /// The state of the listener, which goes by `policy` from now on.
     fn listener(&self, policy: Arc<ListenerPolicy>) -> Arc<ListenerState> {
         let name = policy.name.clone();
-        let new = || ListenerState::new(self.around.workers, policy.clone());
+        let number = self.around.names.number(&name);
+        let new = || ListenerState::new(self.around.workers, number, policy.clone());
         let state = self.listeners.find_or(&name, new);
         state.policy.store(policy.clone());
         state

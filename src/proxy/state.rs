@@ -16,6 +16,8 @@ use crate::telemetry::counters::{ListenerCounters, Totals};
 pub struct ListenerState {
     /// The table's name.
     pub name: Arc<str>,
+    /// The number of its name in the flight recorder.
+    pub number: u32,
     /// Of the newest generation that has the listener; read once per connection.
     pub policy: ArcSwap<ListenerPolicy>,
     /// Sessions at once, over all workers.
@@ -31,9 +33,10 @@ pub struct ListenerState {
 }
 
 impl ListenerState {
-    pub(super) fn new(workers: usize, policy: Arc<ListenerPolicy>) -> Self {
+    pub(super) fn new(workers: usize, number: u32, policy: Arc<ListenerPolicy>) -> Self {
         Self {
             name: policy.name.clone(),
+            number,
             policy: ArcSwap::new(policy),
             active: Occupancy::default(),
             bucket: Bucket::default(),

@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::admission::{Admission, Policy};
 use super::listener::{self, LocalListener};
@@ -16,11 +17,12 @@ use super::tls::Tls;
 use crate::config::Announce;
 use crate::proto::proxy_header;
 use crate::ring::{Ring, Socket};
-use crate::telemetry::Reason;
-use crate::telemetry::events::{Event, SessionRecord};
+use crate::telemetry::recorder::What;
+use crate::telemetry::sessions::SessionRecord;
+use crate::telemetry::{Opening, Reason};
 use crate::time::Instant;
 use crate::tls;
-use crate::upstream::{self, Backend, Caller, Connection, Failure, Lease};
+use crate::upstream::{self, Backend, Caller, Connection, Failure, Lease, Story};
 
 /// Serves one client: connects a backend, then goes on as [`Relaying`].
 pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, client: Socket) {
@@ -30,7 +32,9 @@ pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, cl
         policy,
         client,
         tls: None,
+        began: ring.now(),
         record,
+        story: Story::default(),
         takes_ahead: true,
     };
     match session.policy.listener.has_opening() {
@@ -46,7 +50,10 @@ struct Session {
     client: Socket,
     /// The client's TLS.
     tls: Option<Box<tls::Session>>,
+    began: Instant,
     record: Option<Box<Record>>,
+    /// How the look for a backend goes.
+    story: Story,
     /// A connection that was open ahead will do.
     takes_ahead: bool,
 }
@@ -63,8 +70,12 @@ impl Session {
             record.client = Some(announced.0);
         }
         match opened {
-            Ok(tls) => {
-                self.tls = tls;
+            Ok(opened) => {
+                self.tls = opened.tls;
+                if let Some(record) = &mut self.record {
+                    record.opening = opened.how;
+                    record.sni = opened.name;
+                }
                 self.serve(ring).await;
             }
             Err(refusal) => self.refuse(&ring, refusal),
@@ -79,16 +90,24 @@ impl Session {
         }
     }
 
-    fn refuse(self, ring: &Ring, refusal: Refusal) {
+    fn refuse(mut self, ring: &Ring, refusal: Refusal) {
+        self.tell_story();
         self.client.abort();
         let outcome = Outcome {
             detail: refusal.detail,
             ..Outcome::nothing(refusal.reason)
         };
-        finish(ring, self.admission, self.record, &outcome, None);
+        finish(
+            ring,
+            self.admission,
+            self.record,
+            (&outcome, self.began),
+            None,
+        );
     }
 
-    fn relay(self, ring: &Ring, connection: Connection) {
+    fn relay(mut self, ring: &Ring, connection: Connection) {
+        self.tell_story();
         let Connection {
             socket,
             tls,
@@ -103,10 +122,21 @@ impl Session {
                 relay,
                 admission: self.admission,
                 lease,
+                began: self.began,
+                answer: Answer::Unasked(ring.now()),
                 again: ahead.then(|| Box::new(self.policy)),
             }),
             record: self.record,
         });
+    }
+
+    /// What is known of where the session goes, for its record.
+    fn tell_story(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.story = std::mem::take(&mut self.story);
+            record.upstream = Some(self.policy.upstream().name().clone());
+            record.route = self.policy.route;
+        }
     }
 
     /// Connects to a backend, unless the worker ends its sessions first.
@@ -126,6 +156,8 @@ impl Session {
             takes_ahead: self.takes_ahead,
             header: header.as_ref(),
             failed: &failed,
+            session: self.admission.number,
+            story: &self.story,
         };
         let connecting = pin!(upstream::connect(ring, &worker.local, upstream, caller));
         let connecting = async {
@@ -175,8 +207,21 @@ struct Live {
     relay: Relay,
     admission: Admission,
     lease: Lease,
+    began: Instant,
+    answer: Answer,
     /// What a session with another backend would go by, as long as there may be one.
     again: Option<Box<Policy>>,
+}
+
+/// The backend's first byte.
+#[derive(Clone, Copy)]
+enum Answer {
+    /// The backend has been sent nothing; it was connected to at this time.
+    Unasked(Instant),
+    /// It was sent something at this time.
+    Asked(Instant),
+    /// It has come.
+    Come,
 }
 
 impl Future for Relaying {
@@ -195,6 +240,12 @@ impl Future for Relaying {
             let (received, sent) = live.relay.bytes();
             live.lease.look(live.relay.ring(), received, sent);
         }
+        if !matches!(live.answer, Answer::Come) {
+            live.await_answer(this.record.as_deref_mut());
+        }
+        if live.relay.is_worth_counting() {
+            live.count_bytes();
+        }
         let ending = std::task::ready!(ending);
         if let Some(live) = this.live.take() {
             live.end(this.record.take(), ending);
@@ -204,17 +255,52 @@ impl Future for Relaying {
 }
 
 impl Live {
-    fn end(self, record: Option<Box<Record>>, ending: Ending) {
+    /// Looks whether the backend was asked, and whether it has answered.
+    fn await_answer(&mut self, record: Option<&mut Record>) {
+        let now = self.relay.ring().now();
+        let (received, sent) = self.relay.bytes();
+        match self.answer {
+            Answer::Unasked(since) | Answer::Asked(since) if sent > 0 => {
+                let after = now - since;
+                self.answer = Answer::Come;
+                self.lease.answered(self.admission.worker().index, after);
+                let (backend, micros) = (self.lease.backend().number, after.as_micros() as u64);
+                self.admission.note(now, What::FirstByte, backend, micros);
+                if let Some(record) = record {
+                    record.first_byte = Some(after);
+                }
+            }
+            Answer::Unasked(_) if received > 0 => self.answer = Answer::Asked(now),
+            Answer::Unasked(_) | Answer::Asked(_) | Answer::Come => {}
+        }
+    }
+
+    fn count_bytes(&mut self) {
+        let (received, sent) = self.relay.take_bytes();
+        let listener = self.admission.listener.counters();
+        listener.bytes_received.add(received);
+        listener.bytes_sent.add(sent);
+        let backend = self.lease.counters(self.admission.worker().index);
+        backend.bytes_received.add(received);
+        backend.bytes_sent.add(sent);
+    }
+
+    fn end(mut self, record: Option<Box<Record>>, ending: Ending) {
         let ring = self.relay.ring().clone();
+        let worker = self.admission.worker().index;
         if ending == Ending::STALE {
+            self.lease.counters(worker).pool_stale.add(1);
             return self.begin_again(&ring, record);
         }
+        self.count_bytes();
         let mut lease = self.lease;
-        let backend = lease.backend().name.clone();
+        let (backend, number) = (lease.backend().name.clone(), lease.backend().number);
         let outcome = self.relay.close(ending);
         lease.ended(outcome.reason, ring.now());
+        lease.count_end(worker, outcome.reason, ring.now() - self.began);
         drop(lease);
-        finish(&ring, self.admission, record, &outcome, Some(backend));
+        let of = Some((backend, number));
+        finish(&ring, self.admission, record, (&outcome, self.began), of);
     }
 
     /// The connection that was open ahead had been closed: the client gets a fresh one.
@@ -224,14 +310,16 @@ impl Live {
         let Some(policy) = self.again else {
             client.abort();
             let outcome = Outcome::nothing(Reason::BackendClosed);
-            return finish(ring, admission, record, &outcome, None);
+            return finish(ring, admission, record, (&outcome, self.began), None);
         };
         let session = Session {
             admission,
             policy: *policy,
             client,
             tls,
+            began: self.began,
             record,
+            story: Story::default(),
             takes_ahead: false,
         };
         ring.spawn(session.serve(ring.clone()));
@@ -252,81 +340,130 @@ async fn unless_aborted<T, E: From<Reason>>(
     .await
 }
 
+/// The name of a session's backend, and its number.
+type Served = (Arc<str>, u32);
+
 /// Books the end of a session. Whoever hears of it shall find the session's places free.
 fn finish(
     ring: &Ring,
     admission: Admission,
     record: Option<Box<Record>>,
-    outcome: &Outcome,
-    backend: Option<Arc<str>>,
+    (outcome, began): (&Outcome, Instant),
+    backend: Option<Served>,
 ) {
-    let listener = admission.listener.clone();
+    let (listener, number) = (admission.listener.clone(), admission.number);
     drop(admission);
-    book(ring, &listener, record, outcome, backend);
+    let duration = ring.now() - began;
+    listener.counters().duration.record(duration);
+    book(
+        ring,
+        &listener,
+        (number, duration),
+        (record, outcome),
+        backend,
+    );
 }
 
 /// Refuses a client with RST.
 pub(super) fn refuse(ring: &Ring, listener: &LocalListener, client: Socket, reason: Reason) {
-    let record = Record::begin(ring, listener, &client);
+    let sessions = &listener.worker.shared.around.events.sessions;
+    let told = sessions.are_told() && sessions.tells_refusal(ring.now());
+    let record = told.then(|| Record::new(ring, &client));
     client.abort();
-    book(ring, listener, record, &Outcome::nothing(reason), None);
+    let number = listener.worker.number_session();
+    let outcome = Outcome::nothing(reason);
+    let counters = listener.counters();
+    counters.close(reason);
+    let who = (ring.now(), number);
+    let local = &listener.worker.local;
+    local.note_end(who, reason, listener.state.number, 0);
+    if let Some(record) = record {
+        record.end(ring, listener, (number, Duration::ZERO), &outcome, None);
+    }
 }
 
-/// Counts the end of a session, and tells it where that is wanted.
+/// Counts the end of a session, and tells it where that is wanted. Of those that had no backend, as many as
+/// there may be in a second.
 fn book(
     ring: &Ring,
     listener: &LocalListener,
-    record: Option<Box<Record>>,
-    outcome: &Outcome,
-    backend: Option<Arc<str>>,
+    (number, duration): (u32, Duration),
+    (record, outcome): (Option<Box<Record>>, &Outcome),
+    backend: Option<Served>,
 ) {
-    let counters = listener.counters();
-    counters.close(outcome.reason);
-    counters.bytes_received.add(outcome.bytes_received);
-    counters.bytes_sent.add(outcome.bytes_sent);
-    if let Some(record) = record {
-        record.end(ring.now(), listener, outcome, backend);
+    listener.counters().close(outcome.reason);
+    let subject = backend.as_ref().map_or(listener.state.number, |it| it.1);
+    let bytes = outcome.bytes_received + outcome.bytes_sent;
+    let local = &listener.worker.local;
+    local.note_end((ring.now(), number), outcome.reason, subject, bytes);
+    let sessions = &listener.worker.shared.around.events.sessions;
+    if let Some(record) = record
+        && (backend.is_some() || sessions.tells_refusal(ring.now()))
+    {
+        let backend = backend.map(|backend| backend.0);
+        record.end(ring, listener, (number, duration), outcome, backend);
     }
 }
 
 /// What is only needed when the end of sessions is told.
+#[derive(Default)]
 struct Record {
-    began: Instant,
     client: Option<SocketAddr>,
+    opening: Option<Opening>,
+    sni: Option<Box<str>>,
+    upstream: Option<Arc<str>>,
+    route: Option<usize>,
+    first_byte: Option<Duration>,
+    story: Story,
 }
 
 impl Record {
     fn begin(ring: &Ring, listener: &LocalListener, client: &Socket) -> Option<Box<Self>> {
-        let told = listener.worker.shared.around.events.sessions();
-        told.then(|| {
-            Box::new(Self {
-                began: ring.now(),
-                client: ring.peer(client).ok().flatten(),
-            })
+        let sessions = &listener.worker.shared.around.events.sessions;
+        sessions.are_told().then(|| Self::new(ring, client))
+    }
+
+    fn new(ring: &Ring, client: &Socket) -> Box<Self> {
+        Box::new(Self {
+            client: ring.peer(client).ok().flatten(),
+            ..Self::default()
         })
     }
 
     fn end(
-        &self,
-        now: Instant,
+        self,
+        ring: &Ring,
         listener: &LocalListener,
+        (session, duration): (u32, Duration),
         outcome: &Outcome,
         backend: Option<Arc<str>>,
     ) {
-        listener
-            .worker
+        let worker = &listener.worker;
+        worker
             .shared
             .around
             .events
-            .send(Event::SessionClosed(Box::new(SessionRecord {
+            .sessions
+            .send(Box::new(SessionRecord {
+                at: ring.now(),
+                worker: worker.index,
+                session,
                 listener: listener.state.name.clone(),
                 client: self.client,
+                upstream: self.upstream,
+                route: self.route,
                 backend,
-                reason: outcome.reason,
+                retries: self.story.retries.get(),
+                tls: self.opening,
+                sni: self.sni,
+                queued: self.story.queued.get(),
+                connect: self.story.connect.get(),
+                first_byte: self.first_byte,
+                duration,
                 bytes_received: outcome.bytes_received,
                 bytes_sent: outcome.bytes_sent,
+                reason: outcome.reason,
                 detail: outcome.detail.clone(),
-                duration: now - self.began,
-            })));
+            }));
     }
 }

@@ -103,6 +103,8 @@ pub(super) struct WorkerState {
     acceptors: RefCell<Vec<Rc<Acceptor>>>,
     draining: Cell<bool>,
     pub(super) aborting: Cell<Aborting>,
+    /// The number of the next session.
+    next_session: Cell<u32>,
     /// Accept loops and sessions that have not ended.
     pub(super) busy: Cell<usize>,
     /// A session has found the system short of descriptors or memory: until then accepting rests,
@@ -122,6 +124,13 @@ pub(super) enum Aborting {
 }
 
 impl WorkerState {
+    /// A number for a session, unlike those of the four billion before it.
+    pub(super) fn number_session(&self) -> u32 {
+        let number = self.next_session.get();
+        self.next_session.set(number.wrapping_add(1));
+        number
+    }
+
     /// A task has begun that a draining worker waits for.
     pub(super) fn begin(&self) {
         self.busy.set(self.busy.get() + 1);
@@ -182,7 +191,8 @@ impl Worker {
         index: usize,
         mailbox: (Arc<Mailbox<Message>>, Fd),
     ) -> Self {
-        let local = Local::new(index, shared.seed);
+        let local = Local::new(index, shared.seed, shared.recorders[index].clone());
+        ring.tell(shared.meters[index].clone());
         local
             .pools
             .keep_for(&ring, &shared.snapshot.load().upstreams);
@@ -193,6 +203,7 @@ impl Worker {
             acceptors: RefCell::default(),
             draining: Cell::new(false),
             aborting: Cell::new(Aborting::Nothing),
+            next_session: Cell::new(0),
             busy: Cell::new(0),
             short_until: Cell::new(Instant::default()),
         });

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::latency::Times;
 use super::{Dropped, Opening, Reason};
 
 /// A number that one thread raises and any thread reads.
@@ -47,6 +48,8 @@ pub struct ListenerCounters {
     pub datagrams_received: Counter,
     /// Datagrams that were sent to clients.
     pub datagrams_sent: Counter,
+    /// From accept to end, of sessions that were let in; of this process only.
+    pub duration: Times,
     closed: [Counter; REASONS],
     dropped: [Counter; DROPPED],
     opened: [Counter; OPENINGS],

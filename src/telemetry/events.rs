@@ -2,20 +2,17 @@
 //! queue, and when the queue is full the event is counted and forgotten.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use super::Reason;
+use super::sessions::{SessionRecord, Sessions};
 use crate::time::Instant;
 
 /// Something worth a log line.
 #[derive(Debug)]
 pub enum Event {
-    /// A session ended. Only sent while [`Events::set_sessions`] is on.
-    SessionClosed(Box<SessionRecord>),
     /// Accepting pauses: the system has no descriptor or memory.
     AcceptPaused {
         /// The listener's name.
@@ -63,62 +60,42 @@ pub enum BackendNews {
     BreakerClosed,
 }
 
-/// One session, told at its end.
-#[derive(Debug)]
-pub struct SessionRecord {
-    /// The listener's name.
-    pub listener: Arc<str>,
-    /// Who connected; `None` for unix sockets.
-    pub client: Option<SocketAddr>,
-    /// The backend's name, once one was connected.
-    pub backend: Option<Arc<str>>,
-    /// Why it ended.
-    pub reason: Reason,
-    /// Bytes towards the backend.
-    pub bytes_received: u64,
-    /// Bytes towards the client.
-    pub bytes_sent: u64,
-    /// From accept to end.
-    pub duration: Duration,
-    /// More of the reason, in words.
-    pub detail: Option<String>,
-}
-
 /// The senders' side of the queue, shared by all workers.
 #[derive(Debug)]
 pub struct Events {
     queue: SyncSender<Event>,
-    sessions: AtomicBool,
+    /// What is told of sessions, by a queue of its own.
+    pub sessions: Sessions,
     dropped: AtomicU64,
     pauses: Throttle,
     connect_failures: Throttle,
+}
+
+/// The reading ends.
+#[derive(Debug)]
+pub struct Told {
+    /// What is for the log.
+    pub events: Receiver<Event>,
+    /// Sessions that have ended.
+    pub records: Receiver<Box<SessionRecord>>,
 }
 
 /// Events that may wait for the log.
 const QUEUE: usize = 4096;
 
 impl Events {
-    /// A queue and its reading end.
-    pub fn new() -> (Arc<Self>, Receiver<Event>) {
-        let (queue, receiver) = sync_channel(QUEUE);
-        let events = Self {
+    /// The queues and their reading ends.
+    pub fn new() -> (Arc<Self>, Told) {
+        let (queue, events) = sync_channel(QUEUE);
+        let (sessions, records) = Sessions::new();
+        let this = Self {
             queue,
-            sessions: AtomicBool::new(false),
+            sessions,
             dropped: AtomicU64::new(0),
             pauses: Throttle::default(),
             connect_failures: Throttle::default(),
         };
-        (Arc::new(events), receiver)
-    }
-
-    /// Whether the end of every session is told.
-    pub fn sessions(&self) -> bool {
-        self.sessions.load(Ordering::Relaxed)
-    }
-
-    /// Turns telling the end of sessions on or off.
-    pub fn set_sessions(&self, on: bool) {
-        self.sessions.store(on, Ordering::Relaxed);
+        (Arc::new(this), Told { events, records })
     }
 
     /// Leaves an event, or counts it when the queue is full.

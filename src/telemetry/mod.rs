@@ -4,10 +4,16 @@
 pub mod counters;
 mod dropped;
 pub mod events;
+pub mod latency;
 pub mod log;
+mod names;
 mod opening;
 mod reason;
+pub mod recorder;
+pub mod sessions;
+pub mod tallies;
 
 pub use dropped::Dropped;
+pub use names::Names;
 pub use opening::Opening;
 pub use reason::Reason;

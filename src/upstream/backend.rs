@@ -12,8 +12,9 @@ use crate::policy::breaker::{self, Permit, Transition, Verdict};
 use crate::policy::outlier;
 use crate::policy::roster::Standing;
 use crate::ring::{Ring, Timer};
-use crate::telemetry::Reason;
 use crate::telemetry::events::{BackendNews, Events};
+use crate::telemetry::tallies::{BackendCounters, UpstreamCounters};
+use crate::telemetry::{Names, Reason};
 use crate::time::Instant;
 
 /// A failed try counts as an answer that took so long, so that the fastest to refuse is not taken
@@ -27,6 +28,8 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Where it is.
     pub address: Address,
+    /// The number of its name, its upstream's included, in the flight recorder.
+    pub number: u32,
     /// Its place in the configuration's list.
     pub(super) index: usize,
     /// The host name that it was written as, if it was.
@@ -64,12 +67,13 @@ impl Backend {
         model: &config::Backend,
         state: Arc<BackendState>,
         (upstream_model, upstream): (&config::Upstream, &Arc<UpstreamState>),
-        events: &Arc<Events>,
+        (events, names): (&Arc<Events>, &Names),
     ) -> Self {
         let of = upstream_model.backends.len() as u64;
         let outlier = upstream_model.outlier;
         let most_ejected = outlier.map_or(0, |outlier| outlier.max_ejected.of(of));
         Self {
+            number: names.number(&format!("{}/{}", upstream_model.name, model.name)),
             index,
             name: model.name.clone(),
             address: model.address.clone(),
@@ -192,11 +196,13 @@ impl Backend {
         let ejected = &self.upstream.ejected;
         let outlier = &self.state.outlier;
         if let Some(time) = outlier.failure(settings, ejected, self.most_ejected, now) {
+            self.state.tallies.ejections.add();
             self.tell(BackendNews::Ejected(time));
         }
     }
 
     fn tell_transition(&self, transition: Transition, settings: &breaker::Settings) {
+        self.state.tallies.breaker[transition as usize].add();
         self.tell(match transition {
             Transition::Opened => BackendNews::BreakerOpened(settings.open_for),
             Transition::HalfOpened => BackendNews::BreakerHalfOpened,
@@ -317,6 +323,29 @@ impl Lease {
     /// The backend.
     pub fn backend(&self) -> &Backend {
         &self.slot.0
+    }
+
+    /// Where `worker` counts what its sessions meet at the backend.
+    pub fn counters(&self, worker: usize) -> &BackendCounters {
+        self.backend().state.tallies.of(worker)
+    }
+
+    /// The backend has said something, so long after it was asked.
+    pub fn answered(&self, worker: usize, after: Duration) {
+        self.counters(worker).first_byte.record(after);
+        self.upstream_counters(worker).first_byte.record(after);
+    }
+
+    /// The session has ended, so long after it began.
+    pub fn count_end(&self, worker: usize, reason: Reason, duration: Duration) {
+        let counters = self.counters(worker);
+        counters.close(reason);
+        counters.duration.record(duration);
+        self.upstream_counters(worker).duration.record(duration);
+    }
+
+    fn upstream_counters(&self, worker: usize) -> &UpstreamCounters {
+        self.backend().upstream.counters(worker)
     }
 
     /// The operator wants the backend's sessions to end.

@@ -1,12 +1,14 @@
 //! From an upstream to a connection: pick, wait where all are full, connect, and on failure try
 //! another backend within the budget.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -20,6 +22,8 @@ use super::select::Choice;
 use crate::policy::balance::{Draw, Passed, Request};
 use crate::policy::retry;
 use crate::ring::{Ring, Socket};
+use crate::telemetry::recorder::What;
+use crate::telemetry::tallies::{ConnectFault, UpstreamCounters};
 use crate::time::Instant;
 use crate::tls::{Client, Session};
 
@@ -55,6 +59,20 @@ pub enum Failure {
     ClientGone,
 }
 
+impl Failure {
+    /// What it counts as, where it came of a try to connect.
+    pub(super) fn fault(self) -> ConnectFault {
+        match self {
+            Self::TimedOut => ConnectFault::Timeout,
+            Self::Unsecured => ConnectFault::Tls,
+            Self::NoResources => ConnectFault::NoResources,
+            Self::Refused | Self::QueueFull | Self::QueueTimeout | Self::ClientGone => {
+                ConnectFault::Refused
+            }
+        }
+    }
+}
+
 /// On whose behalf a backend is looked for.
 #[derive(Clone, Copy)]
 pub struct Caller<'a> {
@@ -68,6 +86,21 @@ pub struct Caller<'a> {
     pub header: Option<&'a Rc<[u8]>>,
     /// Told of each try that has failed.
     pub failed: &'a dyn Fn(&Backend, &io::Error),
+    /// The session's number.
+    pub session: u32,
+    /// Learns how it went.
+    pub story: &'a Story,
+}
+
+/// How the look for a backend went.
+#[derive(Debug, Default)]
+pub struct Story {
+    /// Further tries after one that failed.
+    pub retries: Cell<u32>,
+    /// How long the session waited for a place.
+    pub queued: Cell<Option<Duration>>,
+    /// How long the connection took that it got, had it not been open ahead.
+    pub connect: Cell<Option<Duration>>,
 }
 
 /// Gets a connection to the balancer's choice, or to the next candidates when it can't be had.
@@ -81,6 +114,8 @@ pub async fn connect(
     caller: Caller<'_>,
 ) -> Result<Connection, Failure> {
     upstream.state.budget.request(ring.now());
+    let counters = upstream.state.counters(local.worker());
+    counters.requests.add(1);
     let mut search = Search::new(ring, local, upstream, caller);
     let mut failure = Failure::Refused;
     for attempt in 0..=upstream.retry.attempts {
@@ -88,8 +123,11 @@ pub async fn connect(
         if attempt > 0 {
             charge = Charge::begin(ring, upstream);
             if charge.is_none() {
+                counters.retries_denied.add(1);
                 break;
             }
+            counters.retries.add(1);
+            caller.story.retries.set(attempt);
             search.pause(attempt).await;
         }
         let Some(choice) = search.choose().await? else {
@@ -100,6 +138,7 @@ pub async fn connect(
             Err((index, lease, error)) => {
                 search.tried.insert(index);
                 failure = classify(&error);
+                lease.counters(local.worker()).fail(failure.fault());
                 (caller.failed)(lease.backend(), &error);
                 if is_hopeless(&error) {
                     break;
@@ -174,7 +213,9 @@ impl<'a> Search<'a> {
             generation: Arc::as_ptr(self.upstream) as usize,
             choosy: !self.tried.is_empty(),
         };
+        let since = self.ring.now();
         let waited = queue::wait(waiter, || self.look()).await;
+        self.note_wait(self.ring.now() - since);
         if self.caller.socket.is_gone() {
             return Err(Failure::ClientGone);
         }
@@ -183,6 +224,18 @@ impl<'a> Search<'a> {
             Err(queue::Refusal::QueueFull) => Err(Failure::QueueFull),
             Err(queue::Refusal::TimedOut) => Err(Failure::QueueTimeout),
         }
+    }
+
+    fn note_wait(&self, time: Duration) {
+        let counters = self.counters();
+        counters.queued.add(1);
+        counters.queue.record(time);
+        let queued = &self.caller.story.queued;
+        queued.set(Some(queued.get().unwrap_or_default() + time));
+    }
+
+    fn counters(&self) -> &'a UpstreamCounters {
+        self.upstream.state.counters(self.local.worker())
     }
 
     fn look(&self) -> Look<Option<Choice>> {
@@ -194,6 +247,14 @@ impl<'a> Search<'a> {
 
     async fn open(&self, choice: Choice) -> Result<Connection, (usize, Lease, io::Error)> {
         let mut lease = choice.lease;
+        let begun = self.ring.now();
+        let subject = lease.backend().number;
+        let note = |what, value: Duration| {
+            let who = (self.ring.now(), self.caller.session);
+            self.local
+                .note(who, what, subject, value.as_micros() as u64);
+        };
+        note(What::Pick, Duration::ZERO);
         let opener = Opener::new(self.ring, self.upstream, lease.backend());
         let gate = &self.local.gate;
         let worker = (self.local.worker(), &**gate);
@@ -201,6 +262,17 @@ impl<'a> Search<'a> {
         match opener.for_client(choice.ahead, header, worker).await {
             Ok((Opened { socket, tls, .. }, ahead)) => {
                 lease.connected(self.ring.now());
+                let took = self.ring.now() - begun;
+                note(What::Connect, took);
+                let counters = lease.counters(self.local.worker());
+                counters.sessions.add(1);
+                if ahead {
+                    counters.pool_hits.add(1);
+                } else {
+                    counters.connect.record(took);
+                    self.counters().connect.record(took);
+                    self.caller.story.connect.set(Some(took));
+                }
                 Ok(Connection {
                     socket,
                     tls,
@@ -208,7 +280,10 @@ impl<'a> Search<'a> {
                     ahead,
                 })
             }
-            Err(error) => Err((choice.index, lease, error)),
+            Err(error) => {
+                note(What::ConnectFailed, self.ring.now() - begun);
+                Err((choice.index, lease, error))
+            }
         }
     }
 }
@@ -254,7 +329,7 @@ impl<'a> Opener<'a> {
 
     /// As far as it goes for any client: where a header has to come first, that is TCP alone.
     pub(super) async fn ahead(&self, worker: AtWork<'_>) -> io::Result<Opened> {
-        let socket = self.dial().await?;
+        let socket = self.dial(worker.0).await?;
         match &self.upstream.tls {
             Some(tls) if !self.upstream.announces() => {
                 Box::pin(self.secure(socket, &tls.load_full(), worker)).await
@@ -278,7 +353,7 @@ impl<'a> Opener<'a> {
         }
         // With a timeout of its own.
         let fresh = Self::new(self.ring, self.upstream, self.backend);
-        let socket = fresh.dial().await?;
+        let socket = fresh.dial(worker.0).await?;
         let opened = Opened::plain(socket);
         let completed = fresh.complete(opened, header, worker).await;
         completed.map(|opened| (opened, false))
@@ -329,13 +404,16 @@ impl<'a> Opener<'a> {
         }
     }
 
-    async fn dial(&self) -> io::Result<Socket> {
+    async fn dial(&self, worker: usize) -> io::Result<Socket> {
         let upstream = self.upstream;
         let address = &self.backend.address;
         let source = upstream.source(address);
-        self.ring
-            .connect(address, source, &upstream.options, self.deadline)
-            .await
+        let connecting = self
+            .ring
+            .connect(address, source, &upstream.options, self.deadline);
+        let socket = connecting.await?;
+        self.backend.state.tallies.of(worker).connections.add(1);
+        Ok(socket)
     }
 
     /// Sends the header and waits until the kernel has it: nothing may get before it.

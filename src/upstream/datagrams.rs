@@ -76,6 +76,9 @@ pub fn open_chosen(
     let socket = match upstream.open_datagrams(ring, lease.backend()) {
         Ok(socket) => socket,
         Err(error) => {
+            lease
+                .counters(local.worker())
+                .fail(classify(&error).fault());
             (sender.failed)(lease.backend(), &error);
             if lacks_resources(&error) || error.kind() == io::ErrorKind::WouldBlock {
                 return Err(Failure::NoResources);
@@ -85,10 +88,17 @@ pub fn open_chosen(
             lease = choose(ring, local, upstream, Sender { not, ..sender })?;
             let opened = upstream.open_datagrams(ring, lease.backend());
             refused.connect_failed(false, ring.now());
-            opened.map_err(|error| classify(&error))?
+            opened.map_err(|error| {
+                let failure = classify(&error);
+                lease.counters(local.worker()).fail(failure.fault());
+                failure
+            })?
         }
     };
     lease.connected(ring.now());
+    let counters = lease.counters(local.worker());
+    counters.connections.add(1);
+    counters.sessions.add(1);
     Ok((socket, lease))
 }
 

@@ -3,10 +3,14 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::gate::Gate;
 use super::lines::Lines;
 use super::pool::Pools;
+use crate::telemetry::Reason;
+use crate::telemetry::recorder::{Moment, Recorder, What};
+use crate::time::Instant;
 
 /// One per worker; never leaves its thread.
 pub struct Local {
@@ -17,11 +21,12 @@ pub struct Local {
     pub pools: Pools,
     /// Where handshakes line up.
     pub gate: Rc<Gate>,
+    recorder: Arc<Recorder>,
 }
 
 impl Local {
     /// Of worker number `worker`. The same `seed` gives the same random numbers.
-    pub fn new(worker: usize, seed: u64) -> Self {
+    pub fn new(worker: usize, seed: u64, recorder: Arc<Recorder>) -> Self {
         let gate = Rc::new(Gate::default());
         Self {
             worker,
@@ -29,11 +34,43 @@ impl Local {
             lines: RefCell::default(),
             pools: Pools::new(worker, gate.clone()),
             gate,
+            recorder,
         }
     }
 
     pub(super) fn worker(&self) -> usize {
         self.worker
+    }
+
+    /// Notes in the flight recorder what has happened to a session, and `subject`: the number of a listener's
+    /// or a backend's name.
+    pub fn note(&self, (at, session): (Instant, u32), what: What, subject: u32, value: u64) {
+        self.recorder.note(&Moment {
+            at,
+            session,
+            what,
+            reason: None,
+            subject,
+            value,
+        });
+    }
+
+    /// The same of a session's end, after so many bytes.
+    pub fn note_end(
+        &self,
+        (at, session): (Instant, u32),
+        reason: Reason,
+        subject: u32,
+        bytes: u64,
+    ) {
+        self.recorder.note(&Moment {
+            at,
+            session,
+            what: What::Close,
+            reason: Some(reason),
+            subject,
+            value: bytes,
+        });
     }
 
     /// The worker was signalled: there may be places, and others may need those that are held ahead.

@@ -25,7 +25,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use backend::{Backend, Lease};
-pub use connect::{Caller, Connection, Failure, connect, lacks_resources};
+pub use connect::{Caller, Connection, Failure, Story, connect, lacks_resources};
 pub use gate::Gate;
 pub use handshake::{Unsecured, absorb, handshake, records_to_take, take_records};
 pub use image::{BackendImage, UpstreamImage};
@@ -42,7 +42,9 @@ use crate::policy::balance::{Algorithm, Balancer, Member, identity};
 use crate::policy::retry;
 use crate::policy::roster::Rules;
 use crate::ring::SocketOptions;
+use crate::telemetry::Names;
 use crate::telemetry::events::Events;
+use crate::telemetry::tallies::UpstreamCounters;
 use crate::time::Instant;
 use crate::tls;
 
@@ -81,6 +83,8 @@ pub struct Surroundings {
     pub events: Arc<Events>,
     /// What outlives reloads.
     pub states: Arc<States>,
+    /// Of listeners and backends, for flight recorders.
+    pub names: Arc<Names>,
 }
 
 impl Upstream {
@@ -97,7 +101,8 @@ impl Upstream {
             .map(|(index, backend)| {
                 let own = state.backend(&backend.address, model);
                 let of = (model, &state);
-                Arc::new(Backend::new(index, backend, own, of, &around.events))
+                let told = (&around.events, &*around.names);
+                Arc::new(Backend::new(index, backend, own, of, told))
             })
             .collect();
         let memories = around.workers * backends.len();
@@ -166,6 +171,11 @@ impl Upstream {
     /// Who hears by the PROXY protocol who the client is.
     pub fn announce(&self) -> config::Announce {
         self.announce
+    }
+
+    /// What was counted, by worker.
+    pub fn counters(&self) -> &[UpstreamCounters] {
+        self.state.all_counters()
     }
 
     /// Sessions that wait for a place, over all workers.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::Upstream;
 use super::backend::{Backend, Slot};
-use super::connect::{Opened, Opener};
+use super::connect::{Opened, Opener, classify};
 use super::gate::Gate;
 use super::handshake::absorb;
 use crate::ring::{BUFFER_BYTES, Ring, Timer, Waker};
@@ -75,7 +75,12 @@ impl Pools {
         pool.wake();
         let mut parked = pool.parked.borrow_mut();
         let mut oldest = std::iter::from_fn(|| parked.pop_front());
-        let taken = oldest.find_map(|mut parked| (!parked.has_ended()).then_some(parked))?;
+        let counters = backend.state.tallies.of(self.worker);
+        let taken = oldest.find_map(|mut parked| {
+            let ended = parked.has_ended();
+            counters.pool_stale.add(u64::from(ended));
+            (!ended).then_some(parked)
+        })?;
         // It was of use.
         pool.failures.set(0);
         Some((taken.opened, taken.slot))
@@ -175,13 +180,26 @@ impl Pool {
         {
             self.failures.set(0);
         }
+        let mut stale = 0;
         parked.retain_mut(|parked| {
             let ended = parked.has_ended();
+            if ended {
+                stale += 1;
+            }
             if ended && now.since(parked.since) < PROVEN {
                 self.note_failure(now);
             }
             !ended && now < parked.expires
         });
+        if stale > 0 {
+            let backend = self.backend();
+            backend
+                .state
+                .tallies
+                .of(self.at_work.0)
+                .pool_stale
+                .add(stale);
+        }
         parked.truncate(most);
         for parked in parked.iter() {
             let held = parked.held();
@@ -303,6 +321,8 @@ async fn open(ring: Ring, pool: Rc<Pool>, slot: Slot) {
             });
         }
         Err(error) => {
+            let fault = classify(&error).fault();
+            backend.state.tallies.of(*worker).fail(fault);
             pool.note_failure(ring.now());
             let events = &upstream.events;
             events.connect_failed(ring.now(), upstream.name(), &backend.name, &error);

@@ -16,6 +16,7 @@ use crate::policy::breaker::Breaker;
 use crate::policy::health::Health;
 use crate::policy::outlier::Outlier;
 use crate::policy::retry::Budget;
+use crate::telemetry::tallies::{BackendTallies, UpstreamCounters};
 
 /// What all workers know of an upstream as a whole.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct UpstreamState {
     pub(super) budget: Budget,
     /// Sessions that wait for a place.
     pub(super) line: Line,
+    /// What sessions have met, by worker.
+    counters: Box<[UpstreamCounters]>,
     /// Health is ignored at the moment.
     failing_open: AtomicBool,
     /// Its backends, for as long as anybody uses them: one that comes back while old sessions are still
@@ -70,7 +73,7 @@ impl<K: Clone + Eq + Hash, V> Kept<K, V> {
 }
 
 /// What all workers know of a backend.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct BackendState {
     /// Sessions that use it, and how fast it is.
     pub load: Arc<Load>,
@@ -82,6 +85,8 @@ pub struct BackendState {
     pub(super) outlier: Outlier,
     /// Closed unless the upstream has breakers.
     pub(super) breaker: Breaker,
+    /// What was counted.
+    pub tallies: BackendTallies,
     /// What the operator says.
     order: order::Current,
     /// No upstream has it any more: late reports are of no interest.
@@ -95,6 +100,7 @@ impl UpstreamState {
             ejected: Occupancy::default(),
             budget: Budget::default(),
             line: Line::new(workers, bells),
+            counters: (0..workers).map(|_| UpstreamCounters::default()).collect(),
             failing_open: AtomicBool::new(false),
             backends: Kept::default(),
         }
@@ -102,9 +108,21 @@ impl UpstreamState {
 
     /// The state of the backend of this address, ready for the settings of `model`.
     pub(super) fn backend(&self, address: &Address, model: &config::Upstream) -> Arc<BackendState> {
-        let state = self.backends.find_or(address, BackendState::default);
+        let state = self
+            .backends
+            .find_or(address, || BackendState::new(self.counters.len()));
         state.adopt(model, &self.ejected);
         state
+    }
+
+    /// What a worker counts; it alone writes there.
+    pub(super) fn counters(&self, worker: usize) -> &UpstreamCounters {
+        &self.counters[worker]
+    }
+
+    /// Those of all workers.
+    pub(super) fn all_counters(&self) -> &[UpstreamCounters] {
+        &self.counters
     }
 
     /// The number of changes so far. Release and acquire: who sees the number sees the change.
@@ -130,6 +148,19 @@ impl UpstreamState {
 }
 
 impl BackendState {
+    fn new(workers: usize) -> Self {
+        Self {
+            load: Arc::default(),
+            open: Occupancy::default(),
+            health: Health::default(),
+            outlier: Outlier::default(),
+            breaker: Breaker::default(),
+            tallies: BackendTallies::new(workers),
+            order: order::Current::default(),
+            retired: AtomicBool::new(false),
+        }
+    }
+
     /// An upstream with these settings has it.
     fn adopt(&self, upstream: &config::Upstream, ejected: &Occupancy) {
         self.retired.store(false, Ordering::Relaxed);

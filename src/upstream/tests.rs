@@ -50,6 +50,7 @@ pub(super) fn around() -> Surroundings {
         bells: Arc::default(),
         events: Events::new().0,
         states: Arc::default(),
+        names: Arc::default(),
     }
 }
 

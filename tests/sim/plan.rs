@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ringress::address::Address;
 use ringress::config::{
-    Announce, Backend, Config, Exchange, HealthCheck, IpNet, Listener, Log, LogFormat, LogLevel,
-    Pool, Probe, Queue, RateLimit, Runtime, Timeouts, Upstream,
+    AccessLog, Announce, Backend, Config, Exchange, HealthCheck, IpNet, Listener, Log, LogFormat,
+    LogLevel, Pool, Probe, Queue, RateLimit, Runtime, Timeouts, Upstream,
 };
 use ringress::policy::balance::{ALGORITHMS, Algorithm};
 use ringress::policy::bucket::Rate;
@@ -271,6 +271,7 @@ impl Plan {
                 level: LogLevel::Debug,
                 format: LogFormat::Text,
             },
+            access_log: AccessLog::Off,
             listeners: vec![self.listener()],
             upstreams: vec![self.security.upstream(Upstream {
                 connect_timeout: self.connect_timeout,

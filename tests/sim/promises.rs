@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringress::ring::sim::{Ending, PeerRecord};
 use ringress::telemetry::Reason;
-use ringress::telemetry::events::SessionRecord;
+use ringress::telemetry::sessions::SessionRecord;
 
 use crate::run::Outcome;
 use crate::security::{Clients, Security};

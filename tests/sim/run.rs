@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use ringress::policy::health;
@@ -13,7 +12,8 @@ use ringress::ring::listen::Transport;
 use ringress::ring::sim::{Advance, Ending, EventHandle, PeerRecord, Step, World};
 use ringress::ring::{BUFFER_BYTES, Mailbox, Ring, Usage};
 use ringress::telemetry::Reason;
-use ringress::telemetry::events::{Event, Events, SessionRecord};
+use ringress::telemetry::events::{Events, Told as Queues};
+use ringress::telemetry::sessions::SessionRecord;
 use ringress::time::Instant;
 use ringress::upstream::{Backend, Bell, Order};
 
@@ -60,7 +60,7 @@ struct Run {
     /// By worker: somebody has rung.
     rung: Vec<Arc<AtomicBool>>,
     shared: Arc<Shared>,
-    events: Receiver<Event>,
+    queues: Queues,
     cap: usize,
     turn_takes: Duration,
     most_buffers: usize,
@@ -153,8 +153,9 @@ impl Run {
     fn start(plan: &Plan) -> Self {
         let told = Told::default();
         let world = world(plan, &told);
-        let (sender, events) = Events::new();
-        sender.set_sessions(true);
+        let (sender, queues) = Events::new();
+        sender.sessions.tell(true);
+        sender.sessions.tell_refusals(u32::MAX);
         let shared = Shared::new(
             &plan.config(),
             plan.workers,
@@ -204,7 +205,7 @@ impl Run {
             mailboxes,
             rung,
             shared,
-            events,
+            queues,
             turn_takes: plan.turn_takes,
             cap: plan.policies.backend_cap.map_or(usize::MAX, usize::from),
             most_buffers: 0,
@@ -410,10 +411,7 @@ impl Run {
                 self.listener().accepted()
             ));
         }
-        let sessions = self.events.try_iter().filter_map(|event| match event {
-            Event::SessionClosed(session) => Some(*session),
-            _ => None,
-        });
+        let sessions = self.queues.records.try_iter().map(|record| *record);
         let backends = self.shared.snapshot.load().upstreams[0].backends().len();
         let addresses: Vec<_> = (0..backends).map(Plan::backend_address).collect();
         let sessions: Vec<_> = sessions.collect();

@@ -71,6 +71,7 @@ pub(super) fn flatten(config: &Config) -> Entries {
     let Config {
         runtime,
         log,
+        access_log,
         listeners,
         upstreams,
     } = config;
@@ -80,7 +81,9 @@ pub(super) fn flatten(config: &Config) -> Entries {
         path: Path::new(),
     };
     runtime_keys(&mut root.within("runtime"), runtime);
-    log_keys(&mut root.within("log"), log);
+    let mut section = root.within("log");
+    log_keys(&mut section, log);
+    section.key("access_log", written::access_log(access_log), Live);
     // An upstream is the same if it has the same name, whatever its index.
     let name = |upstream: usize| upstreams.get(upstream).map_or("", |it| &it.name);
     for listener in listeners {

@@ -47,7 +47,12 @@ mod tests {
             "runtime.control_socket = 'off'",
             "runtime.control_socket = '/run/c'",
         ],
-        &["", "log.level = 'debug'", "log.format = 'json'"],
+        &[
+            "",
+            "log.level = 'debug'",
+            "log.format = 'json'",
+            "log.access_log = 'a.log'",
+        ],
         &[
             "",
             "listeners.a = { bind = '127.0.0.1:0', upstream = 'app' }",

@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU64;
 
-use crate::config::{ControlSocket, Exchange, LogFormat, LogLevel, Probe, Route};
+use crate::config::{AccessLog, ControlSocket, Exchange, LogFormat, LogLevel, Probe, Route};
 use crate::policy::bucket::Rate;
 use crate::policy::health::Start;
 use crate::policy::share::Share;
@@ -128,6 +128,14 @@ pub(super) fn control_socket(socket: &ControlSocket) -> String {
         ControlSocket::Auto => "auto".to_owned(),
         ControlSocket::Off => "off".to_owned(),
         ControlSocket::Path(path) => text(path.to_string_lossy()),
+    }
+}
+
+pub(super) fn access_log(log: &AccessLog) -> String {
+    match log {
+        AccessLog::Off => "off".to_owned(),
+        AccessLog::Stdout => "stdout".to_owned(),
+        AccessLog::File(path) => text(path.to_string_lossy()),
     }
 }
 

@@ -20,14 +20,15 @@ use std::task::{Context, Poll};
 use self::unanswered::{Kept, Unanswered};
 use super::Flows;
 use super::parcel::{self, Parcel};
-use super::table::Key;
+use super::table::{Key, canonical};
 use crate::config::{Announce, Udp};
 use crate::proto::datagram::Local;
 use crate::proto::proxy_header;
 use crate::proxy::admission::Admission;
 use crate::proxy::snapshot::ListenerPolicy;
 use crate::ring::{Arrival, Datagram, DatagramSocket, Ring, Timer, Waker};
-use crate::telemetry::events::{Event, SessionRecord};
+use crate::telemetry::recorder::What;
+use crate::telemetry::sessions::SessionRecord;
 use crate::telemetry::{Dropped, Reason};
 use crate::time::Instant;
 use crate::upstream::datagrams::{self, Sender};
@@ -79,6 +80,10 @@ struct Side {
     offload: bool,
     /// Datagrams that its socket has lost.
     lost: u32,
+    /// Bytes to it.
+    received: u64,
+    /// Bytes from it.
+    sent: u64,
 }
 
 /// Who a session is to be for.
@@ -107,6 +112,8 @@ impl Session {
         } = caller;
         let side = connect(ring, &admission, &policy, client.ip(), lease)?;
         admission.listener.counters().accepted.add(1);
+        admission.note(ring.now(), What::Accept, admission.listener.state.number, 0);
+        admission.note(ring.now(), What::Pick, side.lease.backend().number, 0);
         let session = Rc::new(Self {
             key,
             client: Cell::new(client),
@@ -229,6 +236,7 @@ impl Session {
     fn note_sent(&self, parcel: Parcel<'_>, now: Instant) {
         let again =
             self.policy.upstream.backends().len() > 1 || self.side().lease.backend().is_gone();
+        self.side_mut().received += parcel.bytes.len() as u64;
         self.unanswered.borrow_mut().sent(parcel, again, now);
     }
 
@@ -305,9 +313,14 @@ impl Session {
         if self.take_replies(flows) {
             self.end(Reason::Answered);
         }
+        self.count_bytes();
         let before = self.backend.replace(Some(side));
         if let Some(mut before) = before {
             before.lease.ended(reason, ring.now());
+            let worker = self.admission.worker().index;
+            before
+                .lease
+                .count_end(worker, reason, ring.now() - self.began);
         }
         if self.udp.per_packet {
             // It is not the session with that backend any more.
@@ -365,6 +378,7 @@ impl Session {
         self.heard.set(flows.ring.now());
         self.unanswered.borrow_mut().answered();
         add(&self.bytes_sent, arrival.bytes().len());
+        self.side_mut().sent += arrival.bytes().len() as u64;
         let counters = self.admission.listener.counters();
         if let Some(lost) = arrival.header.lost {
             let before = std::mem::replace(&mut self.side_mut().lost, lost);
@@ -414,26 +428,52 @@ impl Session {
         while let Some(unwanted) = self.next() {
             counters.drop(Dropped::Unwanted, Parcel::of(&unwanted).count());
         }
-        let backend = {
+        let listener = &self.admission.listener;
+        let (worker, duration) = (&listener.worker, now - self.began);
+        let (backend, number) = {
             let lease = &mut self.side_mut().lease;
             lease.ended(reason, now);
-            lease.backend().name.clone()
+            lease.count_end(worker.index, reason, duration);
+            (lease.backend().name.clone(), lease.backend().number)
         };
-        let listener = &self.admission.listener;
+        self.count_bytes();
         listener.counters().close(reason);
-        let events = &listener.worker.shared.around.events;
-        if events.sessions() {
-            events.send(Event::SessionClosed(Box::new(SessionRecord {
+        listener.counters().duration.record(duration);
+        let bytes = self.bytes_received.get() + self.bytes_sent.get();
+        let who = (now, self.admission.number);
+        worker.local.note_end(who, reason, number, bytes);
+        let sessions = &worker.shared.around.events.sessions;
+        if sessions.are_told() {
+            sessions.send(Box::new(SessionRecord {
+                at: now,
+                worker: worker.index,
+                session: self.admission.number,
                 listener: listener.state.name.clone(),
                 client: Some(canonical(self.client.get())),
+                upstream: Some(self.policy.upstream.name().clone()),
+                route: None,
                 backend: Some(backend),
-                reason,
+                retries: 0,
+                tls: None,
+                sni: None,
+                queued: None,
+                connect: None,
+                first_byte: None,
+                duration,
                 bytes_received: self.bytes_received.get(),
                 bytes_sent: self.bytes_sent.get(),
+                reason,
                 detail: None,
-                duration: now - self.began,
-            })));
+            }));
         }
+    }
+
+    /// Counts for the backend what was said to it and by it.
+    fn count_bytes(&self) {
+        let side = self.side();
+        let counters = side.lease.counters(self.admission.worker().index);
+        counters.bytes_received.add(side.received);
+        counters.bytes_sent.add(side.sent);
     }
 }
 
@@ -446,6 +486,8 @@ impl Side {
             lease,
             offload: true,
             lost: 0,
+            received: 0,
+            sent: 0,
         }
     }
 }
@@ -501,14 +543,6 @@ pub(super) fn dropped(failure: Failure) -> Dropped {
 /// backend's.
 fn is_refusal(errno: i32) -> bool {
     errno != libc::EMSGSIZE
-}
-
-/// With an IPv4 address where it is one.
-pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
-        IpAddr::V6(_) => address,
-    }
 }
 
 fn count(datagram: &Datagram<'_>) -> u64 {
