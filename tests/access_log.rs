@@ -147,6 +147,30 @@ fn a_flood_of_refusals_is_a_number_in_the_log() {
 }
 
 #[test]
+fn what_was_not_written_is_told_at_the_end_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("access.log");
+    let closed = "deny = [\"127.0.0.0/8\"]\n";
+    let tables = logged(&path.display().to_string());
+    let proxy = Proxy::start(&config(&["127.0.0.1:1"], closed, "", &tables));
+    let address = proxy.address("web");
+    for _ in 0..1000 {
+        assert!(exchange(None, &address).is_none());
+    }
+    proxy.end();
+    let lines = lines(&path);
+    let skipped: u64 = lines
+        .iter()
+        .filter_map(|line| line["skipped"].as_u64())
+        .sum();
+    let denied = lines
+        .iter()
+        .filter(|line| line["reason"] == "denied")
+        .count();
+    assert_eq!(denied as u64 + skipped, 1000);
+}
+
+#[test]
 fn a_file_that_was_moved_away_is_opened_again_by_signal_and_another_one_by_reload() {
     let backend = Backend::echo();
     let folder = tempfile::tempdir().expect("a folder");

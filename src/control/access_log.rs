@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,23 +15,12 @@ use super::Error;
 use crate::config::{self, Config, LogFormat, LogLevel};
 use crate::ring;
 use crate::telemetry::events::Events;
-use crate::telemetry::sessions::SessionRecord;
-
-/// Where lines go.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Sink {
-    /// Nowhere.
-    Off,
-    /// To the standard output.
-    Stdout,
-    /// To the end of this file, which is made if there is none.
-    File(PathBuf),
-}
+use crate::telemetry::sessions::{Losses, SessionRecord};
 
 /// What is written, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Settings {
-    pub(super) sink: Sink,
+    pub(super) sink: config::AccessLog,
     pub(super) format: LogFormat,
     /// Sessions stand in the log, too: its level is debug or finer.
     pub(super) in_log: bool,
@@ -40,18 +29,14 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn of(config: &Config) -> Self {
         Self {
-            sink: match &config.access_log {
-                config::AccessLog::Off => Sink::Off,
-                config::AccessLog::Stdout => Sink::Stdout,
-                config::AccessLog::File(path) => Sink::File(path.clone()),
-            },
+            sink: config.access_log.clone(),
             format: config.log.format,
             in_log: config.log.level >= LogLevel::Debug,
         }
     }
 
     fn want_records(&self) -> bool {
-        self.in_log || self.sink != Sink::Off
+        self.in_log || self.sink != config::AccessLog::Off
     }
 }
 
@@ -77,11 +62,13 @@ enum Opened {
 }
 
 impl Opened {
-    fn open(sink: &Sink) -> Result<Self, (PathBuf, io::Error)> {
+    fn open(sink: &config::AccessLog) -> Result<Self, (PathBuf, io::Error)> {
         Ok(match sink {
-            Sink::Off => Self::Nothing,
-            Sink::Stdout => Self::Stdout,
-            Sink::File(path) => Self::File(open(path).map_err(|error| (path.clone(), error))?),
+            config::AccessLog::Off => Self::Nothing,
+            config::AccessLog::Stdout => Self::Stdout,
+            config::AccessLog::File(path) => {
+                Self::File(open(path).map_err(|error| (path.clone(), error))?)
+            }
         })
     }
 }
@@ -117,7 +104,7 @@ impl AccessLog {
             settings: prepared.0.clone(),
             opened: Opened::Nothing,
             asked: asked.clone(),
-            events: Arc::downgrade(events),
+            losses: events.sessions.losses.clone(),
             lines: Vec::new(),
             count: 0,
             torn: false,
@@ -179,7 +166,7 @@ struct Writer {
     settings: Settings,
     opened: Opened,
     asked: Arc<Mutex<Asked>>,
-    events: Weak<Events>,
+    losses: Arc<Losses>,
     lines: Vec<u8>,
     /// Lines in `lines`.
     count: u64,
@@ -211,7 +198,10 @@ impl Writer {
                     self.tell_losses();
                     self.flush();
                 }
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.tell_losses();
+                    return self.flush();
+                }
             }
         }
     }
@@ -225,7 +215,7 @@ impl Writer {
             self.settings = settings;
             self.opened = opened;
         }
-        if let (true, Sink::File(path)) = (asked.reopen, &self.settings.sink) {
+        if let (true, config::AccessLog::File(path)) = (asked.reopen, &self.settings.sink) {
             match open(path) {
                 Ok(file) => {
                     self.opened = Opened::File(file);
@@ -243,7 +233,7 @@ impl Writer {
         if self.settings.in_log {
             line::log(record);
         }
-        if self.settings.sink != Sink::Off {
+        if self.settings.sink != config::AccessLog::Off {
             let ago = ring::now() - record.at;
             line::write(&mut self.lines, record, ago, self.settings.format);
             self.count += 1;
@@ -252,12 +242,9 @@ impl Writer {
 
     /// What is missing in the log stands there as a number.
     fn tell_losses(&mut self) {
-        let Some(events) = self.events.upgrade() else {
-            return;
-        };
-        let (skipped, dropped) = (events.sessions.skipped(), events.sessions.dropped());
+        let (skipped, dropped) = (self.losses.skipped.value(), self.losses.dropped.value());
         let news = (skipped - self.skipped, dropped - self.dropped);
-        if news == (0, 0) || self.settings.sink == Sink::Off {
+        if news == (0, 0) || self.settings.sink == config::AccessLog::Off {
             return;
         }
         (self.skipped, self.dropped) = (skipped, dropped);
@@ -285,9 +272,7 @@ impl Writer {
 
     fn complain(&mut self, error: &io::Error) {
         let lost = self.count;
-        if let Some(events) = self.events.upgrade() {
-            events.sessions.note_unwritten(lost);
-        }
+        (0..lost).for_each(|_| self.losses.unwritten.add());
         let now = ring::now();
         if self
             .complained

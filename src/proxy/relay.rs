@@ -176,6 +176,7 @@ impl Relay {
 
     /// So many bytes have moved that they are worth being counted.
     pub(super) fn is_worth_counting(&self) -> bool {
+        // A power of two: one comparison does for both.
         self.fresh[0] | self.fresh[1] >= COUNTED_BYTES
     }
 

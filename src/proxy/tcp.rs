@@ -355,39 +355,28 @@ fn finish(
     drop(admission);
     let duration = ring.now() - began;
     listener.counters().duration.record(duration);
-    book(
-        ring,
-        &listener,
-        (number, duration),
-        (record, outcome),
-        backend,
-    );
+    let sessions = &listener.worker.shared.around.events.sessions;
+    let record = record.filter(|_| backend.is_some() || sessions.tells_refusal(ring.now()));
+    let told = (record, outcome);
+    book(ring, &listener, (number, duration), told, backend);
 }
 
 /// Refuses a client with RST.
 pub(super) fn refuse(ring: &Ring, listener: &LocalListener, client: Socket, reason: Reason) {
     let sessions = &listener.worker.shared.around.events.sessions;
-    let told = sessions.are_told() && sessions.tells_refusal(ring.now());
+    let told = sessions.tells_refusal(ring.now());
     let record = told.then(|| Record::new(ring, &client));
     client.abort();
-    let number = listener.worker.number_session();
-    let outcome = Outcome::nothing(reason);
-    let counters = listener.counters();
-    counters.close(reason);
-    let who = (ring.now(), number);
-    let local = &listener.worker.local;
-    local.note_end(who, reason, listener.state.number, 0);
-    if let Some(record) = record {
-        record.end(ring, listener, (number, Duration::ZERO), &outcome, None);
-    }
+    let session = (listener.worker.number_session(), Duration::ZERO);
+    let told = (record, &Outcome::nothing(reason));
+    book(ring, listener, session, told, None);
 }
 
-/// Counts the end of a session, and tells it where that is wanted. Of those that had no backend, as many as
-/// there may be in a second.
+/// Counts the end of a session, and tells it where that is wanted.
 fn book(
     ring: &Ring,
     listener: &LocalListener,
-    (number, duration): (u32, Duration),
+    session: (u32, Duration),
     (record, outcome): (Option<Box<Record>>, &Outcome),
     backend: Option<Served>,
 ) {
@@ -395,13 +384,10 @@ fn book(
     let subject = backend.as_ref().map_or(listener.state.number, |it| it.1);
     let bytes = outcome.bytes_received + outcome.bytes_sent;
     let local = &listener.worker.local;
-    local.note_end((ring.now(), number), outcome.reason, subject, bytes);
-    let sessions = &listener.worker.shared.around.events.sessions;
-    if let Some(record) = record
-        && (backend.is_some() || sessions.tells_refusal(ring.now()))
-    {
+    local.note_end((ring.now(), session.0), outcome.reason, subject, bytes);
+    if let Some(record) = record {
         let backend = backend.map(|backend| backend.0);
-        record.end(ring, listener, (number, duration), outcome, backend);
+        record.end(ring, listener, session, outcome, backend);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a ring tells about itself: numbers that its worker writes once a turn, and anybody reads.
+//! What a ring tells about itself: numbers that its worker writes now and then, and anybody reads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,7 +44,7 @@ pub struct Reading {
 }
 
 impl Meter {
-    /// As of the last turn.
+    /// As of some moment of the last 100 ms in which anything happened.
     pub fn reading(&self) -> Reading {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         Reading {
@@ -61,7 +61,7 @@ impl Meter {
         }
     }
 
-    /// A turn is over. What grows is added to what was there before; the owner alone calls this.
+    /// Turns are over. What grows is added to what was there before; the owner alone calls this.
     pub(super) fn note(&self, turn: &Reading) {
         let add = |sum: &AtomicU64, more: u64| {
             if more > 0 {

@@ -90,7 +90,7 @@ impl Ring {
         }
     }
 
-    /// Tells `meter` about each turn from now on.
+    /// Tells `meter` about its turns from now on.
     pub fn tell(&self, meter: Arc<Meter>) {
         self.with(|core| core.meter = meter);
     }
@@ -137,8 +137,9 @@ impl Ring {
                 .turn(wait, COMPLETIONS_PER_TURN, &mut completions)?;
             core.now = core.driver.now();
             core.turns += 1;
-            let waited =
-                before.map_or(0, |before: Instant| core.now.as_nanos() - before.as_nanos());
+            let waited = before.map_or(0, |before: Instant| {
+                core.now.as_nanos().saturating_sub(before.as_nanos())
+            });
             core.measure(completions.len(), waited, &self.0.executor);
             for completion in &completions {
                 core.complete(completion);
@@ -395,6 +396,36 @@ impl Drop for Timer {
 mod tests {
     use super::*;
     use crate::ring::sim::{Advance, Faults, World};
+
+    #[test]
+    fn a_meter_is_told_once_the_interval_is_over_and_an_idle_ring_rests_after_that() {
+        let world = World::new(7, Faults::none());
+        let ring = Ring::new(Box::new(world.driver()), 1 << 20);
+        let meter = Arc::new(Meter::default());
+        ring.tell(meter.clone());
+        let (fd, handle) = world.event();
+        let event = ring.event(fd);
+        ring.spawn(async move {
+            let _ = event.signalled().await;
+            std::future::pending::<()>().await;
+        });
+        let rests = || {
+            for _ in 0..100 {
+                ring.turn().expect("the ring turns");
+                if !world.progressed() && world.advance() == Advance::Quiet {
+                    return;
+                }
+            }
+            panic!("it never rests");
+        };
+        rests();
+        assert_eq!(meter.reading(), Default::default());
+        handle.signal();
+        rests();
+        let reading = meter.reading();
+        assert_eq!((reading.completions, reading.tasks), (1, 1));
+        assert!(ring.now().as_nanos() >= 100_000_000 && reading.turns >= 3);
+    }
 
     #[test]
     fn a_turn_waits_until_its_callers_instant_and_not_for_the_next_tick() {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use super::tallies::Tally;
 use super::{Opening, Reason};
 use crate::time::Instant;
 
@@ -59,9 +60,8 @@ pub struct SessionRecord {
 pub struct Sessions {
     queue: SyncSender<Box<SessionRecord>>,
     told: AtomicBool,
-    dropped: AtomicU64,
-    skipped: AtomicU64,
-    unwritten: AtomicU64,
+    /// What has no line; the writer's, too, which outlives those who send.
+    pub losses: Arc<Losses>,
     refusals: Share,
     most_refusals: AtomicU64,
 }
@@ -79,9 +79,7 @@ impl Sessions {
         let sessions = Self {
             queue,
             told: AtomicBool::new(false),
-            dropped: AtomicU64::new(0),
-            skipped: AtomicU64::new(0),
-            unwritten: AtomicU64::new(0),
+            losses: Arc::default(),
             refusals: Share::default(),
             most_refusals: AtomicU64::new(REFUSALS),
         };
@@ -110,7 +108,7 @@ impl Sessions {
                 .refusals
                 .admits(now, self.most_refusals.load(Ordering::Relaxed));
         if !tells && self.are_told() {
-            self.skipped.fetch_add(1, Ordering::Relaxed);
+            self.losses.skipped.add();
         }
         tells
     }
@@ -118,29 +116,20 @@ impl Sessions {
     /// Leaves a record, or counts it when the queue is full.
     pub fn send(&self, record: Box<SessionRecord>) {
         if let Err(TrySendError::Full(_)) = self.queue.try_send(record) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.losses.dropped.add();
         }
     }
+}
 
-    /// Records that found the queue full, so far.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
-
-    /// So many records could not be written.
-    pub fn note_unwritten(&self, count: u64) {
-        self.unwritten.fetch_add(count, Ordering::Relaxed);
-    }
-
-    /// Records that could not be written, so far.
-    pub fn unwritten(&self) -> u64 {
-        self.unwritten.load(Ordering::Relaxed)
-    }
-
-    /// Refusals that were not told, so far.
-    pub fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
-    }
+/// Sessions that are not told, so far.
+#[derive(Debug, Default)]
+pub struct Losses {
+    /// Refusals above the number for a second.
+    pub skipped: Tally,
+    /// Records that found the queue full.
+    pub dropped: Tally,
+    /// Records that could not be written.
+    pub unwritten: Tally,
 }
 
 /// Lets so many through a second, whoever asks.
@@ -177,12 +166,16 @@ mod tests {
         let (sessions, _records) = Sessions::new();
         let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
         assert!(!sessions.tells_refusal(at(0)));
-        assert_eq!(sessions.skipped(), 0, "nobody wants to hear of them");
+        assert_eq!(
+            sessions.losses.skipped.value(),
+            0,
+            "nobody wants to hear of them"
+        );
         sessions.tell(true);
         for second in [0, 1, 7] {
             let told = (0..500).filter(|n| sessions.tells_refusal(at(second * 1000 + n)));
             assert_eq!(told.count() as u64, REFUSALS);
         }
-        assert_eq!(sessions.skipped(), 3 * 400);
+        assert_eq!(sessions.losses.skipped.value(), 3 * 400);
     }
 }

@@ -288,6 +288,32 @@ impl Run {
         }
     }
 
+    /// What was counted of backends is what was told of sessions.
+    fn check_backends(&self, sessions: &[SessionRecord], broken: &mut Vec<String>) {
+        for backend in self.shared.snapshot.load().upstreams[0].backends() {
+            let totals = backend.state.tallies.totals();
+            let own = || {
+                let name = Some(&*backend.name);
+                sessions
+                    .iter()
+                    .filter(move |it| it.backend.as_deref() == name)
+            };
+            let told = (
+                own().count() as u64,
+                own().map(|it| it.bytes_received).sum::<u64>(),
+                own().map(|it| it.bytes_sent).sum::<u64>(),
+            );
+            let closed = totals.closed.iter().sum::<u64>();
+            let counted = (closed, totals.bytes_received, totals.bytes_sent);
+            if counted != told || totals.duration.count() != told.0 {
+                broken.push(format!(
+                    "{}: counted {counted:?}, told {told:?}",
+                    backend.name
+                ));
+            }
+        }
+    }
+
     /// Turns until all sessions are over. With connections ahead the world never comes to rest.
     fn settle(&mut self, plan: &Plan, broken: &mut Vec<String>) {
         if plan.policies.preconnect == 0 {
@@ -415,6 +441,7 @@ impl Run {
         let backends = self.shared.snapshot.load().upstreams[0].backends().len();
         let addresses: Vec<_> = (0..backends).map(Plan::backend_address).collect();
         let sessions: Vec<_> = sessions.collect();
+        self.check_backends(&sessions, &mut broken);
         if sessions.len() as u64 != closed {
             broken.push(format!(
                 "{closed} sessions ended, {} were told",

@@ -15,7 +15,7 @@ struct Line<'a> {
     /// When it ended, in UTC.
     time: String,
     listener: &'a str,
-    client: String,
+    client: Option<String>,
     upstream: Option<&'a str>,
     route: Option<usize>,
     backend: Option<&'a str>,
@@ -50,9 +50,7 @@ impl<'a> Line<'a> {
         Self {
             time: moment(ago),
             listener: &record.listener,
-            client: record
-                .client
-                .map_or_else(|| "unix".to_owned(), |it| it.to_string()),
+            client: record.client.map(|it| it.to_string()),
             upstream: record.upstream.as_deref(),
             route: record.route,
             backend: record.backend.as_deref(),
