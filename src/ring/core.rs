@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::buffers::{
     BUFFER_BYTES, Buffers, Chain, DATAGRAM_BYTES, MOST_DATAGRAM_BUFFERS, TRIM_INTERVAL,
 };
+use super::dismantle::Dismantling;
 use super::driver::{Capabilities, Driver, Shutdown};
 use super::executor::{Executor, RunQueue};
 use super::meter::{Meter, Reading};
@@ -58,6 +59,8 @@ pub(super) struct Core {
     /// Slots whose blocked send is due; kept for its allocation.
     due: Vec<u32>,
     cancels: u32,
+    /// The worker has panicked: connections are aborted.
+    pub(super) dismantling: Option<Box<Dismantling>>,
 }
 
 impl Core {
@@ -88,6 +91,7 @@ impl Core {
             meter: Arc::default(),
             due: Vec::new(),
             cancels: 0,
+            dismantling: None,
         };
         core.provide();
         core
@@ -425,6 +429,7 @@ impl Core {
     /// The owner lets go of a stream. With `abort` the other side sees RST and what was not sent
     /// is forgotten; without, what the kernel has taken is still delivered, then FIN.
     pub(super) fn close(&mut self, index: u32, abort: bool) {
+        let abort = abort || self.dismantling.is_some();
         let fd = self.slots[index].fd;
         self.slots[index].closing = true;
         if self.slots[index].read == LaneState::Starved {
@@ -485,14 +490,12 @@ impl Core {
         self.buffers.release(&mut sending);
         match memory.map(|memory| *memory) {
             Some(Memory::Accepted(accepted)) => {
-                for unclaimed in accepted {
-                    self.driver.close(unclaimed);
-                }
+                self.let_go_of_accepted(fd, accepted.into_iter());
             }
             Some(Memory::Bytes { bytes, .. }) => self.staging.take_back(bytes),
             _ => {}
         }
-        if fd != Fd::NONE {
+        if fd != Fd::NONE && !self.is_kept(fd) {
             self.driver.close(fd);
         }
         self.slots.remove(index);

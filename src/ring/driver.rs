@@ -197,6 +197,10 @@ pub trait Driver {
     /// The connection is gone: TCP's state is CLOSE (TCP_INFO). False where there is no such state.
     fn is_gone(&mut self, fd: Fd) -> bool;
 
+    /// No completion will be asked for any more: descriptors may be closed while ops are pending on them. All
+    /// that ops and buffers point to has to stay.
+    fn abandon(&mut self);
+
     /// Lets go of the descriptor: it is the caller's from here on. No op is pending on it.
     ///
     /// # Errors

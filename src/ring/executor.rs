@@ -92,7 +92,7 @@ impl RunQueue {
     }
 }
 
-type Task = Pin<Box<dyn Future<Output = ()>>>;
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 #[derive(Default)]
 struct Slots {
@@ -134,27 +134,65 @@ impl Executor {
             .tasks
             .get_mut(task.0 as usize)
             .and_then(Option::take);
-        let Some(mut future) = taken else {
+        let Some(future) = taken else {
             return;
         };
-        let done = future
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
-            .is_ready();
-        if !done {
-            self.slots.borrow_mut().tasks[task.0 as usize] = Some(future);
+        let mut polling = Polling {
+            executor: self,
+            task,
+            future: Some(future),
+        };
+        if !polling.poll() {
             return;
         }
         // What the future owned uses the ring as it goes, so it goes before the slot is borrowed.
-        drop(future);
+        drop(polling.future.take());
         let mut slots = self.slots.borrow_mut();
         slots.free.push(task.0);
         slots.live -= 1;
+    }
+
+    /// A task to be dropped, of those that are left. No other is polled or taken in from then on.
+    pub(crate) fn take(&self) -> Option<Task> {
+        let mut slots = self.slots.borrow_mut();
+        slots.free.clear();
+        while let Some(task) = slots.tasks.pop() {
+            if let Some(task) = task {
+                slots.live -= 1;
+                return Some(task);
+            }
+        }
+        None
     }
 
     /// Ends every task where it stands.
     pub(crate) fn clear(&self) {
         let tasks = std::mem::take(&mut *self.slots.borrow_mut()).tasks;
         drop(tasks);
+    }
+}
+
+/// A task that is being polled. It goes back to its place if it has not ended, and also if it panics: nothing of
+/// it is dropped before everything is.
+struct Polling<'a> {
+    executor: &'a Executor,
+    task: TaskId,
+    future: Option<Task>,
+}
+
+impl Polling<'_> {
+    /// True when it has ended.
+    fn poll(&mut self) -> bool {
+        let context = &mut Context::from_waker(Waker::noop());
+        let future = self.future.as_mut();
+        future.is_none_or(|future| future.as_mut().poll(context).is_ready())
+    }
+}
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        if let Some(future) = self.future.take() {
+            self.executor.slots.borrow_mut().tasks[self.task.0 as usize] = Some(future);
+        }
     }
 }

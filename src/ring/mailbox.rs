@@ -67,6 +67,11 @@ impl<M: Send + 'static> Receiver<M> {
         }
     }
 
+    /// The messages since the last time, without waiting for any.
+    pub fn pending(&self) -> Vec<M> {
+        self.mailbox.take()
+    }
+
     /// The messages since the last time; at least one signal has come, so that it may be empty.
     ///
     /// # Errors

@@ -12,6 +12,7 @@
 //! | `slots`, `buffers`, `timers`, `executor` | one table each |
 //! | `core`, `send` | what a completion does to those tables |
 //! | `meter` | what a ring tells about itself |
+//! | `dismantle` | the end of a ring whose worker has panicked |
 //! | `staging` | memory for bytes that are made here |
 //! | `splice` | bulk transfer without copying |
 //! | `udp`, `datagrams` | datagram sockets, and the calls for them |
@@ -24,6 +25,7 @@
 mod buffers;
 mod core;
 mod datagrams;
+mod dismantle;
 mod driver;
 mod entry;
 mod executor;

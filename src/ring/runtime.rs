@@ -15,7 +15,7 @@ use socket2::SockAddr;
 use super::buffers::BUFFER_BYTES;
 use super::core::Core;
 use super::driver::{Driver, SocketOptions};
-use super::executor::{Executor, TaskId};
+use super::executor::{Executor, Task, TaskId};
 use super::meter::Meter;
 use super::op::{Completion, Fd};
 use super::slots::{LaneState, Memory, Receives};
@@ -37,6 +37,8 @@ struct Inner {
     executor: Executor,
     running: Cell<TaskId>,
     completions: RefCell<Vec<Completion>>,
+    /// A panic came out of the core.
+    broken: Cell<bool>,
 }
 
 /// What a ring has in use; all zero after a complete shutdown.
@@ -65,6 +67,7 @@ impl Ring {
             executor: Executor::default(),
             running: Cell::new(TaskId::NONE),
             completions: RefCell::new(Vec::with_capacity(COMPLETIONS_PER_TURN)),
+            broken: Cell::new(false),
         }))
     }
 
@@ -242,12 +245,15 @@ impl Ring {
 
     /// Takes over a listening socket. `shared`: other workers accept from the same one.
     pub fn listener(&self, fd: Fd, shared: bool) -> Listener {
+        self.listener_with(fd, shared, Vec::new())
+    }
+
+    /// The same, where connections were accepted already.
+    pub fn listener_with(&self, fd: Fd, shared: bool, accepted: Vec<Fd>) -> Listener {
         let index = self.with(|core| {
             let index = core.slots.insert(fd);
             core.slots[index].receives = Receives::stream(core.driver.loses_ends(fd));
-            core.slots[index].memory = Some(Box::new(Memory::Accepted(
-                std::collections::VecDeque::new(),
-            )));
+            core.slots[index].memory = Some(Box::new(Memory::Accepted(accepted.into())));
             index
         });
         Listener::new(self.clone(), index, shared)
@@ -336,11 +342,47 @@ impl Ring {
     }
 
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
-        work(&mut self.0.core.borrow_mut())
+        let entered = Entered(&self.0.broken);
+        let done = work(&mut self.0.core.borrow_mut());
+        std::mem::forget(entered);
+        done
+    }
+
+    /// [`Ring::with`] for a handle that is dropped. While the thread unwinds, and once the ring is broken, the
+    /// work is left to [`Ring::dismantle`].
+    pub(super) fn let_go(&self, work: impl FnOnce(&mut Core)) {
+        if !std::thread::panicking() && !self.is_broken() {
+            self.with(work);
+        }
+    }
+
+    /// A panic came out of its tables: they can't be trusted.
+    pub(super) fn is_broken(&self) -> bool {
+        self.0.broken.get()
+    }
+
+    pub(super) fn take_task(&self) -> Option<Task> {
+        self.0.running.set(TaskId::NONE);
+        self.0.executor.take()
+    }
+
+    /// Panics where nothing but the ring is to blame; for tests.
+    #[cfg(debug_assertions)]
+    pub fn break_down(&self) {
+        self.with(|_| panic!("asked to, within the ring"));
     }
 
     pub(super) fn running(&self) -> TaskId {
         self.0.running.get()
+    }
+}
+
+/// The core is being worked on. Dropped, it is by a panic.
+struct Entered<'a>(&'a Cell<bool>);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.set(true);
     }
 }
 
@@ -388,7 +430,7 @@ impl Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        self.ring.with(|core| core.timers.remove(self.id));
+        self.ring.let_go(|core| core.timers.remove(self.id));
     }
 }
 

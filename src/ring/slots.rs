@@ -242,6 +242,18 @@ impl Slots {
         slot.is_some_and(|slot| slot.generation == token.generation())
     }
 
+    /// The indexes of slots in use.
+    pub(super) fn in_use(&self) -> Vec<u32> {
+        let mut in_use = vec![true; self.slots.len()];
+        for index in &self.free {
+            in_use[*index as usize] = false;
+        }
+        (0u32..)
+            .zip(in_use)
+            .filter_map(|(index, in_use)| in_use.then_some(index))
+            .collect()
+    }
+
     /// Slots in use.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()

@@ -311,7 +311,8 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.ring.with(|core| core.close(self.index, self.abort));
+        self.ring
+            .let_go(|core| core.close(self.index, self.abort));
     }
 }
 
@@ -405,7 +406,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.ring.with(|core| core.forget(self.index));
+        self.ring.let_go(|core| core.forget(self.index));
     }
 }
 
@@ -448,6 +449,6 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        self.ring.with(|core| core.forget(self.index));
+        self.ring.let_go(|core| core.forget(self.index));
     }
 }

@@ -85,7 +85,7 @@ impl Arrival {
 impl Drop for Arrival {
     fn drop(&mut self) {
         let chain = &mut self.chain;
-        self.ring.with(|core| core.datagrams.release(chain));
+        self.ring.let_go(|core| core.datagrams.release(chain));
     }
 }
 
@@ -224,7 +224,7 @@ impl DatagramSocket {
 
 impl Drop for DatagramSocket {
     fn drop(&mut self) {
-        self.ring.with(|core| core.forget(self.index));
+        self.ring.let_go(|core| core.forget(self.index));
     }
 }
 

@@ -309,6 +309,9 @@ impl Driver for Uring {
         net::is_gone(fd)
     }
 
+    /// The ring's end cancels what is pending, and lets go of its files.
+    fn abandon(&mut self) {}
+
     fn detach(&mut self, fd: Fd) -> io::Result<OwnedFd> {
         Ok(net::detach(fd))
     }

@@ -47,14 +47,7 @@ impl SimDriver {
 
 impl Drop for SimDriver {
     fn drop(&mut self) {
-        let mut kernel = self.kernel.borrow_mut();
-        // From here on the memory behind ops and buffers may be gone.
-        let worker = std::mem::take(&mut kernel.workers[self.worker]);
-        for op in worker.in_flight.values() {
-            if let Some(descriptor) = kernel.descriptors.get_mut(&op.fd) {
-                descriptor.pending -= 1;
-            }
-        }
+        self.abandon();
     }
 }
 
@@ -265,6 +258,17 @@ impl Driver for SimDriver {
     fn is_gone(&mut self, fd: Fd) -> bool {
         let endpoint = self.stream(fd, "is_gone");
         endpoint.is_ok_and(|id| self.kernel.borrow().endpoints[id].phase == Phase::Dead)
+    }
+
+    fn abandon(&mut self) {
+        let mut kernel = self.kernel.borrow_mut();
+        // From here on the memory behind ops and buffers may be gone.
+        let worker = std::mem::take(&mut kernel.workers[self.worker]);
+        for op in worker.in_flight.values() {
+            if let Some(descriptor) = kernel.descriptors.get_mut(&op.fd) {
+                descriptor.pending -= 1;
+            }
+        }
     }
 
     fn detach(&mut self, fd: Fd) -> io::Result<OwnedFd> {
