@@ -15,6 +15,9 @@ mod datagrams;
 mod layers;
 #[path = "sim/orders.rs"]
 mod orders;
+#[cfg(debug_assertions)]
+#[path = "sim/panics.rs"]
+mod panics;
 #[path = "sim/plan.rs"]
 mod plan;
 #[path = "sim/policies.rs"]
@@ -92,6 +95,7 @@ fn the_seeds_meet_every_kind_of_ending() {
         Reason::ClientTruncated,
         Reason::BackendTls,
         Reason::BackendTruncated,
+        Reason::WorkerPanicked,
     ];
     let missing: Vec<_> = Reason::ALL
         .iter()

@@ -73,11 +73,19 @@ fn write_process(out: &mut String, status: &Status) {
     if let Some(reload) = &status.last_reload {
         line("last reload", &last_reload(reload));
     }
-    line("workers", &status.workers.to_string());
+    line("workers", &workers(status));
     let (now, most) = (status.sessions, status.max_connections);
     line("sessions", &format!("{now} of {most} at most"));
     if status.old_processes > 0 {
         line("old processes", &status.old_processes.to_string());
+    }
+}
+
+fn workers(status: &Status) -> String {
+    match status.worker_restarts {
+        0 => status.workers.to_string(),
+        1 => format!("{}, restarted once after a panic", status.workers),
+        times => format!("{}, restarted {times} times after panics", status.workers),
     }
 }
 
@@ -340,6 +348,19 @@ mod tests {
                 ..UpstreamStatus::default()
             }],
             ..Status::default()
+        }
+    }
+
+    #[test]
+    fn restarts_of_workers_are_shown_where_there_were_any() {
+        let mut status = status();
+        for (restarts, shown) in [
+            (0, "workers        2\n"),
+            (1, "workers        2, restarted once after a panic\n"),
+            (3, "workers        2, restarted 3 times after panics\n"),
+        ] {
+            status.worker_restarts = restarts;
+            assert!(text(&status).contains(shown), "{}", text(&status));
         }
     }
 

@@ -9,6 +9,7 @@ pub mod capacity;
 mod certificates;
 mod events;
 mod health;
+mod life;
 pub mod notify;
 mod orders;
 mod parts;

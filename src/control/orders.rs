@@ -20,6 +20,11 @@ impl Process {
             Command::Plan { file, text } => return self.plan(file, text, answer),
             Command::Reload => return self.request_reload(Some(answer)),
             Command::Upgrade => return self.begin_upgrade(Some(answer)),
+            #[cfg(debug_assertions)]
+            Command::Panic { worker, spot } => {
+                self.workers.post_to(worker, Message::Panic(spot));
+                self.tell_status()
+            }
         };
         // Whoever asked may have gone.
         let _ = answer.send(reply);
@@ -29,6 +34,11 @@ impl Process {
     pub(super) fn refuse(&self, Request { command, answer }: Request) {
         let reply = match command {
             Command::Status => self.tell_status(),
+            #[cfg(debug_assertions)]
+            Command::Panic { worker, spot } => {
+                self.workers.post_to(worker, Message::Panic(spot));
+                self.tell_status()
+            }
             _ => Reply::failed(ENDING),
         };
         let _ = answer.send(reply);

@@ -299,6 +299,8 @@ impl Process {
         let timeout = self.config.runtime.drain_timeout;
         let sessions = self.shared.active.now();
         self.state = ProcessState::Draining;
+        // One that rests after a panic has a queue to serve.
+        self.workers.go();
         tracing::info!(sessions, ?timeout, "draining");
         if urgency == Urgency::Now {
             self.abort("a second signal");
@@ -317,6 +319,7 @@ impl Process {
         let sessions = self.shared.active.now();
         tracing::warn!(sessions, why, "aborting what is left");
         self.workers.post(|| Message::Abort);
+        self.workers.go();
     }
 
     /// A new process serves: this one drains, and tells it what it counts.

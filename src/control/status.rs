@@ -29,6 +29,7 @@ impl Process {
             generation: snapshot.generation,
             last_reload: self.last_reload.clone(),
             workers: self.shared.workers() as u64,
+            worker_restarts: self.workers.restarts(),
             sessions: self.shared.active.now() as u64,
             max_connections: self.shared.most_connections() as u64,
             listeners: snapshot

@@ -1,25 +1,27 @@
 //! The workers' threads: started one per CPU, told to drain or abort, waited for.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::Error;
-use crate::proxy::{Adopted, BindingId, Left, Message, Shared, Worker};
+use super::life::{self, News, Start, Teller};
+use crate::proxy::{Adopted, BindingId, Left, Message, Shared};
 use crate::ring::net::into_fd;
-use crate::ring::{BUFFER_BYTES, Mailbox, Ring, Setup, Uring, Without, limits};
+use crate::ring::{Mailbox, Without, limits};
 use crate::upstream::Bell;
 
 /// The running workers.
 pub(super) struct Workers {
     mailboxes: Vec<Arc<Mailbox<Message>>>,
-    ended: UnboundedReceiver<(usize, io::Result<()>)>,
+    news: UnboundedReceiver<(usize, News)>,
     running: usize,
-    /// Workers that have everything and wait for the word to go.
-    waiting: Vec<mpsc::Sender<()>>,
+    /// By which a worker is told to go, and later not to rest any longer.
+    words: Vec<mpsc::Sender<()>>,
+    /// How often one has begun again after a panic.
+    restarts: u64,
 }
 
 /// What every worker is started with.
@@ -35,11 +37,11 @@ impl Workers {
     /// Starts one thread per worker, and waits until each has its ring. They do nothing before
     /// [`Workers::go`].
     pub(super) fn start(plan: Plan, shared: &Arc<Shared>) -> Result<Self, Error> {
-        let (ended_sender, ended) = unbounded_channel();
+        let (news_sender, news) = unbounded_channel();
         let (ready_sender, ready) = mpsc::channel();
         let cpus = limits::usable_cpus();
         let mut mailboxes = Vec::new();
-        let mut waiting = Vec::new();
+        let mut words = Vec::new();
         for index in 0..plan.workers {
             let (mailbox, event) = Mailbox::new().map_err(Error::Resources)?;
             mailboxes.push(mailbox.clone());
@@ -50,17 +52,17 @@ impl Workers {
                 shared: shared.clone(),
                 mailbox: (mailbox, event),
             };
-            let (go, started) = mpsc::channel();
-            waiting.push(go);
-            let guard = Ended {
+            let (word, heard) = mpsc::channel();
+            words.push(word);
+            let teller = Teller {
                 index,
-                sender: ended_sender.clone(),
+                sender: news_sender.clone(),
                 outcome: None,
             };
             let ready = ready_sender.clone();
             thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || run(start, guard, &ready, &started))
+                .spawn(move || life::live(start, teller, &ready, &heard))
                 .map_err(Error::Resources)?;
         }
         shared.around.bells.hang(mailboxes.iter().map(|mailbox| {
@@ -72,8 +74,9 @@ impl Workers {
         let workers = Self {
             running: mailboxes.len(),
             mailboxes,
-            ended,
-            waiting,
+            news,
+            words,
+            restarts: 0,
         };
         for _ in 0..workers.running {
             ready
@@ -83,11 +86,12 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Lets all of them begin.
-    pub(super) fn go(&mut self) {
-        for go in self.waiting.drain(..) {
+    /// Lets all of them begin, or those go on that rest after a panic. One that does not rest now will not the
+    /// next time.
+    pub(super) fn go(&self) {
+        for word in &self.words {
             // A worker that has ended since is found by `next_end`.
-            let _ = go.send(());
+            let _ = word.send(());
         }
     }
 
@@ -140,75 +144,33 @@ impl Workers {
         self.running > 0
     }
 
-    /// Waits until a worker ends; `None` when all have.
+    /// Waits for news of a worker, and logs them. When one ends, that is the outcome.
     pub(super) async fn next_end(&mut self) -> Option<Result<(), Error>> {
-        if self.running == 0 {
-            return None;
+        while self.running > 0 {
+            let (worker, news) = self.news.recv().await?;
+            match news {
+                News::Panicked(what, rest) => {
+                    tracing::error!(worker, ?rest, "worker {worker} panicked: {what}");
+                }
+                News::Refused(error, rest) => {
+                    tracing::error!(worker, %error, ?rest, "no ring to restart the worker with");
+                }
+                News::Restarted => {
+                    self.restarts += 1;
+                    tracing::warn!(worker, "worker restarted");
+                }
+                News::Ended(outcome) => {
+                    self.running -= 1;
+                    let failed = |error| Error::Worker(format!("worker {worker}: {error}"));
+                    return Some(outcome.map_err(failed));
+                }
+            }
         }
-        let (index, outcome) = self.ended.recv().await?;
-        self.running -= 1;
-        Some(outcome.map_err(|error| Error::Worker(format!("worker {index}: {error}"))))
+        None
     }
-}
 
-/// What a worker's thread begins with.
-struct Start {
-    index: usize,
-    cpu: Option<usize>,
-    plan: Plan,
-    shared: Arc<Shared>,
-    mailbox: (Arc<Mailbox<Message>>, crate::ring::Fd),
-}
-
-/// Reports the end of a worker's thread, a panic's too.
-struct Ended {
-    index: usize,
-    sender: UnboundedSender<(usize, io::Result<()>)>,
-    outcome: Option<io::Result<()>>,
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let outcome = self
-            .outcome
-            .take()
-            .unwrap_or_else(|| Err(io::Error::other("it panicked")));
-        // Nobody listens when the process is on its way out.
-        let _ = self.sender.send((self.index, outcome));
+    /// How often a worker has begun again after a panic.
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts
     }
-}
-
-fn run(
-    start: Start,
-    mut guard: Ended,
-    ready: &mpsc::Sender<Result<(), Error>>,
-    started: &mpsc::Receiver<()>,
-) {
-    let built = build(start);
-    let (worker, answer) = match built {
-        Ok(worker) => (Some(worker), Ok(())),
-        Err(error) => (None, Err(error)),
-    };
-    let _ = ready.send(answer);
-    // Without the word to go another worker could not start, and nobody may.
-    guard.outcome = Some(match worker {
-        Some(worker) if started.recv().is_ok() => worker.run(),
-        _ => Ok(()),
-    });
-}
-
-fn build(start: Start) -> Result<Worker, Error> {
-    if let Some(cpu) = start.cpu {
-        limits::pin_to(cpu).map_err(Error::Resources)?;
-    }
-    let buffers =
-        usize::try_from(start.plan.buffer_memory / u64::from(BUFFER_BYTES)).unwrap_or(usize::MAX);
-    let setup = Setup {
-        buffers,
-        without: start.plan.without,
-        ..Setup::default()
-    };
-    let driver = Uring::new(&setup).map_err(|error| Error::Ring(error.into()))?;
-    let ring = Ring::new(Box::new(driver), start.plan.buffer_memory);
-    Ok(Worker::new(ring, start.shared, start.index, start.mailbox))
 }

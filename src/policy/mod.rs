@@ -10,6 +10,7 @@ pub mod clients;
 pub mod health;
 pub mod outlier;
 pub mod pace;
+pub mod restart;
 pub mod retry;
 pub mod roster;
 pub mod routes;

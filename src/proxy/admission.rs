@@ -16,7 +16,7 @@ use crate::time::Instant;
 use crate::upstream::Upstream;
 
 /// A session's places under the caps of its listener and of the process; they are free again when
-/// it goes.
+/// it goes. If that is because the worker has panicked, it is counted as the session's end.
 pub(super) struct Admission {
     pub(super) listener: Rc<LocalListener>,
     /// The session's number on its worker.
@@ -128,6 +128,10 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         let LocalListener { worker, state } = &*self.listener;
+        if worker.is_falling() {
+            // There won't be another end.
+            self.listener.counters().close(Reason::WorkerPanicked);
+        }
         state.active.leave();
         worker.shared.active.leave();
         worker.end();

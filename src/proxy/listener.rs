@@ -15,7 +15,8 @@ use super::state::ListenerState;
 use super::tcp;
 use super::udp::{Adopted, Left, Succession};
 use super::worker::{Aborting, BindingId, Closed, ListenerSocket, WorkerState};
-use crate::ring::{Listener, Ring, Socket, Waker};
+use crate::ring::listen::Transport;
+use crate::ring::{Fd, Listener, Ring, Socket, Waker};
 use crate::telemetry::counters::ListenerCounters;
 use crate::telemetry::recorder::What;
 use crate::time::Instant;
@@ -61,6 +62,11 @@ struct Looks {
 /// A listening socket of a worker, as those who give it orders know it.
 pub(super) struct Acceptor {
     pub(super) binding: BindingId,
+    pub(super) fd: Fd,
+    shared: bool,
+    transport: Transport,
+    /// Let go of when the socket is closed.
+    closed: Cell<Option<Closed>>,
     listener: RefCell<Rc<LocalListener>>,
     /// When to stop accepting.
     stop_at: Cell<Option<Instant>>,
@@ -76,21 +82,49 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(super) fn new(worker: &Rc<WorkerState>, socket: &ListenerSocket) -> Self {
+    pub(super) fn new(
+        worker: &Rc<WorkerState>,
+        socket: ListenerSocket,
+        succession: Succession,
+    ) -> Self {
         let listener = LocalListener {
             worker: worker.clone(),
-            state: socket.listener.clone(),
+            state: socket.listener,
         };
         Self {
             binding: socket.binding,
+            fd: socket.fd,
+            shared: socket.shared,
+            transport: socket.transport,
+            closed: Cell::new(Some(socket.closed)),
             listener: RefCell::new(Rc::new(listener)),
             stop_at: Cell::new(None),
             looks: Cell::new(None),
             address: socket.address,
             number: socket.number,
-            succession: Succession::new(socket.waits),
+            succession,
             task: RefCell::new(None),
         }
+    }
+
+    /// The socket, for another worker. Nothing of it is left here.
+    pub(super) fn to_socket(&self) -> ListenerSocket {
+        ListenerSocket {
+            binding: self.binding,
+            listener: self.listener().state.clone(),
+            fd: self.fd,
+            shared: self.shared,
+            transport: self.transport,
+            address: self.address,
+            number: self.number,
+            waits: self.succession.waits.get(),
+            closed: self.closed.take().unwrap_or_else(|| Arc::new(())),
+        }
+    }
+
+    /// The socket is closed.
+    pub(super) fn tell_closed(&self) {
+        drop(self.closed.take());
     }
 
     /// Connections that are accepted from now on belong to this listener.
@@ -175,12 +209,7 @@ impl Acceptor {
 }
 
 /// Accepts until it is told to stop; then serves what is queued and closes the socket.
-pub(super) async fn accept_loop(
-    ring: Ring,
-    acceptor: Rc<Acceptor>,
-    socket: Listener,
-    closed: Closed,
-) {
+pub(super) async fn accept_loop(ring: Ring, acceptor: Rc<Acceptor>, socket: Listener) {
     acceptor.begin(&ring);
     let worker = acceptor.listener().worker.clone();
     loop {
@@ -197,9 +226,9 @@ pub(super) async fn accept_loop(
     }
     socket.stop().await;
     serve_queued(&ring, &acceptor, &socket).await;
-    drop(socket);
-    drop(closed);
     worker.remove(&acceptor);
+    drop(socket);
+    acceptor.tell_closed();
     worker.end();
 }
 

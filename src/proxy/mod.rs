@@ -10,6 +10,7 @@ mod listener;
 mod opening;
 mod pacing;
 mod relay;
+mod remains;
 mod snapshot;
 mod state;
 mod tcp;
@@ -18,7 +19,10 @@ mod udp;
 mod worker;
 
 pub use image::{Image, Totals};
+pub use remains::Remains;
 pub use snapshot::{ListenerPolicy, Shared, Snapshot};
 pub use state::ListenerState;
 pub use udp::{Adopted, Left, SessionImage};
+#[cfg(debug_assertions)]
+pub use worker::Spot;
 pub use worker::{BindingId, Closed, ListenerSocket, Message, Worker};

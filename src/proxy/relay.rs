@@ -506,6 +506,11 @@ impl Relay {
 }
 
 impl Ending {
+    /// The worker has panicked.
+    pub(super) const LOST: Self = Self {
+        reason: Reason::WorkerPanicked,
+        reset: true,
+    };
     /// The worker ends its sessions.
     pub(super) const DRAINED: Self = Self {
         reason: Reason::Drained,

@@ -25,8 +25,14 @@ use crate::tls;
 use crate::upstream::{self, Backend, Caller, Connection, Failure, Lease, Story};
 
 /// Serves one client: connects a backend, then goes on as [`Relaying`].
-pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, client: Socket) {
-    let record = Record::begin(&ring, &admission.listener, &client);
+pub(super) fn session(
+    ring: Ring,
+    admission: Admission,
+    policy: Policy,
+    client: Socket,
+) -> impl Future<Output = ()> {
+    // Before it is polled for the first time: it may be lost before.
+    let record = Record::begin(&ring, &admission, &client);
     let session = Session {
         admission,
         policy,
@@ -37,9 +43,11 @@ pub(super) async fn session(ring: Ring, admission: Admission, policy: Policy, cl
         story: Story::default(),
         takes_ahead: true,
     };
-    match session.policy.listener.has_opening() {
-        true => Box::pin(session.open(ring)).await,
-        false => session.serve(ring).await,
+    async move {
+        match session.policy.listener.has_opening() {
+            true => Box::pin(session.open(ring)).await,
+            false => session.serve(ring).await,
+        }
     }
 }
 
@@ -232,6 +240,11 @@ impl Future for Relaying {
         let Some(live) = &mut this.live else {
             return Poll::Ready(());
         };
+        #[cfg(debug_assertions)]
+        assert!(
+            !live.admission.worker().trapped.take(),
+            "asked to, in a session"
+        );
         let ending = match live.admission.listener.is_aborting(Some(&live.lease)) {
             true => Poll::Ready(Ending::DRAINED),
             false => live.relay.poll(),
@@ -251,6 +264,16 @@ impl Future for Relaying {
             live.end(this.record.take(), ending);
         }
         Poll::Ready(())
+    }
+}
+
+impl Drop for Relaying {
+    fn drop(&mut self) {
+        if let Some(live) = self.live.take()
+            && live.admission.worker().is_falling()
+        {
+            live.lose(self.record.take());
+        }
     }
 }
 
@@ -283,6 +306,20 @@ impl Live {
         let backend = self.lease.counters(self.admission.worker().index);
         backend.bytes_received.add(received);
         backend.bytes_sent.add(sent);
+    }
+
+    /// The worker has panicked. The end is counted with the admission's, and the backend is not to blame.
+    fn lose(mut self, record: Option<Box<Record>>) {
+        self.count_bytes();
+        let duration = self.relay.ring().now() - self.began;
+        let worker = self.admission.worker().index;
+        let reason = Reason::WorkerPanicked;
+        self.lease.count_end(worker, reason, duration);
+        let backend = self.lease.backend().name.clone();
+        let outcome = self.relay.close(Ending::LOST);
+        if let Some(mut record) = record {
+            record.tell(duration, &outcome, Some(backend));
+        }
     }
 
     fn end(mut self, record: Option<Box<Record>>, ending: Ending) {
@@ -362,12 +399,13 @@ fn finish(
 }
 
 /// Refuses a client with RST.
-pub(super) fn refuse(ring: &Ring, listener: &LocalListener, client: Socket, reason: Reason) {
+pub(super) fn refuse(ring: &Ring, listener: &Rc<LocalListener>, client: Socket, reason: Reason) {
     let sessions = &listener.worker.shared.around.events.sessions;
     let told = sessions.tells_refusal(ring.now());
-    let record = told.then(|| Record::new(ring, &client));
+    let session = listener.worker.number_session();
+    let record = told.then(|| Record::new(ring, listener, session, &client));
     client.abort();
-    let session = (listener.worker.number_session(), Duration::ZERO);
+    let session = (session, Duration::ZERO);
     let told = (record, &Outcome::nothing(reason));
     book(ring, listener, session, told, None);
 }
@@ -385,15 +423,19 @@ fn book(
     let bytes = outcome.bytes_received + outcome.bytes_sent;
     let local = &listener.worker.local;
     local.note_end((ring.now(), session.0), outcome.reason, subject, bytes);
-    if let Some(record) = record {
+    if let Some(mut record) = record {
         let backend = backend.map(|backend| backend.0);
-        record.end(ring, listener, session, outcome, backend);
+        record.tell(session.1, outcome, backend);
     }
 }
 
 /// What is only needed when the end of sessions is told.
-#[derive(Default)]
 struct Record {
+    ring: Ring,
+    listener: Rc<LocalListener>,
+    /// The session's number on its worker.
+    session: u32,
+    began: Instant,
     client: Option<SocketAddr>,
     opening: Option<Opening>,
     sni: Option<Box<str>>,
@@ -401,29 +443,38 @@ struct Record {
     route: Option<usize>,
     first_byte: Option<Duration>,
     story: Story,
+    told: bool,
 }
 
 impl Record {
-    fn begin(ring: &Ring, listener: &LocalListener, client: &Socket) -> Option<Box<Self>> {
+    fn begin(ring: &Ring, admission: &Admission, client: &Socket) -> Option<Box<Self>> {
+        let listener = &admission.listener;
         let sessions = &listener.worker.shared.around.events.sessions;
-        sessions.are_told().then(|| Self::new(ring, client))
+        sessions
+            .are_told()
+            .then(|| Self::new(ring, listener, admission.number, client))
     }
 
-    fn new(ring: &Ring, client: &Socket) -> Box<Self> {
+    fn new(ring: &Ring, listener: &Rc<LocalListener>, session: u32, client: &Socket) -> Box<Self> {
         Box::new(Self {
+            ring: ring.clone(),
+            listener: listener.clone(),
+            session,
+            began: ring.now(),
             client: ring.peer(client).ok().flatten(),
-            ..Self::default()
+            opening: None,
+            sni: None,
+            upstream: None,
+            route: None,
+            first_byte: None,
+            story: Story::default(),
+            told: false,
         })
     }
 
-    fn end(
-        self,
-        ring: &Ring,
-        listener: &LocalListener,
-        (session, duration): (u32, Duration),
-        outcome: &Outcome,
-        backend: Option<Arc<str>>,
-    ) {
+    fn tell(&mut self, duration: Duration, outcome: &Outcome, backend: Option<Arc<str>>) {
+        self.told = true;
+        let listener = &self.listener;
         let worker = &listener.worker;
         worker
             .shared
@@ -431,17 +482,17 @@ impl Record {
             .events
             .sessions
             .send(Box::new(SessionRecord {
-                at: ring.now(),
+                at: self.ring.now(),
                 worker: worker.index,
-                session,
+                session: self.session,
                 listener: listener.state.name.clone(),
                 client: self.client,
-                upstream: self.upstream,
+                upstream: self.upstream.take(),
                 route: self.route,
                 backend,
                 retries: self.story.retries.get(),
                 tls: self.opening,
-                sni: self.sni,
+                sni: self.sni.take(),
                 queued: self.story.queued.get(),
                 connect: self.story.connect.get(),
                 first_byte: self.first_byte,
@@ -451,5 +502,15 @@ impl Record {
                 reason: outcome.reason,
                 detail: outcome.detail.clone(),
             }));
+    }
+}
+
+impl Drop for Record {
+    /// A session that had no backend yet when its worker panicked.
+    fn drop(&mut self) {
+        if !self.told && self.listener.worker.is_falling() {
+            let duration = self.ring.now() - self.began;
+            self.tell(duration, &Outcome::nothing(Reason::WorkerPanicked), None);
+        }
     }
 }

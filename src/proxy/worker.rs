@@ -1,7 +1,8 @@
 //! A worker: one ring, the listeners' sockets that are its own, and the sessions it accepted.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use super::listener::{self, Acceptor};
+use super::remains::Remaining;
 use super::snapshot::Shared;
 use super::state::ListenerState;
 use super::udp::{self, Adopted, Left};
@@ -44,6 +46,22 @@ pub enum Message {
     AbortParts(bool),
     /// The configuration has changed.
     Reloaded,
+    /// Panic, for tests.
+    #[cfg(debug_assertions)]
+    Panic(Spot),
+}
+
+/// Where a worker is to panic.
+#[cfg(debug_assertions)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Spot {
+    /// While it carries out an order.
+    Order,
+    /// In a session that has a backend.
+    Session,
+    /// In its ring.
+    Ring,
 }
 
 /// Names an address that is listened on, with its sockets on all workers, for the life of the process.
@@ -99,12 +117,21 @@ pub(super) struct WorkerState {
     pub(super) index: usize,
     /// This worker's part of the upstreams.
     pub(super) local: Local,
+    /// By which it is told, and the eventfd of that.
+    pub(super) mailbox: (Arc<Mailbox<Message>>, Fd),
+    /// Messages that were taken out of it, and that are still to be carried out.
+    pub(super) inbox: RefCell<VecDeque<Message>>,
     /// Sockets that are accepted on.
     acceptors: RefCell<Vec<Rc<Acceptor>>>,
-    draining: Cell<bool>,
+    pub(super) draining: Cell<bool>,
+    /// It has panicked, and its sessions are being ended.
+    pub(super) falling: Cell<bool>,
+    /// The next session that is polled panics.
+    #[cfg(debug_assertions)]
+    pub(super) trapped: Cell<bool>,
     pub(super) aborting: Cell<Aborting>,
     /// The number of the next session.
-    next_session: Cell<u32>,
+    pub(super) next_session: Cell<u32>,
     /// Accept loops and sessions that have not ended.
     pub(super) busy: Cell<usize>,
     /// A session has found the system short of descriptors or memory: until then accepting rests,
@@ -141,32 +168,49 @@ impl WorkerState {
         self.busy.set(self.busy.get() - 1);
     }
 
-    /// The socket is closed.
+    /// What is dropped now is so because of a panic.
+    pub(super) fn is_falling(&self) -> bool {
+        self.falling.get() || std::thread::panicking()
+    }
+
+    pub(super) fn acceptors(&self) -> Ref<'_, Vec<Rc<Acceptor>>> {
+        self.acceptors.borrow()
+    }
+
+    pub(super) fn take_acceptors(&self) -> Vec<Rc<Acceptor>> {
+        self.acceptors.take()
+    }
+
+    /// The socket is about to be closed.
     pub(super) fn remove(&self, acceptor: &Rc<Acceptor>) {
         let mut acceptors = self.acceptors.borrow_mut();
         acceptors.retain(|kept| !Rc::ptr_eq(kept, acceptor));
     }
 
-    fn listen(self: &Rc<Self>, ring: &Ring, socket: ListenerSocket) {
-        let acceptor = Rc::new(Acceptor::new(self, &socket));
-        if self.draining.get() {
-            acceptor.stop(ring.now());
+    pub(super) fn listen(self: &Rc<Self>, ring: &Ring, remaining: Remaining) -> Rc<Acceptor> {
+        let Remaining {
+            socket,
+            accepted,
+            stop_at,
+            succession,
+        } = remaining;
+        let (fd, shared, transport) = (socket.fd, socket.shared, socket.transport);
+        let acceptor = Rc::new(Acceptor::new(self, socket, succession));
+        if let Some(at) = stop_at.or(self.draining.get().then(|| ring.now())) {
+            acceptor.stop(at);
         }
         self.acceptors.borrow_mut().push(acceptor.clone());
         // Counted at once: a drain that comes before the task's first poll waits for it.
         self.begin();
-        if socket.transport == Transport::Datagrams {
-            let datagrams = ring.datagrams(socket.fd);
-            ring.spawn(udp::serve(ring.clone(), acceptor, datagrams, socket.closed));
-            return;
+        if transport == Transport::Datagrams {
+            let datagrams = ring.datagrams(fd);
+            ring.spawn(udp::serve(ring.clone(), acceptor.clone(), datagrams));
+        } else {
+            let listener = ring.listener_with(fd, shared, accepted);
+            let serving = listener::accept_loop(ring.clone(), acceptor.clone(), listener);
+            ring.spawn(serving);
         }
-        let listener = ring.listener(socket.fd, socket.shared);
-        ring.spawn(listener::accept_loop(
-            ring.clone(),
-            acceptor,
-            listener,
-            socket.closed,
-        ));
+        acceptor
     }
 
     /// Stops accepting at `at`, on all bindings or on one.
@@ -191,23 +235,39 @@ impl Worker {
         index: usize,
         mailbox: (Arc<Mailbox<Message>>, Fd),
     ) -> Self {
+        Self::build(ring, shared, index, mailbox, false)
+    }
+
+    pub(super) fn build(
+        ring: Ring,
+        shared: Arc<Shared>,
+        index: usize,
+        mailbox: (Arc<Mailbox<Message>>, Fd),
+        draining: bool,
+    ) -> Self {
         let local = Local::new(index, shared.seed, shared.recorders[index].clone());
         ring.tell(shared.meters[index].clone());
-        local
-            .pools
-            .keep_for(&ring, &shared.snapshot.load().upstreams);
+        if !draining {
+            let snapshot = shared.snapshot.load();
+            local.pools.keep_for(&ring, &snapshot.upstreams);
+        }
+        let receiver = Receiver::new(&ring, mailbox.0.clone(), mailbox.1);
         let state = Rc::new(WorkerState {
             shared,
             index,
             local,
+            mailbox,
+            inbox: RefCell::default(),
             acceptors: RefCell::default(),
-            draining: Cell::new(false),
+            draining: Cell::new(draining),
+            falling: Cell::new(false),
+            #[cfg(debug_assertions)]
+            trapped: Cell::new(false),
             aborting: Cell::new(Aborting::Nothing),
             next_session: Cell::new(0),
             busy: Cell::new(0),
             short_until: Cell::new(Instant::default()),
         });
-        let receiver = Receiver::new(&ring, mailbox.0, mailbox.1);
         ring.spawn(obey(ring.clone(), state.clone(), receiver));
         Self { ring, state }
     }
@@ -218,6 +278,14 @@ impl Worker {
     /// The ring can't be used any more.
     pub fn turn(&self) -> io::Result<()> {
         self.ring.turn()
+    }
+
+    /// The same, but it waits no longer than until `latest`.
+    ///
+    /// # Errors
+    /// The ring can't be used any more.
+    pub fn turn_until(&self, latest: Instant) -> io::Result<()> {
+        self.ring.turn_until(Some(latest))
     }
 
     /// It was told to drain, and nothing is left to do.
@@ -250,24 +318,36 @@ impl Worker {
     pub fn ring(&self) -> &Ring {
         &self.ring
     }
+
+    pub(super) fn state(&self) -> &Rc<WorkerState> {
+        &self.state
+    }
 }
 
 /// Carries out what the control plane asks, and answers the bell: a signal without a message.
 async fn obey(ring: Ring, state: Rc<WorkerState>, receiver: Receiver<Message>) {
     // An eventfd that can't be read any more is a broken invariant: without it the worker could
     // neither drain nor end.
+    let mut messages = receiver.pending();
     loop {
-        for message in receiver.receive().await.expect("an eventfd can be read") {
+        state.inbox.borrow_mut().extend(messages);
+        while let Some(message) = state.next_message() {
             state.obey(&ring, message);
         }
         state.local.answer_bell();
+        messages = receiver.receive().await.expect("an eventfd can be read");
     }
 }
 
 impl WorkerState {
+    /// It is not there any more while it is carried out: should that panic, it won't be tried again.
+    fn next_message(&self) -> Option<Message> {
+        self.inbox.borrow_mut().pop_front()
+    }
+
     fn obey(self: &Rc<Self>, ring: &Ring, message: Message) {
         match message {
-            Message::Listen(socket) => self.listen(ring, socket),
+            Message::Listen(socket) => drop(self.listen(ring, Remaining::fresh(socket))),
             Message::Assign(binding, listener) => {
                 for acceptor in self.of(Some(binding)) {
                     acceptor.assign(&listener);
@@ -323,6 +403,20 @@ impl WorkerState {
                 self.local.pools.keep_for(ring, &snapshot.upstreams);
             }
             Message::Reloaded => {}
+            #[cfg(debug_assertions)]
+            Message::Panic(spot) => self.panic(ring, spot),
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    fn panic(&self, ring: &Ring, spot: Spot) {
+        match spot {
+            Spot::Order => panic!("asked to, by an order"),
+            Spot::Session => {
+                self.trapped.set(true);
+                ring.wake_all();
+            }
+            Spot::Ring => ring.break_down(),
         }
     }
 }

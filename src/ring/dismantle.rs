@@ -12,7 +12,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::core::Core;
-use super::op::Fd;
+use super::op::{Completion, Fd, Lane};
 use super::runtime::Ring;
 use super::slots::{LaneState, Memory, Receives};
 
@@ -99,10 +99,27 @@ impl Core {
         }
     }
 
+    /// What the kernel has accepted and nobody has heard of yet has no other owner. Nothing else is looked at.
+    fn take_last_accepted(&mut self, completions: Vec<Completion>) {
+        for Completion { token, result, .. } in completions {
+            let accepts = token.lane() == Some(Lane::Read)
+                && self.slots.is_current(token)
+                && matches!(
+                    self.slots[token.slot()].memory.as_deref(),
+                    Some(Memory::Accepted(_))
+                );
+            if accepts && result >= 0 {
+                let listener = self.slots[token.slot()].fd;
+                self.let_go_of_accepted(listener, std::iter::once(Fd(result)));
+            }
+        }
+    }
+
     /// Closes every descriptor but those to keep, while ops may be pending. The slots stay in use, so that
     /// their memory is leaked (`drop`).
     fn wreck(&mut self) {
-        self.driver.abandon();
+        let untold = self.driver.abandon();
+        self.take_last_accepted(untold);
         for index in self.slots.in_use() {
             let slot = &mut self.slots[index];
             let fd = std::mem::replace(&mut slot.fd, Fd::NONE);

@@ -198,8 +198,8 @@ pub trait Driver {
     fn is_gone(&mut self, fd: Fd) -> bool;
 
     /// No completion will be asked for any more: descriptors may be closed while ops are pending on them. All
-    /// that ops and buffers point to has to stay.
-    fn abandon(&mut self);
+    /// that ops and buffers point to has to stay. Returns what there is in completions.
+    fn abandon(&mut self) -> Vec<Completion>;
 
     /// Lets go of the descriptor: it is the caller's from here on. No op is pending on it.
     ///

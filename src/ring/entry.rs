@@ -7,6 +7,7 @@ use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{self, CancelBuilder};
 
 use super::op::{Group, Op};
+use super::setup;
 
 /// Builds the entry of an op. What is new here goes into [`SQE_OPERATIONS`], too.
 pub(super) fn entry(op: Op) -> Entry {
@@ -89,10 +90,13 @@ pub(super) fn allowed() -> Vec<Restriction> {
     /// IORING_REGISTER_ENABLE_RINGS, which does nothing to a ring that is enabled. A list without any
     /// register op could be read as one that doesn't speak of them.
     const ENABLE_RINGS: u8 = 12;
+    /// IORING_UNREGISTER_RING_FDS, which the ring's end needs.
+    const UNREGISTER_RING_FDS: u8 = setup::UNREGISTER_RING_FDS as u8;
     let operations = SQE_OPERATIONS.into_iter().map(Restriction::sqe_op);
     let rest = [
         Restriction::sqe_flags_allowed(SQE_FLAGS.bits()),
         Restriction::register_op(ENABLE_RINGS),
+        Restriction::register_op(UNREGISTER_RING_FDS),
     ];
     operations.chain(rest).collect()
 }

@@ -82,38 +82,65 @@ const LEAST_COMPLETIONS: u32 = 2048;
 /// IORING_ENTER_REGISTERED_RING (Linux 5.18).
 pub(super) const ENTER_REGISTERED_RING: u32 = 1 << 4;
 
-/// Registers the ring with the calling thread, so that entering it needs no look-up of a
-/// descriptor; `None` where that can't be had. The kernel forgets it when the thread ends.
-pub(super) fn register_ring(ring: i32) -> Option<i32> {
-    /// IORING_REGISTER_RING_FDS.
-    const REGISTER_RING_FDS: u32 = 20;
-    /// `struct io_uring_rsrc_update` (uapi/linux/io_uring.h).
-    #[repr(C)]
-    struct Update {
-        offset: u32,
-        reserved: u32,
-        data: u64,
+/// IORING_REGISTER_RING_FDS.
+const REGISTER_RING_FDS: u32 = 20;
+/// IORING_UNREGISTER_RING_FDS.
+pub(super) const UNREGISTER_RING_FDS: u32 = 21;
+
+/// `struct io_uring_rsrc_update` (uapi/linux/io_uring.h).
+#[repr(C)]
+struct Update {
+    offset: u32,
+    reserved: u32,
+    data: u64,
+}
+
+/// A ring that is registered with the calling thread, so that entering it needs no look-up of a descriptor. It
+/// lives as long as this, and no longer: to be dropped before it on the same thread.
+pub(super) struct Registered {
+    ring: i32,
+    pub(super) index: i32,
+}
+
+impl Registered {
+    /// `None` where that can't be had.
+    pub(super) fn new(ring: i32) -> Option<Self> {
+        let mut update = Update {
+            offset: u32::MAX,
+            reserved: 0,
+            data: u64::try_from(ring).ok()?,
+        };
+        let done = register(ring, REGISTER_RING_FDS, &mut update);
+        let index = i32::try_from(update.offset).ok()?;
+        done.then_some(Self { ring, index })
     }
-    let mut update = Update {
-        offset: u32::MAX,
-        reserved: 0,
-        data: u64::try_from(ring).ok()?,
-    };
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut update = Update {
+            offset: self.index as u32,
+            reserved: 0,
+            data: 0,
+        };
+        // Should it fail, the ring ends with the thread.
+        register(self.ring, UNREGISTER_RING_FDS, &mut update);
+    }
+}
+
+/// One register op on one entry; whether the kernel has done it.
+fn register(ring: i32, op: u32, update: &mut Update) -> bool {
     // SAFETY: the kernel reads and writes one Update, and `update` is one.
-    let registered = unsafe {
+    let done = unsafe {
         libc::syscall(
             libc::SYS_io_uring_register,
             ring,
-            REGISTER_RING_FDS,
-            &raw mut update,
+            op,
+            std::ptr::from_mut(update),
             1u32,
         )
     };
-    if registered == 1 {
-        i32::try_from(update.offset).ok()
-    } else {
-        None
-    }
+    done == 1
 }
 
 /// Sets a ring up that is disabled until [`enable`], with fewer flags each time the kernel says EINVAL and with a shorter completion

@@ -311,8 +311,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.ring
-            .let_go(|core| core.close(self.index, self.abort));
+        self.ring.let_go(|core| core.close(self.index, self.abort));
     }
 }
 

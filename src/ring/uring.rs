@@ -19,12 +19,14 @@ use super::entry::entry;
 use super::mapping::Mapping;
 use super::net;
 use super::op::{Completion, Fd, Group, Op, Token};
-use super::setup::{self, ENTER_REGISTERED_RING, Setup};
+use super::setup::{self, ENTER_REGISTERED_RING, Registered, Setup};
 use crate::address::Address;
 use crate::time::Instant;
 
 /// The driver of a worker. It belongs to the thread that made it.
 pub struct Uring {
+    /// Before the ring, which it keeps alive.
+    _registered: Option<Registered>,
     ring: IoUring,
     /// Entries that found the submission queue full while the kernel would take none.
     waiting: VecDeque<Entry>,
@@ -75,8 +77,9 @@ impl Uring {
         if ring.params().is_feature_no_iowait() && !setup.without.no_iowait {
             wait_flags |= EnterFlags::NO_IOWAIT;
         }
-        let (enter_fd, registered) = match setup::register_ring(ring.as_raw_fd()) {
-            Some(index) => (index, ENTER_REGISTERED_RING),
+        let registered = Registered::new(ring.as_raw_fd());
+        let (enter_fd, enter_flag) = match &registered {
+            Some(registered) => (registered.index, ENTER_REGISTERED_RING),
             None => (ring.as_raw_fd(), 0),
         };
         if !setup.without.restrictions {
@@ -90,6 +93,7 @@ impl Uring {
             multishot_accept: !setup.without.multishot_accept,
         };
         let mut uring = Self {
+            _registered: registered,
             ring,
             waiting: VecDeque::new(),
             overflows: 0,
@@ -97,7 +101,7 @@ impl Uring {
             datagrams,
             capabilities,
             enter_fd,
-            wait_flags: wait_flags.bits() | registered,
+            wait_flags: wait_flags.bits() | enter_flag,
             deferred,
         };
         uring.capabilities.recv_budget &= uring.takes_recv_budget()?;
@@ -310,7 +314,11 @@ impl Driver for Uring {
     }
 
     /// The ring's end cancels what is pending, and lets go of its files.
-    fn abandon(&mut self) {}
+    fn abandon(&mut self) -> Vec<Completion> {
+        let mut completions = self.ring.completion();
+        completions.sync();
+        completions.map(|entry| completion(&entry)).collect()
+    }
 
     fn detach(&mut self, fd: Fd) -> io::Result<OwnedFd> {
         Ok(net::detach(fd))
@@ -467,6 +475,14 @@ mod tests {
         let fd = answer(&mut ring, open_something());
         assert!(fd > 0, "{fd}");
         net::close(Fd(fd));
+    }
+
+    #[test]
+    fn a_ring_that_is_gone_leaves_its_place_with_the_thread_to_another() {
+        // A thread has 16.
+        for _ in 0..40 {
+            assert!(uring(true)._registered.is_some());
+        }
     }
 
     #[test]

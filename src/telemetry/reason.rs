@@ -66,11 +66,13 @@ pub enum Reason {
     BackendTls,
     /// The backend's connection ended without the end that TLS has (close_notify).
     BackendTruncated,
+    /// The worker that had it panicked.
+    WorkerPanicked,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::ClientClosed,
         Self::BackendClosed,
         Self::ClientReset,
@@ -102,6 +104,7 @@ impl Reason {
         Self::ClientTruncated,
         Self::BackendTls,
         Self::BackendTruncated,
+        Self::WorkerPanicked,
     ];
 
     /// As it stands in logs and metrics.
@@ -138,6 +141,7 @@ impl Reason {
             Self::ClientTruncated => "client-truncated",
             Self::BackendTls => "backend-tls",
             Self::BackendTruncated => "backend-truncated",
+            Self::WorkerPanicked => "worker-panicked",
         }
     }
 }

@@ -14,6 +14,8 @@ use ringress::policy::balance::{ALGORITHMS, Algorithm};
 use ringress::policy::bucket::Rate;
 use ringress::policy::share::Share;
 use ringress::policy::{breaker, health, outlier, retry};
+#[cfg(debug_assertions)]
+use ringress::proxy::Spot;
 use ringress::ring::Capabilities;
 use ringress::ring::sim::{BackendScript, ClientScript, Faults, Step};
 use ringress::tls::Version;
@@ -70,6 +72,9 @@ pub(crate) enum Turn {
     Killed,
     /// From now on new connections meet this.
     Becomes(BackendScript),
+    /// Not a backend but the worker of this number panics, there.
+    #[cfg(debug_assertions)]
+    Panicked(Spot),
 }
 
 /// Traffic policy.

@@ -200,6 +200,15 @@ impl Outcome {
                     "cut off, but the client saw a clean end",
                 )
             }
+            Reason::WorkerPanicked => {
+                let whole = |from: &PeerRecord, to: &PeerRecord| {
+                    !to.saw_fin || from.unsaid || to.received == from.sent
+                };
+                (
+                    backend.is_none_or(|it| whole(it, client) && whole(client, it)),
+                    "lost, but somebody saw a clean end",
+                )
+            }
             Reason::ClientReset => {
                 let truncated = |backend: &PeerRecord| {
                     backend.ending == Ending::Fin && backend.received < client.sent

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub(crate) struct Outcome {
     pub(crate) most_connections: Vec<usize>,
     pub(crate) attempts: Vec<usize>,
     pub(crate) turns: usize,
+    /// How often a worker has panicked.
+    pub(crate) panics: usize,
     /// The longest time that a place was free beside somebody who waited.
     pub(crate) longest_neglect: Duration,
     /// Clients that read nothing any more, and so never see the end.
@@ -56,6 +59,11 @@ struct Run {
     world: World,
     told: Told,
     workers: Vec<Worker>,
+    /// Which of them have panicked and are being taken apart.
+    falling: Vec<bool>,
+    /// How often one has.
+    panics: usize,
+    buffers: u64,
     mailboxes: Vec<(Arc<Mailbox<Message>>, EventHandle)>,
     /// By worker: somebody has rung.
     rung: Vec<Arc<AtomicBool>>,
@@ -201,6 +209,9 @@ impl Run {
         Self {
             world,
             told,
+            falling: vec![false; workers.len()],
+            panics: 0,
+            buffers: plan.buffers * u64::from(BUFFER_BYTES),
             workers,
             mailboxes,
             rung,
@@ -225,6 +236,12 @@ impl Run {
             Turn::Ordered(order) => self.order(backend, *order),
             Turn::Killed => self.world.kill_backend(&address),
             Turn::Becomes(script) => self.world.backend(&address, script.clone()),
+            #[cfg(debug_assertions)]
+            Turn::Panicked(spot) => {
+                let (mailbox, handle) = &self.mailboxes[backend];
+                mailbox.post(Message::Panic(*spot));
+                handle.signal();
+            }
         }
     }
 
@@ -261,13 +278,35 @@ impl Run {
         }
     }
 
+    /// One turn of a worker, or of what is left of it.
+    fn turn_worker(&mut self, index: usize) {
+        let worker = &self.workers[index];
+        let turned = catch_unwind(AssertUnwindSafe(|| worker.turn()));
+        match turned {
+            Ok(turned) => turned.expect("a simulated ring does not fail"),
+            Err(_) => {
+                self.panics += 1;
+                self.falling[index] = true;
+                worker.fall();
+            }
+        }
+        if self.falling[index] && worker.has_fallen() {
+            self.falling[index] = false;
+            let remains = self.workers.remove(index).into_remains();
+            let ring = Ring::new(Box::new(self.world.driver()), self.buffers);
+            let successor = Worker::after(remains, ring, self.shared.clone(), index);
+            self.workers.insert(index, successor);
+        }
+    }
+
     /// Turns until nothing will ever happen again, or until `end`.
     fn until(&mut self, end: Option<Instant>) {
         while self.turns < MOST_TURNS {
             self.turns += 1;
-            for worker in &self.workers {
-                worker.turn().expect("a simulated ring does not fail");
-                self.most_buffers = self.most_buffers.max(worker.ring().usage().buffers);
+            for index in 0..self.workers.len() {
+                self.turn_worker(index);
+                let usage = self.workers[index].ring().usage();
+                self.most_buffers = self.most_buffers.max(usage.buffers);
             }
             for (rung, (_, handle)) in self.rung.iter().zip(&self.mailboxes) {
                 if rung.swap(false, Ordering::Relaxed) {
@@ -427,10 +466,8 @@ impl Run {
         broken.extend(self.world.violations());
         let refused = self.listener().closed(Reason::ProcessFull)
             + self.listener().closed(Reason::ListenerFull);
-        let closed: u64 = Reason::ALL
-            .iter()
-            .map(|reason| self.listener().closed(*reason))
-            .sum();
+        let closed = Reason::ALL.map(|reason| self.listener().closed(reason));
+        let closed: u64 = closed.iter().sum();
         if closed != self.listener().accepted() {
             broken.push(format!(
                 "{} accepted, {closed} closed with a reason",
@@ -469,6 +506,7 @@ impl Run {
                 .map(|address| self.world.attempts(address))
                 .collect(),
             turns: self.turns,
+            panics: self.panics,
             longest_neglect: self.longest_neglect,
             deaf: Vec::new(),
             told: self.told.take(),

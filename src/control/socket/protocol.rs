@@ -50,6 +50,14 @@ pub enum Command {
         /// Which part.
         part: Part,
     },
+    /// To let a worker panic, for tests; answered like [`Command::Status`].
+    #[cfg(debug_assertions)]
+    Panic {
+        /// Its number.
+        worker: usize,
+        /// Where.
+        spot: crate::proxy::Spot,
+    },
 }
 
 impl Command {
@@ -62,6 +70,8 @@ impl Command {
             Self::Plan { .. } => "plan",
             Self::Drain { .. } => "drain",
             Self::Resume { .. } => "resume",
+            #[cfg(debug_assertions)]
+            Self::Panic { .. } => "panic",
         }
     }
 
@@ -76,7 +86,8 @@ impl Command {
             .and_then(Value::as_str)
             .map(String::from);
         let name = name.ok_or(ProtocolError::NoCommand)?;
-        if !NAMES.contains(&name.as_str()) {
+        let is_known = NAMES.contains(&name.as_str()) || cfg!(debug_assertions) && name == "panic";
+        if !is_known {
             return Err(ProtocolError::UnknownCommand(name));
         }
         Ok(serde_json::from_value(value)?)

@@ -28,6 +28,8 @@ pub struct Status {
     pub last_reload: Option<ReloadReport>,
     /// How many there are.
     pub workers: u64,
+    /// How often one has begun again after a panic.
+    pub worker_restarts: u64,
     /// Sessions now.
     pub sessions: u64,
     /// Their cap.

@@ -30,7 +30,7 @@ use self::table::{Key, Table};
 use super::admission::Admission;
 use super::listener::{Acceptor, LocalListener};
 use super::snapshot::ListenerPolicy;
-use super::worker::{Aborting, Closed};
+use super::worker::Aborting;
 use crate::config::Udp;
 use crate::proto::datagram::Local;
 use crate::ring::limits;
@@ -75,22 +75,25 @@ struct Reply {
 }
 
 /// Sessions know their table and the table knows them: it is emptied when the task goes.
-struct Emptied(Rc<Flows>);
+struct Emptied {
+    flows: Rc<Flows>,
+    acceptor: Rc<Acceptor>,
+}
 
 impl Drop for Emptied {
     fn drop(&mut self) {
-        self.0.outbox.take();
-        self.0.sessions.take();
+        self.flows.outbox.take();
+        self.flows.sessions.take();
+        // They had packed up, and nobody gets them.
+        for _ in self.flows.left.take() {
+            let listener = self.acceptor.listener();
+            listener.counters().close(Reason::WorkerPanicked);
+        }
     }
 }
 
 /// Receives until it is told to stop, and then until the last session has ended.
-pub(super) async fn serve(
-    ring: Ring,
-    acceptor: Rc<Acceptor>,
-    socket: DatagramSocket,
-    closed: Closed,
-) {
+pub(super) async fn serve(ring: Ring, acceptor: Rc<Acceptor>, socket: DatagramSocket) {
     acceptor.begin(&ring);
     let worker = acceptor.listener().worker.clone();
     socket.belongs_to_this_task();
@@ -109,15 +112,18 @@ pub(super) async fn serve(
         leaving: Cell::new(false),
         left: RefCell::default(),
     });
-    let emptied = Emptied(flows.clone());
+    let emptied = Emptied {
+        flows: flows.clone(),
+        acceptor: acceptor.clone(),
+    };
     let mut timer = None;
     let waits_until = flows.ring.now() + succession::PATIENCE;
     poll_fn(|_| flows.poll_adopted(&acceptor, waits_until, &mut timer)).await;
     poll_fn(|_| flows.poll(&acceptor, &mut timer)).await;
+    worker.remove(&acceptor);
     drop(emptied);
     drop(flows);
-    drop(closed);
-    worker.remove(&acceptor);
+    acceptor.tell_closed();
     worker.end();
 }
 

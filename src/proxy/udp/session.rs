@@ -6,6 +6,7 @@
 //!   begin ──▶ with a backend ──silence, replies used up, refused again, aborted──▶ ended
 //! ```
 
+mod ending;
 mod handover;
 mod unanswered;
 
@@ -20,15 +21,15 @@ use std::task::{Context, Poll};
 use self::unanswered::{Kept, Unanswered};
 use super::Flows;
 use super::parcel::{self, Parcel};
-use super::table::{Key, canonical};
+use super::table::Key;
 use crate::config::{Announce, Udp};
 use crate::proto::datagram::Local;
 use crate::proto::proxy_header;
 use crate::proxy::admission::Admission;
+use crate::proxy::listener::LocalListener;
 use crate::proxy::snapshot::ListenerPolicy;
 use crate::ring::{Arrival, Datagram, DatagramSocket, Ring, Timer, Waker};
 use crate::telemetry::recorder::What;
-use crate::telemetry::sessions::SessionRecord;
 use crate::telemetry::{Dropped, Reason};
 use crate::time::Instant;
 use crate::upstream::datagrams::{self, Sender};
@@ -43,7 +44,11 @@ pub(super) struct Session {
     local: Option<Local>,
     /// The same with the port.
     destination: SocketAddr,
-    admission: Admission,
+    listener: Rc<LocalListener>,
+    /// Until it ends.
+    admission: Cell<Option<Admission>>,
+    /// Its number on this worker.
+    number: u32,
     policy: Arc<ListenerPolicy>,
     udp: Udp,
     /// `None` once it has left for another process.
@@ -110,16 +115,19 @@ impl Session {
             local,
             lease,
         } = caller;
-        let side = connect(ring, &admission, &policy, client.ip(), lease)?;
-        admission.listener.counters().accepted.add(1);
-        admission.note(ring.now(), What::Accept, admission.listener.state.number, 0);
+        let listener = admission.listener.clone();
+        let side = connect(ring, &listener, &policy, client.ip(), lease)?;
+        listener.counters().accepted.add(1);
+        admission.note(ring.now(), What::Accept, listener.state.number, 0);
         admission.note(ring.now(), What::Pick, side.lease.backend().number, 0);
         let session = Rc::new(Self {
             key,
             client: Cell::new(client),
             local,
             destination: flows.destination(local),
-            admission,
+            listener,
+            number: admission.number,
+            admission: Cell::new(Some(admission)),
             udp: policy.udp.unwrap_or_default(),
             policy,
             backend: RefCell::new(Some(side)),
@@ -171,7 +179,7 @@ impl Session {
 
     /// The client was sent something.
     pub(super) fn sent(&self, datagram: &Datagram<'_>) {
-        let counters = self.admission.listener.counters();
+        let counters = self.listener.counters();
         counters.datagrams_sent.add(count(datagram));
         counters.bytes_sent.add(datagram.bytes.len() as u64);
     }
@@ -179,7 +187,7 @@ impl Session {
     /// The client could not be sent something.
     pub(super) fn lost(&self, datagram: &Datagram<'_>, error: &io::Error) {
         let dropped = parcel::dropped_for(error).unwrap_or(Dropped::Unroutable);
-        let counters = self.admission.listener.counters();
+        let counters = self.listener.counters();
         counters.drop(dropped, count(datagram));
     }
 
@@ -188,7 +196,7 @@ impl Session {
         self.last.set(flows.ring.now());
         self.client.set(from);
         add(&self.bytes_received, parcel.bytes.len());
-        let counters = self.admission.listener.counters();
+        let counters = self.listener.counters();
         counters.bytes_received.add(parcel.bytes.len() as u64);
         if !self.is_served(flows.ring.now()) {
             // Silence of the other side does not end a session that the client keeps alive.
@@ -241,7 +249,7 @@ impl Session {
     }
 
     fn note_dropped(&self, dropped: Dropped, count: u64) {
-        self.admission.listener.counters().drop(dropped, count);
+        self.listener.counters().drop(dropped, count);
     }
 
     fn not_sent(self: &Rc<Self>, flows: &Flows, parcel: Parcel<'_>, error: &io::Error, count: u64) {
@@ -296,9 +304,9 @@ impl Session {
                 not: Some(side.lease.backend()),
                 failed: &tell,
             };
-            let local = &self.admission.worker().local;
+            let local = &self.listener.worker.local;
             // Of the configuration of the moment, as for a new client.
-            let policy = self.admission.listener.state.policy.load();
+            let policy = self.listener.state.policy.load();
             let upstream = match policy.udp {
                 Some(_) => &policy.upstream,
                 None => &self.policy.upstream,
@@ -317,7 +325,7 @@ impl Session {
         let before = self.backend.replace(Some(side));
         if let Some(mut before) = before {
             before.lease.ended(reason, ring.now());
-            let worker = self.admission.worker().index;
+            let worker = self.listener.worker.index;
             before
                 .lease
                 .count_end(worker, reason, ring.now() - self.began);
@@ -331,7 +339,7 @@ impl Session {
     }
 
     fn tells<'a>(&'a self, ring: &'a Ring) -> impl Fn(&Backend, &io::Error) + use<'a> {
-        tells(ring, &self.admission, &self.policy)
+        tells(ring, &self.listener, &self.policy)
     }
 
     fn look(&self, ring: &Ring) {
@@ -379,7 +387,7 @@ impl Session {
         self.unanswered.borrow_mut().answered();
         add(&self.bytes_sent, arrival.bytes().len());
         self.side_mut().sent += arrival.bytes().len() as u64;
-        let counters = self.admission.listener.counters();
+        let counters = self.listener.counters();
         if let Some(lost) = arrival.header.lost {
             let before = std::mem::replace(&mut self.side_mut().lost, lost);
             counters.drop(Dropped::Overflow, u64::from(lost.wrapping_sub(before)));
@@ -400,7 +408,7 @@ impl Session {
 
     fn is_aborting(&self) -> bool {
         let lease = &self.side().lease;
-        self.admission.listener.is_aborting(Some(lease))
+        self.listener.is_aborting(Some(lease))
     }
 
     /// Why it is over, or until when it goes on.
@@ -418,62 +426,6 @@ impl Session {
         let mut unanswered = self.unanswered.borrow_mut();
         unanswered.forget_old(now);
         Ok(deadline.min(unanswered.until().unwrap_or(deadline)))
-    }
-
-    /// Books the end.
-    fn finish(self: &Rc<Self>, flows: &Flows, reason: Reason) {
-        let now = flows.ring.now();
-        flows.end(self);
-        let counters = self.admission.listener.counters();
-        while let Some(unwanted) = self.next() {
-            counters.drop(Dropped::Unwanted, Parcel::of(&unwanted).count());
-        }
-        let listener = &self.admission.listener;
-        let (worker, duration) = (&listener.worker, now - self.began);
-        let (backend, number) = {
-            let lease = &mut self.side_mut().lease;
-            lease.ended(reason, now);
-            lease.count_end(worker.index, reason, duration);
-            (lease.backend().name.clone(), lease.backend().number)
-        };
-        self.count_bytes();
-        listener.counters().close(reason);
-        listener.counters().duration.record(duration);
-        let bytes = self.bytes_received.get() + self.bytes_sent.get();
-        let who = (now, self.admission.number);
-        worker.local.note_end(who, reason, number, bytes);
-        let sessions = &worker.shared.around.events.sessions;
-        if sessions.are_told() {
-            sessions.send(Box::new(SessionRecord {
-                at: now,
-                worker: worker.index,
-                session: self.admission.number,
-                listener: listener.state.name.clone(),
-                client: Some(canonical(self.client.get())),
-                upstream: Some(self.policy.upstream.name().clone()),
-                route: None,
-                backend: Some(backend),
-                retries: 0,
-                tls: None,
-                sni: None,
-                queued: None,
-                connect: None,
-                first_byte: None,
-                duration,
-                bytes_received: self.bytes_received.get(),
-                bytes_sent: self.bytes_sent.get(),
-                reason,
-                detail: None,
-            }));
-        }
-    }
-
-    /// Counts for the backend what was said to it and by it.
-    fn count_bytes(&self) {
-        let side = self.side();
-        let counters = side.lease.counters(self.admission.worker().index);
-        counters.bytes_received.add(side.received);
-        counters.bytes_sent.add(side.sent);
     }
 }
 
@@ -494,18 +446,18 @@ impl Side {
 
 fn connect(
     ring: &Ring,
-    admission: &Admission,
+    listener: &LocalListener,
     policy: &Arc<ListenerPolicy>,
     client: IpAddr,
     chosen: Option<Lease>,
 ) -> Result<Side, Dropped> {
-    let tell = tells(ring, admission, policy);
+    let tell = tells(ring, listener, policy);
     let sender = Sender {
         address: client.to_canonical(),
         not: None,
         failed: &tell,
     };
-    let (local, upstream) = (&admission.worker().local, &policy.upstream);
+    let (local, upstream) = (&listener.worker.local, &policy.upstream);
     let opened = match chosen {
         Some(lease) => datagrams::open_chosen(ring, local, upstream, (lease, sender)),
         None => datagrams::open(ring, local, upstream, sender),
@@ -517,11 +469,10 @@ fn connect(
 /// Counts a failed try to reach a backend, and tells it.
 fn tells<'a>(
     ring: &'a Ring,
-    admission: &'a Admission,
+    listener: &'a LocalListener,
     policy: &'a ListenerPolicy,
 ) -> impl Fn(&Backend, &io::Error) + use<'a> {
     move |backend, error| {
-        let listener = &admission.listener;
         listener.counters().connect_failures.add(1);
         let events = &listener.worker.shared.around.events;
         let upstream = policy.upstream.name();

@@ -34,6 +34,15 @@ impl Succession {
             leave_to: RefCell::default(),
         }
     }
+
+    /// All of it, for another worker.
+    pub(in crate::proxy) fn take(&self) -> Self {
+        Self {
+            waits: self.waits.clone(),
+            adopted: RefCell::new(self.adopted.take()),
+            leave_to: RefCell::new(self.leave_to.take()),
+        }
+    }
 }
 
 /// All sessions of a listening socket, as they leave the process.

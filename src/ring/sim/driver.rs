@@ -47,7 +47,12 @@ impl SimDriver {
 
 impl Drop for SimDriver {
     fn drop(&mut self) {
-        self.abandon();
+        drop(self.abandon());
+        // What is open may be another's from here on.
+        let descriptors = &mut self.kernel.borrow_mut().descriptors;
+        for descriptor in descriptors.values_mut() {
+            descriptor.owner = descriptor.owner.filter(|owner| *owner != self.worker);
+        }
     }
 }
 
@@ -260,7 +265,7 @@ impl Driver for SimDriver {
         endpoint.is_ok_and(|id| self.kernel.borrow().endpoints[id].phase == Phase::Dead)
     }
 
-    fn abandon(&mut self) {
+    fn abandon(&mut self) -> Vec<Completion> {
         let mut kernel = self.kernel.borrow_mut();
         // From here on the memory behind ops and buffers may be gone.
         let worker = std::mem::take(&mut kernel.workers[self.worker]);
@@ -269,6 +274,7 @@ impl Driver for SimDriver {
                 descriptor.pending -= 1;
             }
         }
+        worker.ready.into_values().collect()
     }
 
     fn detach(&mut self, fd: Fd) -> io::Result<OwnedFd> {

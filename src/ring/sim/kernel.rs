@@ -110,7 +110,7 @@ pub(super) enum Object {
 pub(super) struct Descriptor {
     pub(super) object: Object,
     /// The only worker that may use it; set by the first use.
-    owner: Option<usize>,
+    pub(super) owner: Option<usize>,
     /// Any worker may use it (one listener for all).
     shared: bool,
     /// Ops whose last completion was not returned yet.

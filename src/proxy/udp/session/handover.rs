@@ -39,12 +39,15 @@ impl Session {
         };
         let now = flows.ring.now();
         let at = |nanos| Instant::from_nanos(nanos).min(now);
+        let admission = Admission::adopt(listener);
         let session = Rc::new(Self {
             key,
             client: Cell::new(image.client),
             local: image.local(),
             destination: flows.destination(image.local()),
-            admission: Admission::adopt(listener),
+            listener: listener.clone(),
+            number: admission.number,
+            admission: Cell::new(Some(admission)),
             policy: policy.clone(),
             udp,
             backend: RefCell::new(Some(side)),
@@ -73,10 +76,11 @@ impl Session {
         let image = self.image();
         let side = self.backend.take().expect(HAS_BACKEND);
         flows.end(self);
+        drop(self.admission.take());
         match side.socket.detach() {
             Ok(socket) => flows.left.borrow_mut().push((image, socket)),
             Err(_) => {
-                let counters = self.admission.listener.counters();
+                let counters = self.listener.counters();
                 counters.close(Reason::Drained);
             }
         }
