@@ -146,10 +146,10 @@ impl Core {
 
     /// Takes down what this turn was like. It is told now and then: to do that every turn costs percents.
     #[inline(always)]
-    pub(super) fn measure(&mut self, completions: usize, waited_nanos: u64, executor: &Executor) {
+    pub(super) fn measure(&mut self, completions: usize, busy_nanos: u64, executor: &Executor) {
         self.untold.turns += 1;
         self.untold.completions += completions as u64;
-        self.untold.waited_nanos += waited_nanos;
+        self.untold.busy_nanos += busy_nanos;
         match self.tell_at {
             Some(at) if self.now >= at => self.tell(executor.len()),
             // A turn in which only time has passed is not worth another one.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Meter {
     turns: AtomicU64,
     completions: AtomicU64,
-    waited_nanos: AtomicU64,
+    busy_nanos: AtomicU64,
     shortages: AtomicU64,
     overflows: AtomicU64,
     tasks: AtomicU64,
@@ -25,8 +25,8 @@ pub struct Reading {
     pub turns: u64,
     /// Completions so far.
     pub completions: u64,
-    /// Nanoseconds spent waiting for completions so far. The rest of the time the worker was busy.
-    pub waited_nanos: u64,
+    /// Nanoseconds spent on anything but waiting for completions, so far.
+    pub busy_nanos: u64,
     /// Receives that found no buffer (ENOBUFS), so far.
     pub shortages: u64,
     /// Completions for which the queue had no room, so far; the kernel kept them elsewhere.
@@ -50,7 +50,7 @@ impl Meter {
         Reading {
             turns: read(&self.turns),
             completions: read(&self.completions),
-            waited_nanos: read(&self.waited_nanos),
+            busy_nanos: read(&self.busy_nanos),
             shortages: read(&self.shortages),
             overflows: read(&self.overflows),
             tasks: read(&self.tasks),
@@ -73,7 +73,7 @@ impl Meter {
         };
         add(&self.turns, turn.turns);
         add(&self.completions, turn.completions);
-        add(&self.waited_nanos, turn.waited_nanos);
+        add(&self.busy_nanos, turn.busy_nanos);
         add(&self.shortages, turn.shortages);
         add(&self.overflows, turn.overflows);
         let set = |gauge: &AtomicU64, now: u64| gauge.store(now, Ordering::Relaxed);

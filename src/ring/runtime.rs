@@ -138,12 +138,11 @@ impl Ring {
             };
             core.driver
                 .turn(wait, COMPLETIONS_PER_TURN, &mut completions)?;
-            core.now = core.driver.now();
+            let last = std::mem::replace(&mut core.now, core.driver.now());
             core.turns += 1;
-            let waited = before.map_or(0, |before: Instant| {
-                core.now.as_nanos().saturating_sub(before.as_nanos())
-            });
-            core.measure(completions.len(), waited, &self.0.executor);
+            let waited = before.map_or(Duration::ZERO, |before| core.now - before);
+            let busy = (core.now - last).saturating_sub(waited);
+            core.measure(completions.len(), busy.as_nanos() as u64, &self.0.executor);
             for completion in &completions {
                 core.complete(completion);
             }
