@@ -1,8 +1,9 @@
 //! Counters of one upstream, and of one backend, on one worker; and what is rare enough to be counted by
 //! anybody.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::Reason;
 use super::counters::Counter;
@@ -149,10 +150,37 @@ pub struct BackendTallies {
     pub ejections: Tally,
     /// Times its breaker opened, became half-open and closed.
     pub breaker: [Tally; 3],
-    /// Probes that succeeded, and that failed.
-    pub probes: [Tally; 2],
+    /// Probes by what came of them, in the order of [`Probed::ALL`].
+    pub probes: [Tally; 3],
     /// How long they took; the prober's.
     pub probe_duration: Buckets,
+    last_failure: Mutex<Option<String>>,
+}
+
+/// What has come of a probe: a closed set, in counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Probed {
+    /// The backend has answered as it should.
+    Success,
+    /// It has not.
+    Failure,
+    /// This machine had no descriptor, port or memory: it says nothing of the backend.
+    NoResources,
+}
+
+impl Probed {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Success, Self::Failure, Self::NoResources];
+
+    /// As it stands in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::NoResources => "no-resources",
+        }
+    }
 }
 
 impl BackendTallies {
@@ -167,6 +195,22 @@ impl BackendTallies {
     /// Those of a worker, which alone may write to them.
     pub fn of(&self, worker: usize) -> &BackendCounters {
         self.workers[worker].get_or_init(Box::default)
+    }
+
+    /// A probe is over. `why` it failed, if it did. Only the prober calls this.
+    pub fn probed(&self, what: Probed, why: Option<String>, took: Duration) {
+        self.probes[what as usize].add();
+        self.probe_duration.record(took);
+        *self
+            .last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Why the last probe failed; `None` = it did not. Not for workers, who never wait.
+    pub fn last_failure(&self) -> Option<String> {
+        let why = self.last_failure.lock();
+        why.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What was counted so far, by all workers.
@@ -218,8 +262,6 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -242,9 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn a_faults_number_is_its_place() {
+    fn numbers_are_places() {
         for (place, fault) in ConnectFault::ALL.into_iter().enumerate() {
             assert_eq!(fault as usize, place);
+        }
+        for (place, probed) in Probed::ALL.into_iter().enumerate() {
+            assert_eq!(probed as usize, place);
         }
     }
 }

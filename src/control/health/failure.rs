@@ -9,7 +9,7 @@ use crate::upstream::lacks_resources;
 
 /// Why a probe failed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(in crate::control) enum Failure {
     /// This machine had no descriptor, port or memory, or does not have the source address. It says
     /// nothing of the backend.
     NoResources(io::Error),

@@ -20,12 +20,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use self::failure::Failure;
 use self::prober::{Lacks, Prober};
 use self::tls::Tls;
 use crate::address::Address;
 use crate::config::{self, Announce, Config, HealthCheck};
 use crate::proxy::Shared;
+use crate::telemetry::tallies::Probed;
 use crate::time::Instant;
 use crate::upstream::{Backend, Upstream};
 
@@ -49,9 +52,9 @@ pub(super) struct Target {
     pub(super) record: Box<Record>,
 }
 
-/// Takes down whether a probe succeeded, and when, on the workers' clock. If that changed the backend's
-/// state: how many such results there have been in a row.
-pub(super) type Record = dyn Fn(bool, Instant) -> Option<u32>;
+/// Takes down what came of a probe, how long it took, and when it ended, on the workers' clock. If that
+/// changed the backend's state: how many such results there have been in a row.
+pub(super) type Record = dyn Fn(Result<(), &Failure>, Duration, Instant) -> Option<u32>;
 
 /// The probers of a process. Dropping it ends them.
 #[derive(Default)]
@@ -109,9 +112,18 @@ fn target(
     let settings = check.settings;
     let (of, probed) = (upstream.clone(), backend.clone());
     let bells = shared.around.bells.clone();
-    let record = move |success: bool, now: Instant| {
-        let health = &probed.state.health;
-        health.record(&settings, success, now)?;
+    let record = move |outcome: Result<(), &Failure>, took: Duration, now: Instant| {
+        let (health, tallies) = (&probed.state.health, &probed.state.tallies);
+        let what = match outcome {
+            Ok(()) => Probed::Success,
+            Err(Failure::NoResources(_)) => Probed::NoResources,
+            Err(_) => Probed::Failure,
+        };
+        tallies.probed(what, outcome.err().map(ToString::to_string), took);
+        if what == Probed::NoResources {
+            return None;
+        }
+        health.record(&settings, outcome.is_ok(), now)?;
         of.changed(now);
         bells.ring_all();
         Some(health.streak())
@@ -164,7 +176,7 @@ mod reconcile_tests {
                 check: check(tcp(None, None), interval, SOON),
                 announce: Announce::Never,
                 tls: None,
-                record: Box::new(move |_, _| {
+                record: Box::new(move |_, _, _| {
                     results.set(results.get() + 1);
                     None
                 }),

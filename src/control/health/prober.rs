@@ -69,7 +69,8 @@ async fn watch(
         // The place of its result may have changed meanwhile.
         let present = target.borrow().clone();
         log_probe(&present, &outcome);
-        if let Some(news) = judge(&present, &lacks, &outcome, ring::now()) {
+        let ended = (started.elapsed(), ring::now());
+        if let Some(news) = judge(&present, &lacks, &outcome, ended) {
             news.log(&present);
         }
         sleep_until(started + pause(&present.check, random.hash_one(turn))).await;
@@ -99,14 +100,15 @@ fn judge(
     target: &Target,
     lacks: &Lacks,
     outcome: &Result<(), Failure>,
-    now: Instant,
+    (took, now): (Duration, Instant),
 ) -> Option<News> {
+    let streak = (target.record)(outcome.as_ref().copied(), took, now);
     match outcome {
-        Ok(()) => (target.record)(true, now).map(|successes| News::Up { successes }),
+        Ok(()) => streak.map(|successes| News::Up { successes }),
         Err(failure @ Failure::NoResources(_)) => lacks.is_news(now).then(|| News::Lack {
             why: failure.to_string(),
         }),
-        Err(failure) => (target.record)(false, now).map(|failures| News::Down {
+        Err(failure) => streak.map(|failures| News::Down {
             why: failure.to_string(),
             failures,
         }),
@@ -202,7 +204,10 @@ mod tests {
             check,
             announce: crate::config::Announce::Never,
             tls: None,
-            record: Box::new(move |success, _| record(success)),
+            record: Box::new(move |outcome, _, _| match outcome {
+                Err(Failure::NoResources(_)) => None,
+                outcome => record(outcome.is_ok()),
+            }),
         })))
     }
 
@@ -342,7 +347,7 @@ mod tests {
         let mut now = crate::time::Instant::from_nanos(1);
         let judged = results.into_iter().filter_map(|outcome| {
             now = now + INTERVAL;
-            judge(&target, &lacks, &outcome, now)
+            judge(&target, &lacks, &outcome, (TIMEOUT, now))
         });
         judged.collect()
     }

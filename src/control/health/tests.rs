@@ -74,7 +74,7 @@ fn target(address: &Address, probe: Probe, timeout: Duration) -> Target {
         check: check(probe, PLENTY, timeout),
         announce: Announce::Never,
         tls: None,
-        record: Box::new(|_, _| None),
+        record: Box::new(|_, _, _| None),
     }
 }
 
