@@ -56,6 +56,7 @@ impl Findings {
             addresses: 1,
             ahead: 0,
             datagrams_only,
+            admin: false,
         };
         capacity::max_connections(self.descriptors.1.unwrap_or(u64::MAX), demand)
     }

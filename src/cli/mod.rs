@@ -182,7 +182,7 @@ fn load_text(text: &str, name: &str) -> Result<Config, Error> {
 
 /// Runs the proxy until it is told to end. `source` is read again on SIGHUP.
 fn serve(config: Config, source: Option<PathBuf>) -> Result<(), Error> {
-    log::start(config.log);
+    log::start(&config.log);
     Ok(control::run(config, source)?)
 }
 

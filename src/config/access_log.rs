@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use toml::de::DeValue;
+
+use super::diagnostics::Fault;
 use super::files::Files;
 use super::section::{Findings, Section};
-use super::value;
+use super::value::{self, Read};
 
 /// `log.access_log`
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -20,17 +23,26 @@ pub enum AccessLog {
 
 /// Of the section `log`.
 pub(super) fn read(section: &Section<'_>, files: &Files<'_>, findings: &mut Findings) -> AccessLog {
-    section.read(
-        "access_log",
-        AccessLog::Off,
-        findings,
-        |value| match value::string(value) {
-            Ok("off") => Ok(AccessLog::Off),
-            Ok("stdout") => Ok(AccessLog::Stdout),
-            Ok("") | Err(_) => Err(value::wrong_type(value, ACCESS_LOG_FORM)),
-            Ok(_) => files.path(value).map(AccessLog::File),
-        },
-    )
+    section.read("access_log", AccessLog::default(), findings, |value| {
+        sink(value, files)
+    })
 }
 
-const ACCESS_LOG_FORM: &str = "\"off\", \"stdout\" or the path of a file";
+fn sink(value: &DeValue<'_>, files: &Files<'_>) -> Read<AccessLog> {
+    match value::string(value).map_err(|_| value::wrong_type(value, ACCESS_LOG_FORM))? {
+        "off" => Ok(AccessLog::Off),
+        "stdout" => Ok(AccessLog::Stdout),
+        // A file of such a name was hardly meant.
+        text if !text.contains(['/', '.']) => Err(Fault::new(format!("unknown value {text:?}"))
+            .expected(ACCESS_LOG_FORM)
+            .suggest(text, ["off", "stdout"])),
+        _ => {
+            let path = files.path(value);
+            path.map(AccessLog::File)
+                .map_err(|it| it.expected(ACCESS_LOG_FORM))
+        }
+    }
+}
+
+const ACCESS_LOG_FORM: &str =
+    "\"off\", \"stdout\" or the path of a file with a slash or a dot in it";

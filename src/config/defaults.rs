@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Announce, Backend, ControlSocket, Exchange, HealthCheck, Listener, Pool, Probe, Protocol,
-    Queue, RateLimit, Runtime, SessionKey, Timeouts, Udp, Upstream,
+    Admin, Announce, Backend, ControlSocket, Exchange, HealthCheck, Listener, Log, LogFormat,
+    LogLevel, Pool, Probe, Protocol, Queue, RateLimit, Runtime, SessionKey, Timeouts, Udp,
+    Upstream,
 };
 use crate::address::Address;
 use crate::policy::balance::Algorithm;
@@ -71,6 +72,27 @@ impl Default for Runtime {
             user: None,
             group: None,
             control_socket: ControlSocket::default(),
+        }
+    }
+}
+
+impl Default for Log {
+    /// `[log]` without a key, or left out.
+    fn default() -> Self {
+        Self {
+            level: LogLevel::Info,
+            format: LogFormat::Text,
+        }
+    }
+}
+
+impl Default for Admin {
+    /// `[admin]` without a key, or left out.
+    fn default() -> Self {
+        Self {
+            listen: None,
+            token: None,
+            max_series: count(50_000),
         }
     }
 }

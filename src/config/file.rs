@@ -10,8 +10,8 @@ use super::files::Files;
 use super::resolve::{Resolver, SystemResolver};
 use super::section::{Findings, Section};
 use super::{
-    AccessLog, Config, Log, LogFormat, LogLevel, access_log, keys, listeners, runtime, syntax,
-    upstreams, value,
+    AccessLog, Config, Log, LogFormat, LogLevel, access_log, admin, keys, listeners, runtime,
+    syntax, upstreams, value,
 };
 use crate::settled;
 
@@ -55,7 +55,7 @@ fn parse_at(
     }
     Err(Diagnostics::locate(
         name,
-        text.to_owned(),
+        admin::without_token(text, table.get_ref()),
         syntax::without_echoes(text, findings, syntax_errors),
     ))
 }
@@ -64,24 +64,31 @@ fn config<'a>(table: &'a DeTable<'a>, files: &mut Files<'_>, findings: &mut Find
     let root = Section::root(table, keys::ROOT, findings);
     let upstreams = upstreams::read(&root, files, findings);
     let listeners = listeners::read(&root, &upstreams, files, findings);
+    let runtime = runtime::read(&root, &listeners, findings);
     let (log, access_log) = log(&root, files, findings);
     Config {
-        runtime: runtime::read(&root, &listeners, findings),
         log,
         access_log,
+        admin: admin::read(&root, (&listeners, &runtime), findings),
+        runtime,
         listeners,
         upstreams,
     }
 }
 
 fn log(root: &Section<'_>, files: &Files<'_>, findings: &mut Findings) -> (Log, AccessLog) {
-    use LogLevel::{Debug, Error, Info, Trace, Warn};
+    use LogLevel::{Debug, Error, Trace, Warn};
+    let default = Log::default();
     let section = root.child("log", keys::LOG, findings);
     let log = Log {
-        level: section.read("level", Info, findings, |value| {
-            value::word(value, &keys::LEVEL, &[Error, Warn, Info, Debug, Trace])
+        level: section.read("level", default.level, findings, |value| {
+            value::word(
+                value,
+                &keys::LEVEL,
+                &[Error, Warn, LogLevel::Info, Debug, Trace],
+            )
         }),
-        format: section.read("format", LogFormat::Text, findings, |value| {
+        format: section.read("format", default.format, findings, |value| {
             value::word(value, &keys::FORMAT, &[LogFormat::Text, LogFormat::Json])
         }),
     };

@@ -82,6 +82,7 @@ impl<'a> Files<'a> {
         Ok(authorities)
     }
 
+    /// The path that a value names, absolute.
     pub(super) fn path(&self, value: &DeValue<'_>) -> Read<PathBuf> {
         let text = value::string(value).map_err(|_| value::wrong_type(value, PATH_FORM))?;
         if text.is_empty() || text.contains('\0') || text.ends_with('/') {

@@ -31,6 +31,7 @@ pub const TABLES: &[Table] = &[
     ROOT,
     RUNTIME,
     LOG,
+    ADMIN,
     LISTENER,
     TIMEOUTS,
     UDP,
@@ -69,8 +70,8 @@ pub const WORDS: &[Words] = &[
 
 pub(super) const ROOT: Table = Table {
     name: "",
-    keys: &["runtime", "log", "listeners", "upstreams"],
-    not_yet: &["admin"],
+    keys: &["runtime", "log", "admin", "listeners", "upstreams"],
+    not_yet: &[],
 };
 
 pub(super) const RUNTIME: Table = Table {
@@ -92,6 +93,12 @@ pub(super) const RUNTIME: Table = Table {
 pub(super) const LOG: Table = Table {
     name: "log",
     keys: &["level", "format", "access_log"],
+    not_yet: &[],
+};
+
+pub(super) const ADMIN: Table = Table {
+    name: "admin",
+    keys: &["listen", "token", "max_series"],
     not_yet: &[],
 };
 

@@ -2,11 +2,13 @@
 //! reported at once by [`diagnostics`], and what comes out here needs no further check.
 
 mod access_log;
+mod admin;
 mod backends;
 pub mod defaults;
 pub mod diagnostics;
 pub mod diff;
 mod duration;
+pub mod effective;
 mod endpoint;
 mod file;
 mod files;
@@ -38,6 +40,7 @@ use std::time::Duration;
 pub use ipnet::IpNet;
 
 pub use self::access_log::AccessLog;
+pub use self::admin::Token;
 pub use self::diagnostics::Diagnostics;
 pub use self::file::{load, load_with, parse};
 pub use self::resolve::{KeepingResolver, Resolver, SystemResolver};
@@ -58,6 +61,8 @@ pub struct Config {
     pub log: Log,
     /// `log.access_log`: where a line per session goes.
     pub access_log: AccessLog,
+    /// The endpoint for operators.
+    pub admin: Admin,
     /// At least one.
     pub listeners: Vec<Listener>,
     /// Every upstream of the file, used or not.
@@ -109,6 +114,18 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+/// `[admin]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Admin {
+    /// Where it listens, a port of 0 being the kernel's choice; `None` = there is no endpoint.
+    pub listen: Option<Address>,
+    /// What others than users of the unix socket have to show; there is one wherever other machines reach
+    /// the address.
+    pub token: Option<Token>,
+    /// Metrics at most; what is beyond is left out and counted.
+    pub max_series: NonZeroU32,
+}
+
 /// `log.level`
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -118,6 +135,19 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+impl LogLevel {
+    /// As it stands in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 /// `log.format`
@@ -311,6 +341,9 @@ pub enum Announce {
     V2Every,
 }
 
+/// The highest weight of a backend.
+pub const WEIGHT_MAX: u16 = 256;
+
 /// One address of an upstream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backend {
@@ -321,7 +354,7 @@ pub struct Backend {
     pub address: Address,
     /// The host name that was written; `None` = it was an address.
     pub host: Option<Arc<str>>,
-    /// 0..=256; 0 = no new sessions.
+    /// 0..=[`WEIGHT_MAX`]; 0 = no new sessions.
     pub weight: u16,
     /// Cap of connections, exact over all workers; `None` = none.
     pub max_connections: Option<NonZeroUsize>,

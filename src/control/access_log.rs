@@ -31,12 +31,25 @@ impl Settings {
         Self {
             sink: config.access_log.clone(),
             format: config.log.format,
-            in_log: config.log.level >= LogLevel::Debug,
+            in_log: false,
+        }
+        .at(config.log.level)
+    }
+
+    /// The same with a log of this level.
+    pub(super) fn at(self, level: LogLevel) -> Self {
+        Self {
+            in_log: level >= LogLevel::Debug,
+            ..self
         }
     }
 
-    fn want_records(&self) -> bool {
-        self.in_log || self.sink != config::AccessLog::Off
+    /// Has workers tell what is to be written, and no more.
+    fn want_of(&self, events: &Events) {
+        let sessions = &events.sessions;
+        sessions.tell(self.in_log || self.sink != config::AccessLog::Off);
+        // Whoever debugs wants to see them all.
+        sessions.tell_refusals(if self.in_log { u32::MAX } else { REFUSALS });
     }
 }
 
@@ -51,6 +64,8 @@ pub(super) struct AccessLog {
 #[derive(Default)]
 struct Asked {
     settings: Option<(Settings, Opened)>,
+    /// Whether sessions stand in the log, whatever `settings` say.
+    in_log: Option<bool>,
     reopen: bool,
 }
 
@@ -126,11 +141,17 @@ impl AccessLog {
 
     /// Goes by these settings from the next line on.
     pub(super) fn change(&self, events: &Events, Prepared(settings, opened): Prepared) {
-        events.sessions.tell(settings.want_records());
-        // Whoever debugs wants to see them all.
-        let refusals = if settings.in_log { u32::MAX } else { REFUSALS };
-        events.sessions.tell_refusals(refusals);
-        self.lock().settings = Some((settings, opened));
+        settings.want_of(events);
+        let mut asked = self.lock();
+        asked.in_log = None;
+        asked.settings = Some((settings, opened));
+    }
+
+    /// Sessions stand in the log or not from the next line on, as `settings` say; all else in them is in
+    /// effect already.
+    pub(super) fn show_in_log(&self, events: &Events, settings: &Settings) {
+        settings.want_of(events);
+        self.lock().in_log = Some(settings.in_log);
     }
 
     /// Opens the file again, which may have been moved away.
@@ -214,6 +235,9 @@ impl Writer {
         if let Some((settings, opened)) = asked.settings {
             self.settings = settings;
             self.opened = opened;
+        }
+        if let Some(in_log) = asked.in_log {
+            self.settings.in_log = in_log;
         }
         if let (true, config::AccessLog::File(path)) = (asked.reopen, &self.settings.sink) {
             match open(path) {

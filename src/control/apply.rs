@@ -79,6 +79,7 @@ impl Process {
         };
         let reply = match outcome {
             Ok(changes) => {
+                self.reloads.done += 1;
                 report.changes.clone_from(&changes);
                 Reply::Done(Outcome::Reloaded(Reloaded {
                     generation,
@@ -86,6 +87,7 @@ impl Process {
                 }))
             }
             Err(Refusal(lines)) => {
+                self.reloads.refused += 1;
                 let error = lines.join("\n");
                 report.error = Some(error.clone());
                 Reply::Failed { error }
@@ -112,6 +114,8 @@ impl Process {
         let log = access_log::Settings::of(&new);
         let log = access_log::prepare(log).map_err(refused)?;
         let prepared = self.bindings.prepare(&new, &drained).map_err(refused)?;
+        let admin = self.admin.prepare(&new.admin).map_err(Error::Admin);
+        let admin = admin.map_err(refused)?;
         for change in &changes {
             tracing::info!("change: {change}");
         }
@@ -123,7 +127,8 @@ impl Process {
         self.bindings.commit(prepared, &snapshot, &self.workers);
         self.workers.post(|| Message::Reloaded);
         self.probers.reconcile(health::targets(&new, &self.shared));
-        log::change(new.log);
+        self.admin.commit(admin, &new.admin);
+        log::change(&new.log);
         self.access_log.change(&self.shared.around.events, log);
         self.config = new;
         self.enforce_parts();

@@ -451,6 +451,7 @@ impl Bindings {
                 unix: identity.map(|identity| (identity.device, identity.inode)),
                 held: binding.sockets.held,
                 datagrams: binding.sockets.transport == Transport::Datagrams,
+                admin: false,
             });
             for socket in binding.sockets.handles() {
                 offered.sockets.push(socket.try_clone()?);

@@ -16,6 +16,11 @@ const PER_ADDRESS: u64 = 3;
 /// stdio, the control plane's ring and runtime, signal pipes, the log, files that a reload reads,
 /// the control socket's connections, and a few to look at the process with.
 const PROCESS: u64 = 96;
+/// Connections of the admin endpoint, its socket, and the next one's while it changes its address.
+const ADMIN: u64 = ADMIN_CONNECTIONS as u64 + 2;
+
+/// Connections of the admin endpoint at once; others wait in its queue.
+pub(super) const ADMIN_CONNECTIONS: u32 = 256;
 
 /// What a process takes descriptors for, beside its sessions.
 #[derive(Clone, Copy, Debug)]
@@ -28,12 +33,15 @@ pub struct Demand {
     pub ahead: usize,
     /// All listeners take datagrams.
     pub datagrams_only: bool,
+    /// There is an admin endpoint.
+    pub admin: bool,
 }
 
 /// Sessions that fit into `descriptors`; 0 when not even the process itself fits.
 pub fn max_connections(descriptors: u64, demand: Demand) -> usize {
     let per_worker = PER_WORKER + PER_ADDRESS * demand.addresses as u64;
-    let reserved = PROCESS + demand.workers as u64 * per_worker + demand.ahead as u64;
+    let admin = if demand.admin { ADMIN } else { 0 };
+    let reserved = PROCESS + admin + demand.workers as u64 * per_worker + demand.ahead as u64;
     let per_session = match demand.datagrams_only {
         true => PER_DATAGRAM_SESSION,
         false => PER_CONNECTION,
@@ -75,6 +83,7 @@ mod tests {
             addresses: 1,
             ahead: 20,
             datagrams_only: false,
+            admin: false,
         };
         let left = 1024 - 96 - 524 - 20;
         assert_eq!(max_connections(1024, demand), left / 2);
@@ -85,6 +94,9 @@ mod tests {
             ..demand
         };
         assert_eq!(max_connections(1024, demand), left);
+        let admin = true;
+        let with_admin = Demand { admin, ..demand };
+        assert_eq!(max_connections(1024, with_admin), left - 258);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod access_log;
 pub mod activation;
+pub mod admin;
 mod apply;
 mod bindings;
 pub mod capacity;
@@ -121,6 +122,7 @@ fn max_connections(config: &Config, workers: usize) -> Result<usize, Error> {
             .listeners
             .iter()
             .all(|it| it.protocol.udp().is_some()),
+        admin: config.admin.listen.is_some(),
     };
     let most = capacity::max_connections(descriptors, demand);
     let wanted = config.runtime.max_connections.map_or(most, usize::from);
@@ -218,6 +220,8 @@ pub enum Error {
     AccessLog(PathBuf, io::Error),
     /// The control socket can't be had.
     ControlSocket(socket::server::ListenError),
+    /// The admin endpoint can't be had.
+    Admin(admin::ListenError),
 }
 
 impl Error {
@@ -274,6 +278,7 @@ impl fmt::Display for Error {
                 write!(f, "can't open the access log {}: {error}", path.display())
             }
             Self::ControlSocket(error) => error.fmt(f),
+            Self::Admin(error) => error.fmt(f),
         }
     }
 }

@@ -10,6 +10,9 @@ use crate::proxy::Message;
 use crate::ring;
 use crate::upstream::Order;
 
+/// Why nothing can be ordered for a while.
+pub(super) const ORDERS_WAIT: &str = "an upgrade is under way: try again when it has ended";
+
 impl Process {
     /// Does what is asked for. What takes a while is begun, and answered when it has ended.
     pub(super) fn obey(&mut self, Request { command, answer }: Request) {
@@ -101,7 +104,7 @@ impl Process {
     /// Another process is about to go on with what is there now.
     fn refuses_orders(&self) -> Option<Reply> {
         let under_way = self.succession.is_under_way();
-        under_way.then(|| Reply::failed("an upgrade is under way: try again when it has ended"))
+        under_way.then(|| Reply::failed(ORDERS_WAIT))
     }
 
     /// Makes so what is ordered.

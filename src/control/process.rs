@@ -17,6 +17,7 @@ use tokio::time::Interval;
 
 use super::Error;
 use super::access_log::AccessLog;
+use super::admin::{Admin, Ask, Reloads};
 use super::bindings::Bindings;
 use super::certificates::{Certificates, Found};
 use super::health::Probers;
@@ -42,6 +43,7 @@ pub(super) struct Process {
     pub(super) probers: Probers,
     pub(super) signals: Signals,
     pub(super) socket: Option<Server>,
+    pub(super) admin: Admin,
     pub(super) notifier: Notifier,
     /// When the service manager wants to hear that the process lives.
     pub(super) watchdog: Option<Interval>,
@@ -49,6 +51,7 @@ pub(super) struct Process {
     pub(super) certificates: Certificates,
     pub(super) last_reload: Option<ReloadReport>,
     pub(super) access_log: Rc<AccessLog>,
+    pub(super) reloads: Reloads,
     pub(super) parts: Parts,
     /// Workers look at sessions one by one, as those of some parts are to end.
     pub(super) aborting_parts: bool,
@@ -64,6 +67,8 @@ pub(super) struct Process {
 enum Event {
     Asked(Asked),
     Requested(Request),
+    /// Somebody wants something of the admin endpoint.
+    Visited(Ask),
     /// Addresses that were given up are closed, and somebody waits for that: a configuration that was
     /// read, or a part that is to be resumed.
     Closed,
@@ -102,7 +107,16 @@ enum Urgency {
 
 impl Process {
     /// Lives. Returns when no session is left.
-    pub(super) async fn run(&mut self) -> Result<(), Error> {
+    pub(super) async fn run(mut self) -> Result<(), Error> {
+        let ended = self.live().await;
+        if let Some(socket) = self.socket.take() {
+            socket.finish().await;
+        }
+        self.admin.finish().await;
+        ended
+    }
+
+    async fn live(&mut self) -> Result<(), Error> {
         let end = self.serve().await?;
         self.give_up_reload();
         self.resuming.clear();
@@ -119,9 +133,6 @@ impl Process {
             }
             End::Succeeded(heir) => self.retire(*heir).await,
         };
-        if let Some(socket) = self.socket.take() {
-            socket.finish().await;
-        }
         ended
     }
 
@@ -136,6 +147,12 @@ impl Process {
                 Some(socket) => socket.next().await,
                 None => std::future::pending().await,
             }
+        };
+        let visited = async {
+            if let Some(until) = behind_until {
+                tokio::time::sleep_until(until).await;
+            }
+            self.admin.next().await
         };
         let renewing = !self.reload.is_under_way() && self.state != ProcessState::Draining;
         // An address that is being closed may be wanted again.
@@ -155,6 +172,7 @@ impl Process {
         tokio::select! {
             asked = self.signals.next() => Event::Asked(asked),
             request = requested => Event::Requested(request),
+            ask = visited => Event::Visited(ask),
             () = closed => Event::Closed,
             () = self.parts.due() => Event::PartDue,
             () = emptied => Event::Emptied,
@@ -171,13 +189,10 @@ impl Process {
     async fn serve(&mut self) -> Result<End, Error> {
         loop {
             match self.next().await {
-                Event::Asked(Asked::End(name)) => {
-                    // It may have come to its end in this very moment.
-                    let outcome = self.give_up_upgrade().await;
-                    let heir = outcome.and_then(|outcome| self.end_upgrade(outcome));
-                    return Ok(
-                        heir.map_or(End::Signal(name), |heir| End::Succeeded(Box::new(heir)))
-                    );
+                Event::Asked(Asked::End(name)) => return Ok(self.told_to_end(name).await),
+                Event::Visited(Ask::End { deadline, answer }) => {
+                    self.accept_end(deadline, answer);
+                    return Ok(self.told_to_end("POST /drain").await);
                 }
                 Event::Asked(Asked::Reload) => self.request_reload(None),
                 Event::Asked(Asked::Upgrade) => self.begin_upgrade(None),
@@ -202,6 +217,13 @@ impl Process {
         }
     }
 
+    async fn told_to_end(&mut self, by: &'static str) -> End {
+        // An upgrade may have come to its end in this very moment.
+        let outcome = self.give_up_upgrade().await;
+        let heir = outcome.and_then(|outcome| self.end_upgrade(outcome));
+        heir.map_or(End::Signal(by), |heir| End::Succeeded(Box::new(heir)))
+    }
+
     /// What is the same in all states.
     fn see_to(&mut self, event: Event) {
         match event {
@@ -218,6 +240,7 @@ impl Process {
             Event::Asked(Asked::Reload) => tracing::warn!("reload refused: {ENDING}"),
             Event::Asked(Asked::Upgrade) => tracing::warn!("upgrade refused: {ENDING}"),
             Event::Requested(request) => self.refuse(request),
+            Event::Visited(ask) => self.attend(ask),
             Event::Asked(Asked::End(_))
             | Event::Closed
             | Event::Emptied
@@ -328,7 +351,9 @@ impl Process {
             mut successor,
             base,
             giver,
+            admin_kept,
         } = heir;
+        self.admin.hand_over(admin_kept);
         // Its path is the new process's.
         drop(self.socket.take());
         let told = |shared: &Shared| {

@@ -289,6 +289,7 @@ impl Inherited {
             unix: None,
             held: self.held,
             datagrams: self.transport == Transport::Datagrams,
+            admin: false,
         }
     }
 
@@ -463,6 +464,7 @@ mod tests {
             unix: None,
             held: false,
             datagrams: false,
+            admin: false,
         };
         let error = Inherited::offered(0, &offered, Vec::new()).err();
         assert!(error.unwrap().to_string().contains("without a socket"));

@@ -1,6 +1,7 @@
 //! From nothing, or from what another process hands over, to a process that serves. Everything that can
 //! fail comes before the first connection is accepted.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use serde_json::Value;
 
 use super::access_log::{self, AccessLog};
 use super::activation;
+use super::admin::{self, Admin, Bound, Reloads};
 use super::bindings::{Bindings, Prepared};
 use super::certificates::{self, Certificates, Material};
 use super::health::{self, Probers};
@@ -25,7 +27,7 @@ use super::socket::{Part, ProcessState, make_folder};
 use super::sockets::Inherited;
 use super::succession::{Ancestors, State, Succession};
 use super::upgrade::sessions::{self, Came};
-use super::upgrade::{Committed, Inheritance, Launch, Predecessor};
+use super::upgrade::{Committed, Inheritance, Launch, OfferedBinding, Predecessor};
 use super::workers::{Plan, Workers};
 use super::{Error, events, max_connections, plan, seed, tell_max_sessions, with_max_sessions};
 use crate::config::{Config, ControlSocket};
@@ -40,6 +42,8 @@ pub(super) struct Start {
     pub(super) source: Option<PathBuf>,
     seed: u64,
     inherited: Vec<Inherited>,
+    /// Where the process that hands over listens to operators.
+    admin: Option<Bound>,
     drained: Vec<Arc<str>>,
     /// The control socket of the process that hands over.
     control_socket: Option<PathBuf>,
@@ -58,6 +62,7 @@ pub(super) struct Ready {
     max_connections: usize,
     bindings: Bindings,
     prepared: Prepared,
+    admin: Option<Bound>,
     drained: Vec<Arc<str>>,
     control_socket: Option<PathBuf>,
     sessions: Option<OwnedFd>,
@@ -70,6 +75,7 @@ impl Start {
             source: None,
             seed: seed(),
             inherited: Vec::new(),
+            admin: None,
             drained: Vec::new(),
             control_socket: None,
             sessions: None,
@@ -85,16 +91,15 @@ impl Start {
             predecessor,
         } = inheritance;
         let bindings = offer.bindings.iter().zip(sockets).enumerate();
-        let inherited = bindings
-            .map(|(number, (offered, sockets))| Inherited::offered(number, offered, sockets))
-            .collect::<Result<_, _>>();
+        let inherited = inherit(bindings);
         let drained = offer.drained.iter().map(|name| Arc::from(name.as_str()));
         match inherited {
-            Ok(inherited) => {
+            Ok((inherited, admin)) => {
                 let start = Self {
                     source: None,
                     seed: offer.seed,
                     inherited,
+                    admin,
                     drained: drained.collect(),
                     control_socket: offer.control_socket,
                     sessions,
@@ -127,6 +132,8 @@ impl Start {
         let mut bindings = Bindings::new(plan.workers, owner, inherited, awaits_sessions);
         let drained = self.drained.iter().cloned().collect();
         let prepared = bindings.prepare(&config, &drained)?;
+        let admin = admin::listen(config.admin.listen.as_ref(), self.admin, owner);
+        let admin = admin.map_err(Error::Admin)?;
         if let Some(identity) = &identity {
             become_user(identity, &config, self.source.as_deref())?;
         }
@@ -146,11 +153,27 @@ impl Start {
             max_connections,
             bindings,
             prepared,
+            admin,
             drained: self.drained,
             control_socket: self.control_socket,
             sessions: self.sessions,
         })
     }
+}
+
+/// Sockets of listeners, and the one for operators if there is one.
+fn inherit<'a>(
+    bindings: impl Iterator<Item = (usize, (&'a OfferedBinding, Vec<OwnedFd>))>,
+) -> io::Result<(Vec<Inherited>, Option<Bound>)> {
+    let (mut inherited, mut admin) = (Vec::new(), None);
+    for (number, (offered, sockets)) in bindings {
+        if !offered.admin {
+            inherited.push(Inherited::offered(number, offered, sockets)?);
+        } else if let Some(socket) = sockets.into_iter().next() {
+            admin = Some(Bound::inherited(number, offered, socket)?);
+        }
+    }
+    Ok((inherited, admin))
 }
 
 fn identity(config: &Config) -> Result<Option<Identity>, Error> {
@@ -179,7 +202,8 @@ fn become_user(identity: &Identity, config: &Config, source: Option<&Path>) -> R
 impl Ready {
     /// Starts the workers, takes over from `predecessor`, and serves until it is told to end.
     pub(super) async fn serve(self, predecessor: Option<Predecessor>) -> Result<(), Error> {
-        let kept = self.prepared.offered.clone();
+        let mut kept = self.prepared.offered.clone();
+        kept.extend(self.admin.as_ref().and_then(|admin| admin.offered));
         let (events, told) = Events::new();
         let told = self.begin_to_tell(&events, told);
         let (reporter, access_log) = match told {
@@ -231,6 +255,7 @@ impl Ready {
         let notifier = Notifier::from_environment();
         let watchdog = notifier.interval().map(tokio::time::interval);
         let process = Process {
+            admin: Admin::new(self.admin, &self.config.admin),
             config: self.config,
             source: self.source,
             shared,
@@ -245,6 +270,7 @@ impl Ready {
             certificates: Certificates::new(),
             last_reload: None,
             access_log: access_log.clone(),
+            reloads: Reloads::default(),
             parts: Parts::default(),
             aborting_parts: false,
             resuming: Vec::new(),
@@ -303,6 +329,7 @@ impl Started {
         if let Some((committed, known)) = taken {
             process.ancestors = serving(committed, known);
         }
+        process.admin.open();
         process.workers.go();
         let snapshot = process.shared.snapshot.load_full();
         process

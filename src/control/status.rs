@@ -153,6 +153,9 @@ fn backend(backend: &Backend, known: &BackendImage) -> BackendStatus {
             breaker::Kind::HalfOpen => BreakerState::HalfOpen,
         },
         weight: u32::from(backend.weight()),
+        configured_weight: state
+            .ordered_weight()
+            .map(|_| u32::from(backend.configured_weight())),
         sessions: state.load.active.now() as u64,
         connections: state.open.now() as u64,
     }

@@ -55,6 +55,8 @@ struct UnderWay {
     answer: Option<Answer>,
     /// By which sessions of datagrams go to the new process.
     sessions: Option<Giver>,
+    /// The number of the admin endpoint's socket in the offer.
+    admin: Option<usize>,
 }
 
 /// What holds from the moment that the state went over.
@@ -78,6 +80,8 @@ pub(super) struct Heir {
     pub(super) base: Totals,
     /// Hands sessions of datagrams over, as long as workers have any.
     pub(super) giver: Option<JoinHandle<()>>,
+    /// It goes on with the admin endpoint's socket.
+    pub(super) admin_kept: bool,
 }
 
 impl Succession {
@@ -146,14 +150,22 @@ impl Process {
     }
 
     fn begin_succession(&mut self, launch: Launch, answer: Option<Answer>) {
-        let Offered {
-            ids,
-            bindings,
-            mut sockets,
-        } = match self.bindings.offer() {
+        let offered = self.bindings.offer();
+        let offered = offered.and_then(|offered| Ok((offered, self.admin.offer()?)));
+        let (offered, admin) = match offered {
             Ok(offered) => offered,
             Err(error) => return refuse(answer, &format!("no descriptor left: {error}")),
         };
+        let Offered {
+            ids,
+            mut bindings,
+            mut sockets,
+        } = offered;
+        let admin = admin.map(|(offered, socket)| {
+            bindings.push(offered);
+            sockets.push(socket);
+            bindings.len() - 1
+        });
         let datagrams = bindings.iter().any(|binding| binding.datagrams);
         let sessions = match datagrams.then(sessions::link).transpose() {
             Ok(sessions) => sessions,
@@ -186,6 +198,7 @@ impl Process {
             agreed,
             answer,
             sessions,
+            admin,
         });
     }
 
@@ -261,6 +274,7 @@ impl Process {
                     Reply::Done(socket::Outcome::Upgraded(Upgraded { pid })),
                 );
                 let Agreed { kept, base } = under_way.agreed.take();
+                let admin_kept = under_way.admin.is_some_and(|it| kept.contains(&it));
                 let offered = |number: &usize| under_way.offered.get(*number).copied();
                 let kept: Vec<_> = kept.iter().filter_map(offered).collect();
                 let (sessions, giver) = under_way.give_sessions().unzip();
@@ -270,6 +284,7 @@ impl Process {
                     successor,
                     base,
                     giver,
+                    admin_kept,
                 })
             }
             Err(failure) => {

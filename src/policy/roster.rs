@@ -9,7 +9,7 @@ use crate::time::Instant;
 /// What is known of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Standing {
-    /// As configured, 0..=256; 0 = no new sessions.
+    /// As configured or ordered, 0..=256; 0 = no new sessions.
     pub weight: u16,
     /// Used only when no other is ready.
     pub backup: bool,

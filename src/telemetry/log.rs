@@ -13,7 +13,7 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// Starts logging, once per process; later calls change it.
-pub fn start(log: Log) {
+pub fn start(log: &Log) {
     let (dispatch, handles) = subscriber(log, io::stderr, is_terminal());
     if dispatcher::set_global_default(dispatch).is_ok() {
         // Nobody else sets it: only the one call that became the default comes here.
@@ -24,7 +24,7 @@ pub fn start(log: Log) {
 }
 
 /// Changes level and format from now on. Without effect before [`start`].
-pub fn change(log: Log) {
+pub fn change(log: &Log) {
     if let Some(handles) = HANDLES.get() {
         handles.change(log, lines(log.format, io::stderr, is_terminal()));
     }
@@ -40,7 +40,7 @@ struct Handles {
 }
 
 impl Handles {
-    fn change(&self, log: Log, lines: Lines) {
+    fn change(&self, log: &Log, lines: Lines) {
         // Fails only when the subscriber is gone, and then there is nobody to tell.
         let _ = self.level.reload(filter(log.level));
         let _ = self.lines.reload(lines);
@@ -49,7 +49,7 @@ impl Handles {
 
 static HANDLES: OnceLock<Handles> = OnceLock::new();
 
-fn subscriber<W>(log: Log, writer: W, colours: bool) -> (Dispatch, Handles)
+fn subscriber<W>(log: &Log, writer: W, colours: bool) -> (Dispatch, Handles)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -114,7 +114,8 @@ mod tests {
     fn started(level: LogLevel, format: LogFormat) -> (Dispatch, Handles, Written) {
         let lines = Written::default();
         let writer = lines.clone();
-        let (dispatch, handles) = subscriber(Log { level, format }, move || writer.clone(), false);
+        let log = Log { level, format };
+        let (dispatch, handles) = subscriber(&log, move || writer.clone(), false);
         (dispatch, handles, lines)
     }
 
@@ -151,7 +152,7 @@ mod tests {
                 level: LogLevel::Info,
                 format: LogFormat::Json,
             };
-            handles.change(log, lines(log.format, move || writer.clone(), false));
+            handles.change(&log, lines(log.format, move || writer.clone(), false));
             tracing::info!("loud");
             let line = written.take();
             assert!(line.starts_with('{') && line.contains("loud"), "{line}");

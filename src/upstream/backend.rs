@@ -57,8 +57,13 @@ pub(super) enum Refusal {
 }
 
 impl Backend {
-    /// As configured, 0..=256.
+    /// As ordered or else configured, 0..=256.
     pub fn weight(&self) -> u16 {
+        self.state.ordered_weight().unwrap_or(self.weight)
+    }
+
+    /// As configured, 0..=256.
+    pub fn configured_weight(&self) -> u16 {
         self.weight
     }
 
@@ -113,7 +118,7 @@ impl Backend {
         let outlier = self.outlier.map(|_| &state.outlier);
         let came_back = outlier.and_then(outlier::Outlier::came_back);
         Standing {
-            weight: self.weight,
+            weight: self.weight(),
             backup: self.backup,
             enabled: state.order() == Order::Enabled,
             healthy: state.health.is_healthy(),
@@ -144,6 +149,7 @@ impl Backend {
         BackendImage {
             address: self.address.to_string(),
             order: state.order(),
+            weight: state.ordered_weight(),
             health: state.health.image(),
             outlier: state.outlier.image(),
             breaker: state.breaker.image(),
@@ -155,6 +161,7 @@ impl Backend {
     pub(super) fn restore(&self, image: &BackendImage, now: Instant) {
         let state = &*self.state;
         state.set_order(image.order);
+        state.set_weight(image.weight);
         state.health.restore(image.health, now);
         if let Some(settings) = &self.outlier {
             let bound = (&self.upstream.ejected, self.most_ejected);

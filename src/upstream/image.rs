@@ -36,6 +36,8 @@ pub struct BackendImage {
     /// What the operator says; an order that isn't known is none.
     #[serde(deserialize_with = "known_order")]
     pub order: Order,
+    /// The weight that the operator has ordered.
+    pub weight: Option<u16>,
     /// What the prober says.
     #[serde(with = "HealthForm")]
     pub health: health::Image,
@@ -375,6 +377,7 @@ mod tests {
             BackendImage {
                 address: format!("127.0.0.1:{}", names.0),
                 order: names.1,
+                weight: (names.0 > 2).then_some(names.0),
                 health: health::Image {
                     state: names.2,
                     success: numbers[0] % 2 == 0,

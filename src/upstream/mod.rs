@@ -207,6 +207,22 @@ impl Upstream {
         Some(found)
     }
 
+    /// The operator orders a weight of the backend of this name in the configuration, or with `None` goes back
+    /// to the configured one; `None` = there is no such backend. Sessions that begin from now on go by it.
+    pub fn order_weight(
+        &self,
+        backend: &str,
+        weight: Option<u16>,
+        now: Instant,
+    ) -> Option<&Backend> {
+        let mut backends = self.backends.iter();
+        let found = backends.find(|found| *found.name == *backend)?;
+        found.state.set_weight(weight);
+        self.changed(now);
+        self.state.line.ring_all();
+        Some(found)
+    }
+
     /// `after` takes the place of this one, or nothing does: the state of backends that are gone is
     /// let go of.
     pub fn retire(&self, after: Option<&Self>) {

@@ -1,9 +1,12 @@
-//! What the operator has ordered of a backend. It holds the order and nothing of what follows from it:
-//! rosters leave the backend out, keepers let go of their connections, sessions look at it themselves.
+//! What the operator has ordered of a backend: whether it is used, and with which weight. It holds the orders
+//! and nothing of what follows from them: rosters leave the backend out, keepers let go of their connections,
+//! sessions look at it themselves.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use serde::{Deserialize, Serialize};
+
+use crate::config;
 
 /// The operator's word on a backend, kept over reloads and upgrades. Any of them may follow any other.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -56,5 +59,31 @@ impl Current {
 
     pub(super) fn set(&self, order: Order) {
         self.0.store(order as u8, Ordering::Relaxed);
+    }
+}
+
+/// The weight that the operator has ordered, in the place of the configured one.
+#[derive(Debug)]
+pub(super) struct OrderedWeight(AtomicU16);
+
+impl OrderedWeight {
+    /// No weight is as high.
+    const NONE: u16 = u16::MAX;
+
+    /// Relaxed, as [`Current::now`] is.
+    pub(super) fn now(&self) -> Option<u16> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|weight| *weight != Self::NONE)
+    }
+
+    /// One that is too high is as good as the highest.
+    pub(super) fn set(&self, weight: Option<u16>) {
+        let weight = weight.map_or(Self::NONE, |weight| weight.min(config::WEIGHT_MAX));
+        self.0.store(weight, Ordering::Relaxed);
+    }
+}
+
+impl Default for OrderedWeight {
+    fn default() -> Self {
+        Self(AtomicU16::new(Self::NONE))
     }
 }

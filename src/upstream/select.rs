@@ -90,6 +90,12 @@ impl Upstream {
         known.roster.weights[index] > 0 || known.roster.spares.contains(&index)
     }
 
+    /// One of them may be chosen now.
+    pub fn has_ready(&self, now: Instant) -> bool {
+        let known = self.known(now);
+        !known.roster.spares.is_empty() || known.roster.weights.iter().any(|weight| *weight > 0)
+    }
+
     fn take(
         &self,
         index: usize,

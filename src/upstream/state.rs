@@ -89,6 +89,8 @@ pub struct BackendState {
     pub tallies: BackendTallies,
     /// What the operator says.
     order: order::Current,
+    /// And of its weight.
+    weight: order::OrderedWeight,
     /// No upstream has it any more: late reports are of no interest.
     retired: AtomicBool,
 }
@@ -157,6 +159,7 @@ impl BackendState {
             breaker: Breaker::default(),
             tallies: BackendTallies::new(workers),
             order: order::Current::default(),
+            weight: order::OrderedWeight::default(),
             retired: AtomicBool::new(false),
         }
     }
@@ -177,6 +180,7 @@ impl BackendState {
         self.health.adopt(None);
         self.outlier.forgive(ejected);
         self.order.set(Order::Enabled);
+        self.weight.set(None);
     }
 
     /// What the operator has ordered. One relaxed load: sessions may ask whenever they are woken.
@@ -187,6 +191,16 @@ impl BackendState {
     /// Who goes by rosters has to hear of it, too: [`super::Upstream::order`].
     pub(super) fn set_order(&self, order: Order) {
         self.order.set(order);
+    }
+
+    /// The weight that the operator has ordered; `None` = the configured one holds.
+    pub fn ordered_weight(&self) -> Option<u16> {
+        self.weight.now()
+    }
+
+    /// Likewise: [`super::Upstream::order_weight`].
+    pub(super) fn set_weight(&self, weight: Option<u16>) {
+        self.weight.set(weight);
     }
 
     pub(super) fn is_retired(&self) -> bool {

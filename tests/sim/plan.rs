@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ringress::address::Address;
 use ringress::config::{
-    AccessLog, Announce, Backend, Config, Exchange, HealthCheck, IpNet, Listener, Log, LogFormat,
-    LogLevel, Pool, Probe, Queue, RateLimit, Runtime, Timeouts, Upstream,
+    AccessLog, Admin, Announce, Backend, Config, Exchange, HealthCheck, IpNet, Listener, Log,
+    LogFormat, LogLevel, Pool, Probe, Queue, RateLimit, Runtime, Timeouts, Upstream,
 };
 use ringress::policy::balance::{ALGORITHMS, Algorithm};
 use ringress::policy::bucket::Rate;
@@ -277,6 +277,7 @@ impl Plan {
                 format: LogFormat::Text,
             },
             access_log: AccessLog::Off,
+            admin: Admin::default(),
             listeners: vec![self.listener()],
             upstreams: vec![self.security.upstream(Upstream {
                 connect_timeout: self.connect_timeout,

@@ -8,7 +8,7 @@ use super::How::{Live, NeedsUpgrade, NewConnections, Rebind};
 use super::tls;
 use super::written::{self, duration, list, or, text};
 use crate::config::{
-    Announce, Backend, Config, HealthCheck, Listener, Log, Pool, Protocol, Queue, RateLimit,
+    Admin, Announce, Backend, Config, HealthCheck, Listener, Log, Pool, Protocol, Queue, RateLimit,
     Runtime, SessionKey, Timeouts, Udp, Upstream,
 };
 use crate::policy::{breaker, health, outlier, retry};
@@ -72,6 +72,7 @@ pub(super) fn flatten(config: &Config) -> Entries {
         runtime,
         log,
         access_log,
+        admin,
         listeners,
         upstreams,
     } = config;
@@ -84,6 +85,7 @@ pub(super) fn flatten(config: &Config) -> Entries {
     let mut section = root.within("log");
     log_keys(&mut section, log);
     section.key("access_log", written::access_log(access_log), Live);
+    admin_keys(&mut root.within("admin"), admin);
     // An upstream is the same if it has the same name, whatever its index.
     let name = |upstream: usize| upstreams.get(upstream).map_or("", |it| &it.name);
     for listener in listeners {
@@ -171,8 +173,22 @@ fn runtime_keys(section: &mut Section<'_>, runtime: &Runtime) {
 
 fn log_keys(section: &mut Section<'_>, log: &Log) {
     let Log { level, format } = log;
-    section.key("level", written::level(*level), Live);
+    section.key("level", level.as_str(), Live);
     section.key("format", written::format(*format), Live);
+}
+
+fn admin_keys(section: &mut Section<'_>, admin: &Admin) {
+    let Admin {
+        listen,
+        token,
+        max_series,
+    } = admin;
+    let listen = listen.as_ref().map(|it| text(it.to_string()));
+    section.key("listen", or("none", &listen), Rebind);
+    // Whoever reads it is to learn no more than that it is another one.
+    let token = token.as_ref().map(|it| format!("secret {}", it.mark()));
+    section.key("token", or("none", &token), Live);
+    section.key("max_series", max_series, Live);
 }
 
 fn listener_keys<'a>(

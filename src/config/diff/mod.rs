@@ -9,7 +9,7 @@ mod laws;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod written;
+pub(super) mod written;
 
 use std::collections::BTreeSet;
 use std::fmt;

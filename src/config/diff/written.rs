@@ -3,12 +3,12 @@
 
 use std::num::NonZeroU64;
 
-use crate::config::{AccessLog, ControlSocket, Exchange, LogFormat, LogLevel, Probe, Route};
+use crate::config::{AccessLog, ControlSocket, Exchange, LogFormat, Probe, Route};
 use crate::policy::bucket::Rate;
 use crate::policy::health::Start;
 use crate::policy::share::Share;
 
-pub(super) use crate::config::duration::shown as duration;
+pub(in crate::config) use crate::config::duration::shown as duration;
 pub(super) use crate::config::value::shown_size as size;
 
 /// A key from its parts: `upstreams.app.backends."10.0.0.1:80"`.
@@ -139,24 +139,14 @@ pub(super) fn access_log(log: &AccessLog) -> String {
     }
 }
 
-pub(super) fn level(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    }
-}
-
-pub(super) fn format(format: LogFormat) -> &'static str {
+pub(in crate::config) fn format(format: LogFormat) -> &'static str {
     match format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
     }
 }
 
-pub(super) fn start(start: Start) -> &'static str {
+pub(in crate::config) fn start(start: Start) -> &'static str {
     match start {
         Start::Up => "up",
         Start::Down => "down",

@@ -21,16 +21,47 @@ pub struct Options<'a> {
     pub take_over: Option<&'a Path>,
 }
 
+/// Who may connect to a socket, by its file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::control) struct Access {
+    /// Permission bits.
+    pub(in crate::control) mode: u32,
+    /// User and group that it is given to; `None` = it is the process's.
+    pub(in crate::control) owner: Option<(u32, u32)>,
+}
+
+/// For nobody but the user of the process.
+const PRIVATE: Access = Access {
+    mode: 0o600,
+    owner: None,
+};
+
 /// The file of a socket that is listened on. Dropping it removes the file, unless another process has
 /// taken the path.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(in crate::control) struct SocketFile {
     path: PathBuf,
     /// Device and inode. The number can't be used again while our socket is open.
     identity: (u64, u64),
 }
 
 impl SocketFile {
+    /// Of a socket that another process has made and handed over; `identity` is device and inode.
+    pub(in crate::control) fn inherited(path: PathBuf, identity: (u64, u64)) -> Self {
+        Self { path, identity }
+    }
+
+    /// Device and inode.
+    pub(in crate::control) fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
+    /// Another process goes on with it: the file stays.
+    pub(in crate::control) fn leave(mut self) {
+        // No file is at an empty path.
+        self.path = PathBuf::new();
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -98,13 +129,22 @@ pub(super) fn listen(
     path: &Path,
     options: Options<'_>,
 ) -> Result<(UnixListener, SocketFile), ListenError> {
+    listen_for(path, options, PRIVATE)
+}
+
+/// The same for those that `access` is for.
+pub(in crate::control) fn listen_for(
+    path: &Path,
+    options: Options<'_>,
+    access: Access,
+) -> Result<(UnixListener, SocketFile), ListenError> {
     let failed = |error| ListenError::at(path, error);
     // The draft's name may be short enough where this one is not.
     SocketAddr::from_pathname(path).map_err(failed)?;
     may_replace(path, options.take_over == Some(path))?;
     let draft = draft_of(path);
     let listener = UnixListener::bind(&draft).map_err(failed)?;
-    let moved = place(&draft, path);
+    let moved = place(&draft, path, access);
     if moved.is_err() {
         // What is reported is why it can't stay.
         let _ = fs::remove_file(&draft);
@@ -124,14 +164,15 @@ pub(super) fn try_out(path: &Path, options: Options<'_>) -> Result<(), ListenErr
     fs::remove_file(&draft).map_err(failed)
 }
 
-fn place(draft: &Path, path: &Path) -> io::Result<(u64, u64)> {
-    fs::set_permissions(draft, Permissions::from_mode(SOCKET_MODE))?;
+fn place(draft: &Path, path: &Path, access: Access) -> io::Result<(u64, u64)> {
+    if let Some((user, group)) = access.owner {
+        chown(draft, Some(user), Some(group))?;
+    }
+    fs::set_permissions(draft, Permissions::from_mode(access.mode))?;
     let identity = identity(&fs::symlink_metadata(draft)?);
     fs::rename(draft, path)?;
     Ok(identity)
 }
-
-const SOCKET_MODE: u32 = 0o600;
 
 /// A name in the same folder that nobody else uses; short, since a socket's path may have 107 bytes.
 fn draft_of(path: &Path) -> PathBuf {

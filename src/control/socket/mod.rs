@@ -17,7 +17,7 @@ pub mod protocol;
 pub mod server;
 pub mod status;
 
-pub(super) use self::listen::make_folder;
+pub(super) use self::listen::{Access, SocketFile, listen_for, make_folder};
 pub(super) use self::protocol::*;
 pub(super) use self::server::{Request, Server};
 pub(super) use self::status::*;

@@ -175,8 +175,11 @@ pub struct BackendStatus {
     pub ejected: bool,
     /// Its breaker.
     pub breaker: BreakerState,
-    /// As configured.
+    /// As ordered or else configured.
     pub weight: u32,
+    /// As configured, where another one is ordered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configured_weight: Option<u32>,
     /// Sessions now.
     pub sessions: u64,
     /// Connections now: sessions' and those kept ahead.

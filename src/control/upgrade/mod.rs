@@ -101,6 +101,9 @@ pub(super) struct OfferedBinding {
     /// They take datagrams.
     #[serde(default)]
     pub(super) datagrams: bool,
+    /// It is no listener's: operators are listened to here.
+    #[serde(default)]
+    pub(super) admin: bool,
 }
 
 /// The new process can serve and says with what.

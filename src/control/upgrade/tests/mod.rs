@@ -38,6 +38,7 @@ fn offer(sockets: &[usize]) -> Offer {
                 unix: Some((u64::MAX, 1)),
                 held: false,
                 datagrams: false,
+                admin: false,
             })
             .collect(),
         drained: Vec::new(),

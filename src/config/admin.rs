@@ -1,0 +1,197 @@
+//! `[admin]`: from the file's table to the model. The token is a secret: nothing that is shown of a
+//! configuration has it, the lines of the file that a finding quotes included.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostics::Fault;
+use super::section::{Findings, Section, Value};
+use super::value::{self, Read};
+use super::{Admin, ControlSocket, Listener, Runtime, endpoint, keys};
+use crate::address::Address;
+
+/// What whoever asks over TCP shows to be believed. `Debug` doesn't have it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// The secret itself: 1 to 256 visible characters of ASCII.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+
+    /// By which another one is told from it within this process, and by which nobody can guess it: the digits
+    /// are others in each process.
+    pub fn mark(&self) -> String {
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        format!("{:016x}", KEY.hash_one(&self.0))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// The endpoint for operators. Listeners and the control socket have their addresses already.
+pub(super) fn read(
+    root: &Section<'_>,
+    (listeners, runtime): (&[Listener], &Runtime),
+    findings: &mut Findings,
+) -> Admin {
+    let section = root.child("admin", keys::ADMIN, findings);
+    let default = Admin::default();
+    let listen = section.read("listen", None, findings, |value| {
+        let address = address(value)?;
+        not_bound(&address, listeners, runtime)?;
+        Ok(Some(address))
+    });
+    let written = section.value("token");
+    let token = section.read("token", None, findings, token);
+    if let Some(address) = &listen
+        && written.is_none()
+        && !is_of_this_machine(address)
+        && let Some(place) = section.value("listen").map(Value::span)
+    {
+        findings.push(place, needs_token(address));
+    }
+    Admin {
+        listen,
+        token,
+        max_series: section.read("max_series", default.max_series, findings, |value| {
+            value::at_least_one(value, MOST_SERIES)
+        }),
+    }
+}
+
+/// Ten million lines are more than anybody scrapes.
+const MOST_SERIES: u32 = 10_000_000;
+const LONGEST_TOKEN: usize = 256;
+const LISTEN_FORM: &str = "\"ip:port\", \"[ip6]:port\" or \"unix:/path\"";
+
+fn address(value: &DeValue<'_>) -> Read<Address> {
+    let text = value::string(value).map_err(|_| value::wrong_type(value, LISTEN_FORM))?;
+    endpoint::bind(text).map_err(|fault| match text.starts_with("unix:") {
+        true => fault,
+        false => fault.expected(LISTEN_FORM),
+    })
+}
+
+fn token(value: &DeValue<'_>) -> Read<Option<Token>> {
+    let expected = format!(
+        "1 to {LONGEST_TOKEN} visible characters of ASCII without spaces, such as those of `openssl rand -hex 32`"
+    );
+    let text = value::string(value).map_err(|_| value::wrong_type(value, &expected))?;
+    let fits = (1..=LONGEST_TOKEN).contains(&text.len());
+    match fits && text.bytes().all(|c| c.is_ascii_graphic()) {
+        true => Ok(Some(Token(text.into()))),
+        false => Err(Fault::new("this can't be a token").expected(expected)),
+    }
+}
+
+/// Nobody reaches it from elsewhere.
+fn is_of_this_machine(address: &Address) -> bool {
+    let ip = address.as_ip().map(|address| address.ip().to_canonical());
+    ip.is_none_or(|ip| ip.is_loopback())
+}
+
+fn needs_token(address: &Address) -> Fault {
+    Fault::new(format!(
+        "{address} can be reached from other machines, and there is no admin.token"
+    ))
+    .expected("an address of this machine alone (\"127.0.0.1:9900\", \"unix:/path\"), or a token")
+    .hint("token = \"...\" with the output of `openssl rand -hex 32`")
+}
+
+/// Operators and clients can't come in at the same address.
+fn not_bound(address: &Address, listeners: &[Listener], runtime: &Runtime) -> Read<()> {
+    let is_port_zero = address.as_ip().is_some_and(|ip| ip.port() == 0);
+    let takes_it = |it: &&Listener| {
+        it.protocol.udp().is_none() && !is_port_zero && it.bind.contains(address)
+    };
+    let owner = match (listeners.iter().find(takes_it), &runtime.control_socket, address) {
+        (Some(listener), ..) => format!("listener {:?}", listener.name),
+        (None, ControlSocket::Path(path), Address::Unix(own)) if path == own => {
+            "runtime.control_socket".to_owned()
+        }
+        _ => return Ok(()),
+    };
+    Err(Fault::new(format!("{address} is already bound by {owner}"))
+        .expected("an address of its own"))
+}
+
+/// The text of a file with stars in the place of the token, of the same length: for quoting lines of it.
+pub(super) fn without_token(text: &str, table: &DeTable<'_>) -> String {
+    let admin = table.get("admin").and_then(|it| it.get_ref().as_table());
+    let token = admin.and_then(|admin| admin.get("token"));
+    let Some(span) = token.map(Value::span).filter(|it| text.is_char_boundary(it.start)) else {
+        return text.to_owned();
+    };
+    match text.get(span.clone()) {
+        Some(written) => starred(text, span, written),
+        None => text.to_owned(),
+    }
+}
+
+fn starred(text: &str, span: Range<usize>, written: &str) -> String {
+    // Places are counted in bytes and lines.
+    let star = |byte: u8| if b"\r\n\"'".contains(&byte) { char::from(byte) } else { '*' };
+    let stars: String = written.bytes().map(star).collect();
+    format!("{}{stars}{}", &text[..span.start], &text[span.end..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, SystemResolver};
+
+    const REST: &str =
+        "listeners.web = { bind = '127.0.0.1:80', upstream = 'app' }\nupstreams.app.backends = ['127.0.0.1:81']\n";
+
+    fn parse(admin: &str) -> Result<Admin, String> {
+        let text = format!("{REST}[admin]\n{admin}\n");
+        let config = config::parse(&text, "a.toml", &mut SystemResolver);
+        config.map(|it| it.admin).map_err(|it| it.to_string())
+    }
+
+    #[test]
+    fn the_token_is_shown_nowhere() {
+        let admin = parse("token = 'hunter2'").unwrap();
+        let token = admin.token.clone().unwrap();
+        assert_eq!(token.secret(), "hunter2");
+        assert!(!format!("{admin:?}").contains("hunter2"));
+        assert_eq!(token.mark(), Token("hunter2".into()).mark());
+        assert_ne!(token.mark(), Token("hunter3".into()).mark());
+        for wrong in [
+            "token = 'hunter2 hunter2'",
+            "token = 'hunter2'\nmax_series = 0",
+            "listen = 'nonsense'\ntoken = \"hunter2\"",
+            "token = [ 'hunter2' ]",
+            "token = 'hunter2'\ntokens = 5",
+        ] {
+            let said = parse(wrong).unwrap_err();
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+        let inline = format!("{REST}admin = {{ token = 'hunter2', listen = 5 }}");
+        let said = config::parse(&inline, "a.toml", &mut SystemResolver).unwrap_err();
+        assert!(!said.to_string().contains("hunter2"), "{said}");
+        assert!(said.to_string().contains("token = '*******'"), "{said}");
+    }
+
+    #[test]
+    fn loopback_needs_no_token_however_it_is_written() {
+        for listen in ["127.0.0.1:9", "127.1.2.3:9", "[::1]:9", "[::ffff:127.0.0.1]:9", "unix:/run/a"] {
+            parse(&format!("listen = '{listen}'")).unwrap();
+        }
+        for listen in ["0.0.0.0:9", "[::]:9", "10.0.0.1:9", "[fe80::1]:9"] {
+            let said = parse(&format!("listen = '{listen}'")).unwrap_err();
+            assert!(said.contains("no admin.token"), "{said}");
+            parse(&format!("listen = '{listen}'\ntoken = 'a'")).unwrap();
+        }
+    }
+}

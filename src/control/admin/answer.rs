@@ -1,0 +1,176 @@
+//! What is answered: bodies and headers.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use tokio::sync::mpsc;
+
+use super::guard::Denial;
+use super::page;
+
+/// A body: all of it, or what comes until its sender goes.
+pub(super) enum Payload {
+    Whole(Option<Bytes>),
+    Stream(mpsc::Receiver<Bytes>),
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take()),
+            Self::Stream(receiver) => receiver.poll_recv(context),
+        };
+        next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |it| it.len() as u64)),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// An answer.
+pub(super) type Answer = Response<Payload>;
+
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const JSON: &str = "application/json";
+pub(super) const TOML: &str = "application/toml";
+
+/// With these bytes.
+pub(super) fn whole(status: StatusCode, kind: &'static str, bytes: impl Into<Bytes>) -> Answer {
+    new(status, kind, Payload::Whole(Some(bytes.into())))
+}
+
+/// With what is to come.
+pub(super) fn stream(receiver: mpsc::Receiver<Bytes>) -> Answer {
+    new(StatusCode::OK, "text/event-stream", Payload::Stream(receiver))
+}
+
+fn new(status: StatusCode, kind: &'static str, payload: Payload) -> Answer {
+    let mut answer = Response::new(payload);
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, kind),
+        // What is true now is not in a minute, and may be nobody else's business.
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}
+
+/// The live page.
+pub(super) fn page() -> Answer {
+    let mut answer = whole(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
+    let policy = HeaderValue::from_static(page::POLICY);
+    answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    answer
+}
+
+/// JSON with the newline that terminals like.
+pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {
+    // No value here has keys that are no text.
+    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    bytes.push(b'\n');
+    whole(status, JSON, bytes)
+}
+
+/// One line that says what was expected; JSON for who wants that.
+pub(super) fn failed(status: StatusCode, error: &str, asked: &HeaderMap) -> Answer {
+    match prefers(asked, &["text/plain", JSON]) {
+        Some(1) => json(status, &serde_json::json!({ "error": error })),
+        _ => whole(status, TEXT, format!("{}\n", error.trim_end())),
+    }
+}
+
+/// It was not for this visitor.
+pub(super) fn denied(denial: Denial, asked: &HeaderMap) -> Answer {
+    let mut answer = failed(denial.status(), denial.what(), asked);
+    if denial.status() == StatusCode::UNAUTHORIZED {
+        let scheme = HeaderValue::from_static("Bearer realm=\"ringress\"");
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+    }
+    answer
+}
+
+/// Which of these kinds of content is wanted most by the Accept headers, the first of equals; `None` = none
+/// of them is named.
+pub(super) fn prefers(asked: &HeaderMap, kinds: &[&str]) -> Option<usize> {
+    let lines = asked.get_all(header::ACCEPT).iter();
+    let ranges: Vec<_> = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(range)
+        .collect();
+    let weight = |kind: &str| {
+        let own = ranges.iter().filter(|(named, _)| named.eq_ignore_ascii_case(kind));
+        own.map(|(_, weight)| *weight).max().unwrap_or(0)
+    };
+    let weights = kinds.iter().map(|kind| weight(kind)).enumerate();
+    let wanted = weights.filter(|(_, weight)| *weight > 0);
+    // The last of equals is what max_by_key finds.
+    wanted.rev().max_by_key(|(_, weight)| *weight).map(|(place, _)| place)
+}
+
+/// `text/plain;q=0.5` → the kind, and its weight in thousandths.
+fn range(range: &str) -> (&str, u32) {
+    let mut parts = range.split(';').map(str::trim);
+    let kind = parts.next().unwrap_or_default();
+    let quality = parts.find_map(|it| it.strip_prefix("q=").or_else(|| it.strip_prefix("Q=")));
+    let quality = quality.map_or(Ok(1.0), str::parse::<f32>);
+    // Nonsense is not wanted.
+    let thousandths = quality.map_or(0.0, |it| it.clamp(0.0, 1.0) * 1000.0);
+    (kind, thousandths as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preferred(accept: &str, kinds: &[&str]) -> Option<usize> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
+        prefers(&headers, kinds)
+    }
+
+    #[test]
+    fn the_kind_that_is_wanted_most_is_found() {
+        let kinds = ["text/plain", "application/openmetrics-text"];
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,\
+                          application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        for (accept, expected) in [
+            (prometheus, Some(1)),
+            ("text/plain;version=0.0.4", Some(0)),
+            ("application/openmetrics-text", Some(1)),
+            ("text/plain, application/openmetrics-text", Some(0)),
+            ("text/plain;q=0.1, Application/OpenMetrics-Text; q=0.2", Some(1)),
+            ("application/openmetrics-text;q=0", None),
+            ("application/openmetrics-text;q=x", None),
+            ("*/*", None),
+            ("", None),
+        ] {
+            assert_eq!(preferred(accept, &kinds), expected, "{accept}");
+        }
+        assert_eq!(prefers(&HeaderMap::new(), &kinds), None);
+    }
+}

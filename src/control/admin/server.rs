@@ -1,0 +1,381 @@
+//! Connections of visitors: one exchange each, with an end to every wait, and only so many at once. Nothing
+//! here is a worker's: whoever floods it floods this.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::http::request;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::super::capacity::ADMIN_CONNECTIONS;
+use super::answer::{self, Answer};
+use super::ask::{Ask, Asking, Ordered, Refusal};
+use super::events::Subscribers;
+use super::guard::{self, Denial, Door};
+use super::listen::{Acceptor, Stream};
+use super::metrics::Format;
+use super::render::Renderings;
+use super::routes::{self, Miss, Route};
+use crate::config::{self, Token, effective};
+
+/// For a request's head to arrive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// From accepting to the last byte of the answer.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the rest of a request that was not wanted, so that its sender reads the answer instead of a reset.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// Of a request's head, and of what is read ahead.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+const HEADERS_MAX: usize = 64;
+/// Between tries when there is no descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Of a request, in the log.
+const TARGET_SHOWN: usize = 200;
+
+/// What all visitors meet.
+pub(super) struct Endpoint {
+    asking: Rc<Asking>,
+    token: RefCell<Option<Token>>,
+    /// Free places for connections.
+    places: Arc<Semaphore>,
+    renderings: Renderings,
+    pub(super) subscribers: Rc<Subscribers>,
+    denials: Denials,
+}
+
+/// Denied orders are told once a second, with how many there were.
+#[derive(Default)]
+struct Denials {
+    told: Cell<Option<Instant>>,
+    untold: Cell<u64>,
+}
+
+/// One connection.
+struct Visit {
+    tcp: bool,
+    /// Who it is, as people are told.
+    peer: String,
+    /// It looks on, for as long as it likes.
+    looks_on: Cell<bool>,
+    /// It doesn't read.
+    cut: Rc<Notify>,
+    /// The request goes on, and is not wanted.
+    unread: Cell<bool>,
+}
+
+impl Endpoint {
+    pub(super) fn new(settings: &config::Admin) -> (Rc<Self>, mpsc::Receiver<Ask>) {
+        let (asking, asks) = Asking::new(ADMIN_CONNECTIONS as usize);
+        let endpoint = Self {
+            asking: Rc::new(asking),
+            token: RefCell::new(settings.token.clone()),
+            places: Arc::new(Semaphore::new(ADMIN_CONNECTIONS as usize)),
+            renderings: Renderings::new(),
+            subscribers: Rc::default(),
+            denials: Denials::default(),
+        };
+        (Rc::new(endpoint), asks)
+    }
+
+    /// From now on.
+    pub(super) fn set(&self, settings: &config::Admin) {
+        self.token.replace(settings.token.clone());
+    }
+
+    /// Takes connections in as long as there are places; others wait in the queue.
+    pub(super) async fn accept(self: Rc<Self>, acceptor: Acceptor) {
+        loop {
+            // It is never closed.
+            let Ok(place) = self.places.clone().acquire_owned().await else {
+                return;
+            };
+            match acceptor.accept().await {
+                Ok(stream) => {
+                    spawn_local(self.clone().converse(stream, place));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the admin endpoint's accepting pauses");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until everybody has gone.
+    pub(super) async fn emptied(&self) {
+        // As above.
+        let _ = self.places.acquire_many(ADMIN_CONNECTIONS).await;
+    }
+
+    async fn converse(self: Rc<Self>, stream: Stream, _place: OwnedSemaphorePermit) {
+        let visit = Rc::new(Visit {
+            tcp: matches!(stream, Stream::Tcp(_)),
+            peer: stream.peer(),
+            looks_on: Cell::new(false),
+            cut: Rc::default(),
+            unread: Cell::new(false),
+        });
+        match stream {
+            Stream::Tcp(stream) => self.exchange(stream, visit).await,
+            Stream::Unix(stream) => self.exchange(stream, visit).await,
+        }
+    }
+
+    /// A request and its answer.
+    async fn exchange(
+        self: Rc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        visit: Rc<Visit>,
+    ) {
+        let service = service_fn(|request| {
+            let (endpoint, visit) = (self.clone(), visit.clone());
+            async move { Ok::<_, Infallible>(endpoint.answer(&visit, request).await) }
+        });
+        let exchange = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            // A connection that waits for its next request would keep others waiting.
+            .keep_alive(false)
+            // Whoever has said all may still want to hear.
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), service)
+            .without_shutdown();
+        let mut exchange = pin!(exchange);
+        let ended = tokio::select! {
+            ended = &mut exchange => ended,
+            () = visit.overstays() => return,
+        };
+        // What could not be read was answered, or there was nobody any more.
+        if let Ok(parts) = ended {
+            let stream = parts.io.into_inner();
+            let _ = timeout(LINGER_TIMEOUT, part(stream, visit.unread.get())).await;
+        }
+    }
+
+    async fn answer(&self, visit: &Visit, request: Request<Incoming>) -> Answer {
+        let (head, body) = request.into_parts();
+        visit.unread.set(!body.is_end_stream());
+        let path = head.uri.path();
+        let orders = !routes::reads(&head.method);
+        let token = self.token.borrow().clone();
+        let door = Door {
+            tcp: visit.tcp,
+            orders,
+            open: routes::is_open(path),
+            token: token.as_ref(),
+        };
+        let verdict = guard::check(&head.headers, &head.uri, head.version, door);
+        if let Err(denial) = verdict {
+            if orders {
+                self.denials.tell(&head, visit, denial);
+            }
+            return answer::denied(denial, &head.headers);
+        }
+        match routes::find(&head.method, path, head.uri.query()) {
+            Ok(route @ (Route::End(_) | Route::Order(_))) => {
+                self.order(route, &head, body, visit).await
+            }
+            Ok(route) => self.tell(route, &head, visit).await,
+            Err(miss) => missed(&miss, &head),
+        }
+    }
+
+    async fn tell(&self, route: Route, head: &request::Parts, visit: &Visit) -> Answer {
+        let told = match route {
+            Route::Page => Some(answer::page()),
+            Route::Healthz => Some(answer::whole(StatusCode::OK, answer::TEXT, "ok\n")),
+            Route::Readyz => self.asking.ask(Ask::Readiness).await.map(readiness),
+            Route::Status => {
+                let status = self.asking.ask(Ask::Status).await;
+                status.map(|status| answer::json(StatusCode::OK, &status))
+            }
+            Route::Config => {
+                let config = self.asking.ask(Ask::Config).await;
+                config.map(|config| configuration(&config, head))
+            }
+            Route::Metrics => {
+                let kinds = ["text/plain", "application/openmetrics-text"];
+                let format = match answer::prefers(&head.headers, &kinds) {
+                    Some(1) => Format::OpenMetrics,
+                    _ => Format::Text,
+                };
+                self.rendering(format).await
+            }
+            Route::Histograms => self.rendering(Format::Histograms).await,
+            Route::Events => Some(self.events(head, visit)),
+            Route::End(_) | Route::Order(_) => None,
+        };
+        told.unwrap_or_else(|| ending(head))
+    }
+
+    async fn rendering(&self, format: Format) -> Option<Answer> {
+        let bytes = self.renderings.get(format, &self.asking).await?;
+        Some(answer::whole(StatusCode::OK, format.content_type(), bytes))
+    }
+
+    fn events(&self, head: &request::Parts, visit: &Visit) -> Answer {
+        if head.method == Method::HEAD {
+            return answer::whole(StatusCode::OK, "text/event-stream", "");
+        }
+        match self.subscribers.add(visit.cut.clone(), &self.asking) {
+            Some(events) => {
+                visit.looks_on.set(true);
+                answer::stream(events)
+            }
+            None => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                answer::failed(status, "too many look on already: 32 at once", &head.headers)
+            }
+        }
+    }
+
+    /// An order, from its body to what came of it, which is logged.
+    async fn order(&self, route: Route, head: &request::Parts, body: Incoming, visit: &Visit) -> Answer {
+        // It says nothing that the path doesn't; but who sends one waits for it to be taken.
+        if let Err(error) = Limited::new(body, BODY_BYTES_MAX).collect().await {
+            let (status, error) = match error.downcast_ref::<LengthLimitError>() {
+                Some(_) => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too long: at most 64 KiB"),
+                None => (StatusCode::BAD_REQUEST, "the body can't be read"),
+            };
+            return answer::failed(status, error, &head.headers);
+        }
+        visit.unread.set(false);
+        let ordered = match route {
+            Route::End(deadline) => self.asking.ask(|answer| Ask::End { deadline, answer }).await,
+            Route::Order(order) => self.asking.ask(|answer| Ask::Order(order, answer)).await,
+            _ => None,
+        };
+        let ordered = ordered.unwrap_or(Err(Refusal::Ending));
+        let (status, outcome) = outcome(&ordered);
+        tracing::info!(
+            request = shown(head),
+            from = visit.peer,
+            status = status.as_u16(),
+            outcome = outcome.lines().next(),
+            "admin request"
+        );
+        match ordered {
+            Ok(done) => answer::json(status, &done),
+            Err(_) => answer::failed(status, &outcome, &head.headers),
+        }
+    }
+}
+
+impl Visit {
+    /// Waits until its time is over.
+    async fn overstays(&self) {
+        tokio::select! {
+            () = self.cut.notified() => return,
+            () = sleep(EXCHANGE_TIMEOUT) => {}
+        }
+        if self.looks_on.get() {
+            self.cut.notified().await;
+        }
+    }
+}
+
+impl Denials {
+    fn tell(&self, head: &request::Parts, visit: &Visit, denial: Denial) {
+        const PERIOD: Duration = Duration::from_secs(1);
+        if self.told.get().is_some_and(|told| told.elapsed() < PERIOD) {
+            self.untold.set(self.untold.get() + 1);
+            return;
+        }
+        self.told.set(Some(Instant::now()));
+        tracing::warn!(
+            request = shown(head),
+            from = visit.peer,
+            status = denial.status().as_u16(),
+            outcome = denial.what(),
+            before_it = self.untold.take(),
+            "admin request denied"
+        );
+    }
+}
+
+/// Ends a connection in order. What is still to come of a request that goes on is read, since closing would
+/// take the answer back.
+async fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin, unread: bool) {
+    // It may be gone.
+    let _ = stream.shutdown().await;
+    if unread {
+        let mut waste = [0; 4096];
+        while let Ok(1..) = stream.read(&mut waste).await {}
+    }
+}
+
+/// What was asked for, as it is logged: short, and without anything that a terminal would obey.
+fn shown(head: &request::Parts) -> String {
+    let target = head.uri.path_and_query().map_or("", |it| it.as_str());
+    let target: String = target.chars().take(TARGET_SHOWN).collect();
+    format!("{} {}", head.method, target.escape_debug())
+}
+
+fn outcome(ordered: &Ordered) -> (StatusCode, String) {
+    match ordered {
+        Ok(_) => (StatusCode::OK, "done".to_owned()),
+        Err(Refusal::Unknown(part)) => {
+            let error = format!("there is no {part}: /status shows what there is");
+            (StatusCode::NOT_FOUND, error)
+        }
+        Err(Refusal::Ending) => (StatusCode::SERVICE_UNAVAILABLE, ENDING.to_owned()),
+        Err(Refusal::Because(error)) => (StatusCode::CONFLICT, error.clone()),
+    }
+}
+
+const ENDING: &str = "the process is draining or ending";
+
+fn ending(head: &request::Parts) -> Answer {
+    answer::failed(StatusCode::SERVICE_UNAVAILABLE, ENDING, &head.headers)
+}
+
+fn missed(miss: &Miss, head: &request::Parts) -> Answer {
+    let failed = |status, error: &str| answer::failed(status, error, &head.headers);
+    match miss {
+        Miss::Path => failed(StatusCode::NOT_FOUND, &format!("there is {}", routes::PATHS)),
+        Miss::Malformed(error) => failed(StatusCode::BAD_REQUEST, error),
+        Miss::Method(allow) => {
+            let error = format!("this takes {allow}");
+            let mut answer = failed(StatusCode::METHOD_NOT_ALLOWED, &error);
+            let allow = HeaderValue::from_static(allow);
+            answer.headers_mut().insert(header::ALLOW, allow);
+            answer
+        }
+    }
+}
+
+fn readiness(reasons: Vec<String>) -> Answer {
+    match reasons.is_empty() {
+        true => answer::whole(StatusCode::OK, answer::TEXT, "ready\n"),
+        false => {
+            let lines = reasons.join("\n") + "\n";
+            answer::whole(StatusCode::SERVICE_UNAVAILABLE, answer::TEXT, lines)
+        }
+    }
+}
+
+/// TOML, or JSON for who wants that.
+fn configuration(config: &config::Config, head: &request::Parts) -> Answer {
+    let table = effective::table(config);
+    match answer::prefers(&head.headers, &[answer::TOML, answer::JSON]) {
+        Some(1) => answer::json(StatusCode::OK, &table),
+        _ => answer::whole(StatusCode::OK, answer::TOML, table.to_string()),
+    }
+}
