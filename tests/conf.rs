@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use certificates::{Layers, Wire, settle_listener, settle_upstream};
 use common::socket::{parse, unconnected};
-use common::{Backend, Proxy, eventually};
+use common::{Backend, Proxy, eventually, http};
 use pki::Pki;
 use toml::{Table, Value};
 
@@ -221,6 +221,9 @@ fn settle(file: &mut Table, places: &Places) -> Vec<Listener> {
             names,
         });
     }
+    if let Some(admin) = file.get_mut("admin") {
+        change_each(&mut admin["listen"], &|address| places.bind(address));
+    }
     let log = "level = \"debug\"\nformat = \"json\""
         .parse()
         .expect("TOML");
@@ -274,6 +277,12 @@ fn runs(path: &Path) {
     let places = Places::new();
     let listeners = settle(&mut file, &places);
     let mut proxy = Proxy::start(&file.to_string());
+    if file.contains_key("admin") {
+        let admin = proxy.admin();
+        eventually("the process to be ready", || {
+            (http::get(&admin, "/readyz").status == 200).then_some(())
+        });
+    }
     let mut sessions = 0;
     let mut exchanges = 0;
     for listener in &listeners {

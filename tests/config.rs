@@ -1,5 +1,7 @@
 //! Facts about the configuration file: what it means, and what is said when it is wrong.
 
+#[path = "config/admin.rs"]
+mod admin;
 #[path = "config/documents.rs"]
 mod documents;
 #[path = "config/health_check.rs"]

@@ -111,10 +111,13 @@ fn needs_token(address: &Address) -> Fault {
 /// Operators and clients can't come in at the same address.
 fn not_bound(address: &Address, listeners: &[Listener], runtime: &Runtime) -> Read<()> {
     let is_port_zero = address.as_ip().is_some_and(|ip| ip.port() == 0);
-    let takes_it = |it: &&Listener| {
-        it.protocol.udp().is_none() && !is_port_zero && it.bind.contains(address)
-    };
-    let owner = match (listeners.iter().find(takes_it), &runtime.control_socket, address) {
+    let takes_it =
+        |it: &&Listener| it.protocol.udp().is_none() && !is_port_zero && it.bind.contains(address);
+    let owner = match (
+        listeners.iter().find(takes_it),
+        &runtime.control_socket,
+        address,
+    ) {
         (Some(listener), ..) => format!("listener {:?}", listener.name),
         (None, ControlSocket::Path(path), Address::Unix(own)) if path == own => {
             "runtime.control_socket".to_owned()
@@ -129,7 +132,10 @@ fn not_bound(address: &Address, listeners: &[Listener], runtime: &Runtime) -> Re
 pub(super) fn without_token(text: &str, table: &DeTable<'_>) -> String {
     let admin = table.get("admin").and_then(|it| it.get_ref().as_table());
     let token = admin.and_then(|admin| admin.get("token"));
-    let Some(span) = token.map(Value::span).filter(|it| text.is_char_boundary(it.start)) else {
+    let Some(span) = token
+        .map(Value::span)
+        .filter(|it| text.is_char_boundary(it.start))
+    else {
         return text.to_owned();
     };
     match text.get(span.clone()) {
@@ -140,7 +146,13 @@ pub(super) fn without_token(text: &str, table: &DeTable<'_>) -> String {
 
 fn starred(text: &str, span: Range<usize>, written: &str) -> String {
     // Places are counted in bytes and lines.
-    let star = |byte: u8| if b"\r\n\"'".contains(&byte) { char::from(byte) } else { '*' };
+    let star = |byte: u8| {
+        if b"\r\n\"'".contains(&byte) {
+            char::from(byte)
+        } else {
+            '*'
+        }
+    };
     let stars: String = written.bytes().map(star).collect();
     format!("{}{stars}{}", &text[..span.start], &text[span.end..])
 }
@@ -150,8 +162,7 @@ mod tests {
     use super::*;
     use crate::config::{self, SystemResolver};
 
-    const REST: &str =
-        "listeners.web = { bind = '127.0.0.1:80', upstream = 'app' }\nupstreams.app.backends = ['127.0.0.1:81']\n";
+    const REST: &str = "listeners.web = { bind = '127.0.0.1:80', upstream = 'app' }\nupstreams.app.backends = ['127.0.0.1:81']\n";
 
     fn parse(admin: &str) -> Result<Admin, String> {
         let text = format!("{REST}[admin]\n{admin}\n");
@@ -185,7 +196,13 @@ mod tests {
 
     #[test]
     fn loopback_needs_no_token_however_it_is_written() {
-        for listen in ["127.0.0.1:9", "127.1.2.3:9", "[::1]:9", "[::ffff:127.0.0.1]:9", "unix:/run/a"] {
+        for listen in [
+            "127.0.0.1:9",
+            "127.1.2.3:9",
+            "[::1]:9",
+            "[::ffff:127.0.0.1]:9",
+            "unix:/run/a",
+        ] {
             parse(&format!("listen = '{listen}'")).unwrap();
         }
         for listen in ["0.0.0.0:9", "[::]:9", "10.0.0.1:9", "[fe80::1]:9"] {

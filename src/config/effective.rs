@@ -13,8 +13,9 @@ use toml::{Table, Value};
 
 use super::diff::written;
 use super::{
-    AccessLog, Admin, Announce, Backend, Config, ControlSocket, Exchange, HealthCheck, Listener, Log, Pool,
-    Probe, Protocol, Queue, RateLimit, Route, Runtime, SessionKey, Timeouts, Udp, Upstream, value,
+    AccessLog, Admin, Announce, Backend, Config, ControlSocket, Exchange, HealthCheck, Listener,
+    Log, Pool, Probe, Protocol, Queue, RateLimit, Route, Runtime, SessionKey, Timeouts, Udp,
+    Upstream, value,
 };
 use crate::policy::bucket::Rate;
 use crate::policy::share::Share;
@@ -105,14 +106,22 @@ fn runtime(runtime: &Runtime) -> Table {
         control_socket,
     } = runtime;
     let mut table = Table::new();
-    put(&mut table, "workers", number_or("auto", workers.map(usize::from)));
+    put(
+        &mut table,
+        "workers",
+        number_or("auto", workers.map(usize::from)),
+    );
     put(&mut table, "pin_workers", *pin_workers);
     let most = max_connections.map(usize::from);
     put(&mut table, "max_connections", number_or("auto", most));
     put(&mut table, "drain_timeout", time(*drain_timeout));
     put(&mut table, "drain_delay", time(*drain_delay));
     let memory = buffer_memory.map(value::shown_size);
-    put(&mut table, "buffer_memory", memory.unwrap_or_else(|| "auto".to_owned()));
+    put(
+        &mut table,
+        "buffer_memory",
+        memory.unwrap_or_else(|| "auto".to_owned()),
+    );
     put_some(&mut table, "user", user.as_deref());
     put_some(&mut table, "group", group.as_deref());
     let socket = match control_socket {
@@ -145,7 +154,11 @@ fn admin(admin: &Admin) -> Table {
         max_series,
     } = admin;
     let mut table = Table::new();
-    put_some(&mut table, "listen", listen.as_ref().map(ToString::to_string));
+    put_some(
+        &mut table,
+        "listen",
+        listen.as_ref().map(ToString::to_string),
+    );
     put(&mut table, "max_series", number(max_series.get()));
     table
 }
@@ -173,7 +186,11 @@ fn listener<'a>(listener: &Listener, name_of: &dyn Fn(usize) -> &'a str) -> Tabl
     let mut table = Table::new();
     put(&mut table, "bind", list(bind));
     put(&mut table, "upstream", name_of(*upstream));
-    put(&mut table, "max_connections", cap(max_connections.map(usize::from)));
+    put(
+        &mut table,
+        "max_connections",
+        cap(max_connections.map(usize::from)),
+    );
     put(&mut table, "ipv6_only", *ipv6_only);
     put(&mut table, "allow", list(allow));
     put(&mut table, "deny", list(deny));
@@ -187,7 +204,11 @@ fn listener<'a>(listener: &Listener, name_of: &dyn Fn(usize) -> &'a str) -> Tabl
     put(&mut table, "protocol", "tcp");
     put(&mut table, "backlog", number(backlog.get()));
     put(&mut table, "tcp_keepalive", time_or_off(*tcp_keepalive));
-    put(&mut table, "congestion", congestion.as_deref().unwrap_or("system"));
+    put(
+        &mut table,
+        "congestion",
+        congestion.as_deref().unwrap_or("system"),
+    );
     put(&mut table, "unix_mode", format!("{unix_mode:04o}"));
     put(&mut table, "timeouts", timeouts(of_sessions));
     let accepts = match trusted_proxies {
@@ -195,7 +216,11 @@ fn listener<'a>(listener: &Listener, name_of: &dyn Fn(usize) -> &'a str) -> Tabl
         None => "off",
     };
     put(&mut table, "accept_proxy_protocol", accepts);
-    put_some(&mut table, "trusted_proxies", trusted_proxies.as_ref().map(list));
+    put_some(
+        &mut table,
+        "trusted_proxies",
+        trusted_proxies.as_ref().map(list),
+    );
     put_some(&mut table, "tls", tls.as_ref().map(server_tls));
     if !routed.is_empty() {
         put(&mut table, "routes", routes(routed, name_of));
@@ -248,9 +273,17 @@ fn udp(udp: &Udp) -> Table {
         false => "session",
     };
     put(&mut table, "mode", mode);
-    put(&mut table, "max_sessions", number_or("auto", max_sessions.map(usize::from)));
+    put(
+        &mut table,
+        "max_sessions",
+        number_or("auto", max_sessions.map(usize::from)),
+    );
     put(&mut table, "responses", cap(responses.map(u32::from)));
-    put(&mut table, "reject_privileged_sources", *reject_privileged_sources);
+    put(
+        &mut table,
+        "reject_privileged_sources",
+        *reject_privileged_sources,
+    );
     table
 }
 
@@ -266,7 +299,11 @@ fn rate_limit(limits: &RateLimit) -> Table {
     } = limits;
     let mut table = Table::new();
     put_some(&mut table, "connections", connections.map(rate));
-    put_some(&mut table, "connections_per_ip", connections_per_ip.map(rate));
+    put_some(
+        &mut table,
+        "connections_per_ip",
+        connections_per_ip.map(rate),
+    );
     put_some(&mut table, "datagrams_per_ip", datagrams_per_ip.map(rate));
     put_some(&mut table, "bandwidth", bandwidth.map(rate));
     put(&mut table, "ipv6_prefix", number(*ipv6_prefix));
@@ -305,7 +342,11 @@ fn server_tls(settings: &ServerSettings) -> Table {
         ClientAuth::Required(it) => ("required", Some(it)),
     };
     put(&mut table, "client_auth", auth);
-    put_some(&mut table, "client_ca", authorities.and_then(|it| authority(it)));
+    put_some(
+        &mut table,
+        "client_ca",
+        authorities.and_then(|it| authority(it)),
+    );
     let version = match min_version {
         Version::Tls12 => "1.2",
         Version::Tls13 => "1.3",
@@ -363,7 +404,11 @@ fn upstream(upstream: &Upstream) -> Table {
     put(&mut table, "fail_open_below", share(*fail_open_below));
     put_some(&mut table, "health_check", check.as_ref().map(health_check));
     put_some(&mut table, "outlier", outlier.as_ref().map(ejections));
-    put_some(&mut table, "circuit_breaker", circuit_breaker.as_ref().map(breaks));
+    put_some(
+        &mut table,
+        "circuit_breaker",
+        circuit_breaker.as_ref().map(breaks),
+    );
     put(&mut table, "retry", retry(retries));
     let Queue { max, timeout } = queue;
     let mut waiting = Table::new();
@@ -401,7 +446,11 @@ fn backend(backend: &Backend) -> Table {
     put(&mut table, "address", address);
     put_some(&mut table, "host", host.as_deref());
     put(&mut table, "weight", number(*weight));
-    put(&mut table, "max_connections", cap(max_connections.map(usize::from)));
+    put(
+        &mut table,
+        "max_connections",
+        cap(max_connections.map(usize::from)),
+    );
     put(&mut table, "backup", *backup);
     table
 }
@@ -456,7 +505,11 @@ fn ejections(settings: &outlier::Settings) -> Table {
         max_ejected,
     } = settings;
     let mut table = Table::new();
-    put(&mut table, "consecutive_failures", number(consecutive_failures.get()));
+    put(
+        &mut table,
+        "consecutive_failures",
+        number(consecutive_failures.get()),
+    );
     put(&mut table, "eject_for", time(*eject_for));
     put(&mut table, "max_eject_for", time(*max_eject_for));
     put(&mut table, "max_ejected", share(*max_ejected));
@@ -476,7 +529,11 @@ fn breaks(settings: &breaker::Settings) -> Table {
     put(&mut table, "min_requests", number(min_requests.get()));
     put(&mut table, "window", time(*window));
     put(&mut table, "open_for", time(*open_for));
-    put(&mut table, "half_open_requests", number(half_open_requests.get()));
+    put(
+        &mut table,
+        "half_open_requests",
+        number(half_open_requests.get()),
+    );
     table
 }
 
@@ -510,4 +567,39 @@ fn client_tls(settings: &ClientSettings) -> Table {
     put_some(&mut table, "client_cert", own(|it| &it.certificate));
     put_some(&mut table, "client_key", own(|it| &it.key));
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::diff::{self, tests::made::Made};
+    use crate::config::parse;
+
+    /// Read as it stands, and as it is in effect.
+    fn both(text: &str) -> (Config, Config) {
+        let config = parse(text, "/a.toml", &mut Made(0)).unwrap_or_else(|it| panic!("{it}"));
+        let written = table(&config).to_string();
+        let again = parse(&written, "/a.toml", &mut Made(0));
+        (config, again.unwrap_or_else(|it| panic!("{it}")))
+    }
+
+    #[test]
+    fn what_is_in_effect_can_be_read_and_means_the_same() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("conf");
+        let files = fs::read_dir(folder).unwrap().map(|it| it.unwrap().path());
+        let files = files.filter(|it| it.extension().is_some_and(|it| it == "toml"));
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            // Host names stand beside their addresses.
+            let text = text.replace("localhost:", "127.0.0.9:");
+            let (config, again) = both(&text);
+            let changes = diff::between(&config, &again);
+            let shown: Vec<_> = changes.iter().map(ToString::to_string).collect();
+            let secret = |it: &&String| it.starts_with("admin.token: ");
+            assert!(shown.iter().all(|it| secret(&it)), "{file:?}: {shown:?}");
+        }
+    }
 }

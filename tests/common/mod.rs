@@ -12,6 +12,7 @@ pub(crate) mod commands;
 pub(crate) mod crowd;
 pub(crate) mod datagrams;
 pub(crate) mod essentials;
+pub(crate) mod http;
 pub(crate) mod lineage;
 pub(crate) mod load;
 pub(crate) mod mortal;

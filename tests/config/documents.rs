@@ -61,10 +61,11 @@ impl Resolver for Elsewhere {
 }
 
 #[test]
-fn conf_tcp_and_udp_have_every_key() {
+fn conf_tcp_udp_and_observability_have_every_key() {
     let files = [
         include_str!("../../conf/tcp.toml"),
         include_str!("../../conf/udp.toml"),
+        include_str!("../../conf/observability.toml"),
     ];
     let files = files.map(|text| Value::Table(uncommented(text).parse().unwrap()));
     for table in TABLES {

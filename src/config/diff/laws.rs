@@ -47,12 +47,18 @@ mod tests {
             "runtime.control_socket = 'off'",
             "runtime.control_socket = '/run/c'",
         ],
+        &["", "log.level = 'debug'", "log.format = 'json'"],
         &[
             "",
-            "log.level = 'debug'",
-            "log.format = 'json'",
-            "log.access_log = 'a.log'",
+            "log.access_log = 'stdout'",
+            "log.access_log = './stdout'",
         ],
+        &[
+            "",
+            "admin.listen = '127.0.0.1:9'",
+            "admin.listen = '[::1]:9'",
+        ],
+        &["", "admin.token = 'a'", "admin.token = 'b'"],
         &[
             "",
             "listeners.a = { bind = '127.0.0.1:0', upstream = 'app' }",

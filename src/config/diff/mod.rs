@@ -7,7 +7,7 @@
 mod flat;
 mod laws;
 #[cfg(test)]
-mod tests;
+pub(in crate::config) mod tests;
 mod tls;
 pub(super) mod written;
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::config::keys::TABLES;
 use crate::config::parse;
 
-mod made;
+pub(in crate::config) mod made;
 mod tls;
 
 const OLD: &str = "
@@ -113,6 +113,28 @@ fn keys_of_the_process_say_what_it_takes() {
             "log.format: text → json (live)",
             "log.level: info → debug (live)"
         ]
+    );
+    let log = lines(OLD, "'info'", "'info'\naccess_log = '/a.log'");
+    assert_eq!(log, ["log.access_log: off → /a.log (live)"]);
+}
+
+#[test]
+fn keys_of_the_endpoint_say_what_it_takes_and_the_token_is_not_told() {
+    let with = |key: &str| lines(OLD, "[log]", &format!("[admin]\n{key}\n[log]"));
+    let listen = with("listen = '127.0.0.1:9900'");
+    assert_eq!(listen, ["admin.listen: none → 127.0.0.1:9900 (rebind)"]);
+    let most = with("max_series = 9");
+    assert_eq!(most, ["admin.max_series: 50000 → 9 (live)"]);
+    let said = with("token = 'hunter2'");
+    let [token] = &*said else {
+        panic!("{said:?}");
+    };
+    assert!(token.starts_with("admin.token: none → secret "), "{token}");
+    let one = format!("{OLD}[admin]\ntoken = 'hunter2'\n");
+    let said = lines(&one, "hunter2", "hunter3").join("");
+    assert!(
+        said.starts_with("admin.token: secret ") && !said.contains("hunter"),
+        "{said}"
     );
 }
 

@@ -40,7 +40,9 @@ impl Body for Payload {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |it| it.len() as u64)),
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |it| it.len() as u64))
+            }
             Self::Stream(_) => SizeHint::default(),
         }
     }
@@ -60,7 +62,11 @@ pub(super) fn whole(status: StatusCode, kind: &'static str, bytes: impl Into<Byt
 
 /// With what is to come.
 pub(super) fn stream(receiver: mpsc::Receiver<Bytes>) -> Answer {
-    new(StatusCode::OK, "text/event-stream", Payload::Stream(receiver))
+    new(
+        StatusCode::OK,
+        "text/event-stream",
+        Payload::Stream(receiver),
+    )
 }
 
 fn new(status: StatusCode, kind: &'static str, payload: Payload) -> Answer {
@@ -72,7 +78,10 @@ fn new(status: StatusCode, kind: &'static str, payload: Payload) -> Answer {
         // What is true now is not in a minute, and may be nobody else's business.
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -83,7 +92,9 @@ fn new(status: StatusCode, kind: &'static str, payload: Payload) -> Answer {
 pub(super) fn page() -> Answer {
     let mut answer = whole(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
     let policy = HeaderValue::from_static(page::POLICY);
-    answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    answer
+        .headers_mut()
+        .insert(header::CONTENT_SECURITY_POLICY, policy);
     answer
 }
 
@@ -108,7 +119,9 @@ pub(super) fn denied(denial: Denial, asked: &HeaderMap) -> Answer {
     let mut answer = failed(denial.status(), denial.what(), asked);
     if denial.status() == StatusCode::UNAUTHORIZED {
         let scheme = HeaderValue::from_static("Bearer realm=\"ringress\"");
-        answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        answer
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, scheme);
     }
     answer
 }
@@ -123,13 +136,18 @@ pub(super) fn prefers(asked: &HeaderMap, kinds: &[&str]) -> Option<usize> {
         .map(range)
         .collect();
     let weight = |kind: &str| {
-        let own = ranges.iter().filter(|(named, _)| named.eq_ignore_ascii_case(kind));
+        let own = ranges
+            .iter()
+            .filter(|(named, _)| named.eq_ignore_ascii_case(kind));
         own.map(|(_, weight)| *weight).max().unwrap_or(0)
     };
     let weights = kinds.iter().map(|kind| weight(kind)).enumerate();
     let wanted = weights.filter(|(_, weight)| *weight > 0);
     // The last of equals is what max_by_key finds.
-    wanted.rev().max_by_key(|(_, weight)| *weight).map(|(place, _)| place)
+    wanted
+        .rev()
+        .max_by_key(|(_, weight)| *weight)
+        .map(|(place, _)| place)
 }
 
 /// `text/plain;q=0.5` → the kind, and its weight in thousandths.
@@ -163,7 +181,10 @@ mod tests {
             ("text/plain;version=0.0.4", Some(0)),
             ("application/openmetrics-text", Some(1)),
             ("text/plain, application/openmetrics-text", Some(0)),
-            ("text/plain;q=0.1, Application/OpenMetrics-Text; q=0.2", Some(1)),
+            (
+                "text/plain;q=0.1, Application/OpenMetrics-Text; q=0.2",
+                Some(1),
+            ),
             ("application/openmetrics-text;q=0", None),
             ("application/openmetrics-text;q=x", None),
             ("*/*", None),

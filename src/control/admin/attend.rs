@@ -52,7 +52,12 @@ impl Process {
         let snapshot = self.shared.snapshot.load();
         let drained = self.parts.listeners();
         let is_drained = |name: &str| drained.contains(name);
-        ready::reasons(self.state, (&self.config, &snapshot), is_drained, ring::now())
+        ready::reasons(
+            self.state,
+            (&self.config, &snapshot),
+            is_drained,
+            ring::now(),
+        )
     }
 
     fn metrics_source(&self) -> Source {

@@ -86,7 +86,10 @@ pub(super) fn check(
         return Ok(());
     }
     let shown = shown(headers);
-    let right = door.token.zip(shown).map(|(token, shown)| is_right(token, shown));
+    let right = door
+        .token
+        .zip(shown)
+        .map(|(token, shown)| is_right(token, shown));
     if right == Some(true) {
         return Ok(());
     }

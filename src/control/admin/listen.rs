@@ -10,9 +10,9 @@ use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::super::advice;
+use super::super::socket::server::ListenError as FileError;
 use super::super::socket::server::Options;
 use super::super::socket::{Access, SocketFile, listen_for};
-use super::super::socket::server::ListenError as FileError;
 use super::super::upgrade::OfferedBinding;
 use crate::address::Address;
 
@@ -45,7 +45,10 @@ impl Bound {
         };
         let (socket, file) = match wanted {
             Address::Unix(path) => bind_unix(path, owner).map_err(failed)?,
-            Address::Ip(address) => (bind_tcp(*address).map_err(|it| failed(Cause::System(it)))?, None),
+            Address::Ip(address) => (
+                bind_tcp(*address).map_err(|it| failed(Cause::System(it)))?,
+                None,
+            ),
         };
         let address = match wanted.as_ip() {
             Some(_) => socket.local_addr().map(|it| it.as_socket()),
@@ -73,7 +76,9 @@ impl Bound {
             Some(path) => Address::Unix(Path::new(path).into()),
             None => {
                 let address = socket.local_addr()?.as_socket();
-                address.ok_or_else(|| io::Error::other("it is no TCP socket"))?.into()
+                address
+                    .ok_or_else(|| io::Error::other("it is no TCP socket"))?
+                    .into()
             }
         };
         let wanted = match offered.configured.parse::<SocketAddr>() {
@@ -193,7 +198,9 @@ impl Stream {
     /// Who is at the other end, as people are told.
     pub(super) fn peer(&self) -> String {
         match self {
-            Self::Tcp(stream) => stream.peer_addr().map_or_else(|_| UNKNOWN.to_owned(), |it| it.to_string()),
+            Self::Tcp(stream) => stream
+                .peer_addr()
+                .map_or_else(|_| UNKNOWN.to_owned(), |it| it.to_string()),
             Self::Unix(stream) => match stream.peer_cred() {
                 Ok(peer) => format!("uid {}, pid {}", peer.uid(), peer.pid().unwrap_or_default()),
                 Err(_) => UNKNOWN.to_owned(),

@@ -95,7 +95,11 @@ pub(super) fn render(source: &Source, format: Format) -> Bytes {
     write_certificates(&mut page, source);
     let omitted = f64::from(page.omitted);
     page.left = 1;
-    page.family("ringress_series_omitted", "gauge", "Series beyond admin.max_series.");
+    page.family(
+        "ringress_series_omitted",
+        "gauge",
+        "Series beyond admin.max_series.",
+    );
     page.sample("ringress_series_omitted", &[], omitted);
     if page.open {
         page.text.push_str("# EOF\n");
@@ -154,14 +158,30 @@ fn write_process(page: &mut Page, source: &Source) {
     page.family("ringress_build_info", "gauge", "What runs.");
     let version = env!("CARGO_PKG_VERSION");
     page.sample("ringress_build_info", &[("version", version)], 1.0);
-    page.family("ringress_generation", "gauge", "Number of the configuration in effect.");
+    page.family(
+        "ringress_generation",
+        "gauge",
+        "Number of the configuration in effect.",
+    );
     page.sample("ringress_generation", &[], source.generation as f64);
-    page.family("ringress_reloads_total", "counter", "Reloads of this process.");
+    page.family(
+        "ringress_reloads_total",
+        "counter",
+        "Reloads of this process.",
+    );
     let Reloads { done, refused } = source.reloads;
     for (outcome, count) in [("done", done), ("refused", refused)] {
-        page.sample("ringress_reloads_total", &[("outcome", outcome)], count as f64);
+        page.sample(
+            "ringress_reloads_total",
+            &[("outcome", outcome)],
+            count as f64,
+        );
     }
-    page.family("ringress_uptime_seconds", "gauge", "Since the process started.");
+    page.family(
+        "ringress_uptime_seconds",
+        "gauge",
+        "Since the process started.",
+    );
     page.sample("ringress_uptime_seconds", &[], source.uptime.as_secs_f64());
     let help = "Processes before this one that still have sessions.";
     page.family("ringress_old_processes", "gauge", help);

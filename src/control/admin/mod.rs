@@ -38,8 +38,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 pub(super) use self::ask::Ask;
-pub use self::listen::ListenError;
 pub(super) use self::listen::Bound;
+pub use self::listen::ListenError;
 pub(super) use self::metrics::Reloads;
 use self::server::Endpoint;
 use super::upgrade::OfferedBinding;

@@ -41,7 +41,9 @@ fn reason(upstream: &Arc<Upstream>, listener: &str, now: Instant) -> Option<Stri
     let name = upstream.name();
     let backends = upstream.backends();
     let undecided = |state: State| state == State::Undecided;
-    let unknown = backends.iter().filter(|it| undecided(it.state.health.image().state));
+    let unknown = backends
+        .iter()
+        .filter(|it| undecided(it.state.health.image().state));
     match unknown.count() {
         0 if upstream.has_ready(now) => None,
         0 => Some(format!(

@@ -67,7 +67,9 @@ pub(super) fn find(method: &Method, path: &str, query: Option<&str>) -> Result<R
     };
     if let Some(route) = read {
         // A query is for whoever wants to get around a cache.
-        return reads(method).then_some(route).ok_or(Miss::Method("GET, HEAD"));
+        return reads(method)
+            .then_some(route)
+            .ok_or(Miss::Method("GET, HEAD"));
     }
     let segments: Vec<_> = path.split('/').skip(1).collect();
     let known = match &*segments {
@@ -257,7 +259,15 @@ mod tests {
         for path in ["/reload", "/drain", "/log-level", "/backends/a/b/weight"] {
             assert_eq!(get(path), Err(Miss::Method("POST")), "{path}");
         }
-        for path in ["/Metrics", "/metrics/", "//", "", "/backends/a/b", "/backends/a/b/c/enable", "*"] {
+        for path in [
+            "/Metrics",
+            "/metrics/",
+            "//",
+            "",
+            "/backends/a/b",
+            "/backends/a/b/c/enable",
+            "*",
+        ] {
             assert_eq!(get(path), Err(Miss::Path), "{path}");
             assert_eq!(post(path), Err(Miss::Path), "{path}");
         }
@@ -271,14 +281,35 @@ mod tests {
         for (target, order) in [
             ("/reload", Order::Reload),
             ("/drain?listener=web", Order::Drain(web, None)),
-            ("/drain?backend=app/b1&deadline=30s", Order::Drain(backend("b1"), half_a_minute)),
+            (
+                "/drain?backend=app/b1&deadline=30s",
+                Order::Drain(backend("b1"), half_a_minute),
+            ),
             ("/drain?backend=app%2Fb1", Order::Drain(backend("b1"), None)),
-            ("/backends/app/b1/disable?deadline=30s", Order::Drain(backend("b1"), half_a_minute)),
-            ("/backends/app/10.0.0.1:80/enable", Order::Resume(backend("10.0.0.1:80"))),
-            ("/backends/app/unix:%2Frun%2Fa+b/enable", Order::Resume(backend("unix:/run/a+b"))),
-            ("/backends/app/b1/weight?value=0", Order::Weight(backend("b1"), Some(0))),
-            ("/backends/app/b1/weight?value=256", Order::Weight(backend("b1"), Some(256))),
-            ("/backends/app/b1/weight?value=configured", Order::Weight(backend("b1"), None)),
+            (
+                "/backends/app/b1/disable?deadline=30s",
+                Order::Drain(backend("b1"), half_a_minute),
+            ),
+            (
+                "/backends/app/10.0.0.1:80/enable",
+                Order::Resume(backend("10.0.0.1:80")),
+            ),
+            (
+                "/backends/app/unix:%2Frun%2Fa+b/enable",
+                Order::Resume(backend("unix:/run/a+b")),
+            ),
+            (
+                "/backends/app/b1/weight?value=0",
+                Order::Weight(backend("b1"), Some(0)),
+            ),
+            (
+                "/backends/app/b1/weight?value=256",
+                Order::Weight(backend("b1"), Some(256)),
+            ),
+            (
+                "/backends/app/b1/weight?value=configured",
+                Order::Weight(backend("b1"), None),
+            ),
             ("/log-level?level=trace", Order::LogLevel(LogLevel::Trace)),
         ] {
             assert_eq!(post(target), ordered(order), "{target}");

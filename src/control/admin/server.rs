@@ -173,7 +173,7 @@ impl Endpoint {
         let (head, body) = request.into_parts();
         visit.unread.set(!body.is_end_stream());
         let path = head.uri.path();
-        let orders = !routes::reads(&head.method);
+        let orders = head.method == Method::POST;
         let token = self.token.borrow().clone();
         let door = Door {
             tcp: visit.tcp,
@@ -241,24 +241,41 @@ impl Endpoint {
             }
             None => {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                answer::failed(status, "too many look on already: 32 at once", &head.headers)
+                answer::failed(
+                    status,
+                    "too many look on already: 32 at once",
+                    &head.headers,
+                )
             }
         }
     }
 
     /// An order, from its body to what came of it, which is logged.
-    async fn order(&self, route: Route, head: &request::Parts, body: Incoming, visit: &Visit) -> Answer {
+    async fn order(
+        &self,
+        route: Route,
+        head: &request::Parts,
+        body: Incoming,
+        visit: &Visit,
+    ) -> Answer {
         // It says nothing that the path doesn't; but who sends one waits for it to be taken.
         if let Err(error) = Limited::new(body, BODY_BYTES_MAX).collect().await {
             let (status, error) = match error.downcast_ref::<LengthLimitError>() {
-                Some(_) => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too long: at most 64 KiB"),
+                Some(_) => (
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "the body is too long: at most 64 KiB",
+                ),
                 None => (StatusCode::BAD_REQUEST, "the body can't be read"),
             };
             return answer::failed(status, error, &head.headers);
         }
         visit.unread.set(false);
         let ordered = match route {
-            Route::End(deadline) => self.asking.ask(|answer| Ask::End { deadline, answer }).await,
+            Route::End(deadline) => {
+                self.asking
+                    .ask(|answer| Ask::End { deadline, answer })
+                    .await
+            }
             Route::Order(order) => self.asking.ask(|answer| Ask::Order(order, answer)).await,
             _ => None,
         };
@@ -349,7 +366,10 @@ fn ending(head: &request::Parts) -> Answer {
 fn missed(miss: &Miss, head: &request::Parts) -> Answer {
     let failed = |status, error: &str| answer::failed(status, error, &head.headers);
     match miss {
-        Miss::Path => failed(StatusCode::NOT_FOUND, &format!("there is {}", routes::PATHS)),
+        Miss::Path => failed(
+            StatusCode::NOT_FOUND,
+            &format!("there is {}", routes::PATHS),
+        ),
         Miss::Malformed(error) => failed(StatusCode::BAD_REQUEST, error),
         Miss::Method(allow) => {
             let error = format!("this takes {allow}");

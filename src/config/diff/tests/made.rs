@@ -10,7 +10,7 @@ use crate::tls::{Authorities, LoadError, Pair};
 
 /// Has a pair for `a.pem` with `a.key` and one for `b.pem` with `b.key`, the same for all who have the same
 /// number, and knows the host `host.example`.
-pub(in crate::config::diff) struct Made(pub(super) usize);
+pub(in crate::config) struct Made(pub(in crate::config) usize);
 
 impl Resolver for Made {
     fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {

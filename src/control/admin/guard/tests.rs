@@ -66,13 +66,29 @@ fn a_name_needs_the_token_over_tcp_and_an_address_does_not() {
         open: true,
         token,
     };
-    for host in ["127.0.0.1", "[::1]:9900", "localhost:9900", "LOCALHOST", "10.0.0.1:1"] {
+    for host in [
+        "127.0.0.1",
+        "[::1]:9900",
+        "localhost:9900",
+        "LOCALHOST",
+        "10.0.0.1:1",
+    ] {
         let headers = format!("Host: {host}");
         assert_eq!(verdict(&headers, over(true, None)), Ok(()), "{host}");
     }
-    for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:9900", "1.2.3", "a_b"] {
+    for host in [
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example:9900",
+        "1.2.3",
+        "a_b",
+    ] {
         let headers = format!("Host: {host}");
-        assert_eq!(verdict(&headers, over(true, None)), Err(Denial::Name), "{host}");
+        assert_eq!(
+            verdict(&headers, over(true, None)),
+            Err(Denial::Name),
+            "{host}"
+        );
         assert_eq!(verdict(&headers, over(false, None)), Ok(()), "{host}");
         let shown = format!("{headers}\nAuthorization: Bearer right");
         assert_eq!(verdict(&shown, over(true, Some(&token))), Ok(()), "{host}");
@@ -87,7 +103,12 @@ fn what_is_addressed_to_nobody_or_to_two_is_refused() {
         open: true,
         token: None,
     };
-    for headers in ["Accept: */*", "Host: a b", "Host: localhost\nHost: localhost", "Host: "] {
+    for headers in [
+        "Accept: */*",
+        "Host: a b",
+        "Host: localhost\nHost: localhost",
+        "Host: ",
+    ] {
         assert_eq!(verdict(headers, door), Err(Denial::Host), "{headers}");
     }
     let none = HeaderMap::new();
