@@ -5,6 +5,8 @@
 //! What comes out can be read again and means the same, but for a token, and for host names: they stand
 //! beside the addresses that they had.
 
+mod tls;
+
 use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +22,6 @@ use super::{
 use crate::policy::bucket::Rate;
 use crate::policy::share::Share;
 use crate::policy::{breaker, health, outlier, retry};
-use crate::tls::{Authorities, ClientAuth, ClientSettings, Pair, ServerSettings, Version};
 
 /// Every table and key.
 pub fn table(config: &Config) -> Table {
@@ -221,7 +222,7 @@ fn listener<'a>(listener: &Listener, name_of: &dyn Fn(usize) -> &'a str) -> Tabl
         "trusted_proxies",
         trusted_proxies.as_ref().map(list),
     );
-    put_some(&mut table, "tls", tls.as_ref().map(server_tls));
+    put_some(&mut table, "tls", tls.as_ref().map(tls::server_tls));
     if !routed.is_empty() {
         put(&mut table, "routes", routes(routed, name_of));
     }
@@ -320,48 +321,6 @@ fn rate(rate: Rate) -> Table {
     table
 }
 
-fn server_tls(settings: &ServerSettings) -> Table {
-    let ServerSettings {
-        certificates,
-        client_auth,
-        min_version,
-        alpn,
-        tickets,
-    } = settings;
-    let mut table = Table::new();
-    let pairs = certificates.iter().map(|pair| {
-        let mut table = Table::new();
-        put(&mut table, "cert", file(&pair.certificate));
-        put(&mut table, "key", file(&pair.key));
-        Value::Table(table)
-    });
-    put(&mut table, "certificates", Value::Array(pairs.collect()));
-    let (auth, authorities) = match client_auth {
-        ClientAuth::Off => ("off", None),
-        ClientAuth::Optional(it) => ("optional", Some(it)),
-        ClientAuth::Required(it) => ("required", Some(it)),
-    };
-    put(&mut table, "client_auth", auth);
-    put_some(
-        &mut table,
-        "client_ca",
-        authorities.and_then(|it| authority(it)),
-    );
-    let version = match min_version {
-        Version::Tls12 => "1.2",
-        Version::Tls13 => "1.3",
-    };
-    put(&mut table, "min_version", version);
-    put(&mut table, "alpn", list(alpn));
-    put(&mut table, "tickets", *tickets);
-    table
-}
-
-/// The file; those of the system have none.
-fn authority(authorities: &Authorities) -> Option<Value> {
-    authorities.file.as_deref().map(file)
-}
-
 fn upstream(upstream: &Upstream) -> Table {
     let Upstream {
         name: _,
@@ -425,7 +384,7 @@ fn upstream(upstream: &Upstream) -> Table {
     put(&mut ahead, "idle_timeout", time(*idle_timeout));
     put(&mut ahead, "max_lifetime", time(*max_lifetime));
     put(&mut table, "pool", ahead);
-    put_some(&mut table, "tls", tls.as_ref().map(client_tls));
+    put_some(&mut table, "tls", tls.as_ref().map(tls::client_tls));
     table
 }
 
@@ -549,23 +508,6 @@ fn retry(settings: &retry::Settings) -> Table {
     put(&mut table, "backoff", time(*backoff));
     put(&mut table, "max_backoff", time(*max_backoff));
     put(&mut table, "budget", share(*budget));
-    table
-}
-
-fn client_tls(settings: &ClientSettings) -> Table {
-    let ClientSettings {
-        server_name,
-        authorities,
-        identity,
-    } = settings;
-    let mut table = Table::new();
-    put_some(&mut table, "server_name", server_name.as_deref());
-    put_some(&mut table, "ca", authorities.as_deref().and_then(authority));
-    put(&mut table, "verify", authorities.is_some());
-    let identity = identity.as_deref();
-    let own = |of: fn(&Pair) -> &Path| identity.map(|pair| file(of(pair)));
-    put_some(&mut table, "client_cert", own(|it| &it.certificate));
-    put_some(&mut table, "client_key", own(|it| &it.key));
     table
 }
 

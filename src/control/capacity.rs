@@ -16,8 +16,9 @@ const PER_ADDRESS: u64 = 3;
 /// stdio, the control plane's ring and runtime, signal pipes, the log, files that a reload reads,
 /// the control socket's connections, and a few to look at the process with.
 const PROCESS: u64 = 96;
-/// Connections of the admin endpoint, its socket, and the next one's while it changes its address.
-const ADMIN: u64 = ADMIN_CONNECTIONS as u64 + 2;
+/// Connections of the admin endpoint; its socket and a duplicate to accept from, the same of the next one while
+/// it changes its address, and one for a new process.
+const ADMIN: u64 = ADMIN_CONNECTIONS as u64 + 5;
 
 /// Connections of the admin endpoint at once; others wait in its queue.
 pub(super) const ADMIN_CONNECTIONS: u32 = 256;
@@ -96,7 +97,7 @@ mod tests {
         assert_eq!(max_connections(1024, demand), left);
         let admin = true;
         let with_admin = Demand { admin, ..demand };
-        assert_eq!(max_connections(1024, with_admin), left - 258);
+        assert_eq!(max_connections(1024, with_admin), left - 261);
     }
 
     #[test]

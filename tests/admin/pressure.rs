@@ -74,7 +74,7 @@ fn nonsense_is_refused_and_disturbs_nobody() {
             &[400],
         ),
         ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}", &[400]),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[400, 505]),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[]),
         (
             &format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
             &[414, 431],

@@ -47,14 +47,16 @@ fn a_process_is_not_ready_before_the_first_probes_nor_without_a_backend() {
 fn an_upstream_that_only_a_route_needs_counts_and_one_that_nobody_needs_does_not() {
     let backend = Backend::echo();
     let routed = "routes = [{ sni = \"a.example\", upstream = \"other\" }]";
-    let unused = format!(
-        "[upstreams.other]\nbackends = [{{ address = {0:?}, weight = 0 }}]\n\
-         [upstreams.unused]\nbackends = [{{ address = {0:?}, weight = 0 }}]\n{ADMIN}",
+    let others = format!(
+        "[upstreams.other]\nbackends = [{{ address = {0:?}, name = \"b\" }}]\n\
+         [upstreams.unused]\nbackends = [{{ address = {0:?}, name = \"b\" }}]\n{ADMIN}",
         backend.address
     );
-    let text = config(&[&backend.address], routed, "", &unused);
-    let proxy = Proxy::start(&text);
+    let proxy = Proxy::start(&config(&[&backend.address], routed, "", &others));
     let admin = proxy.admin();
+    proxy.done("drain --backend unused/b");
+    assert_eq!(get(&admin, "/readyz").status, 200);
+    proxy.done("drain --backend other/b");
     let unready = get(&admin, "/readyz");
     assert_eq!((unready.status, unready.body.lines().count()), (503, 1));
     assert!(unready.body.contains("\"other\""), "{unready:?}");
@@ -63,8 +65,7 @@ fn an_upstream_that_only_a_route_needs_counts_and_one_that_nobody_needs_does_not
     assert_eq!(get(&admin, "/readyz").status, 200);
     proxy.done("resume --listener web");
     assert_eq!(get(&admin, "/readyz").status, 503);
-    let ready = text.replace("weight = 0", "weight = 1");
-    assert_eq!(proxy.reload(&ready)["message"], "reloaded");
+    proxy.done("resume --backend other/b");
     assert_eq!(get(&admin, "/readyz").status, 200);
     proxy.end();
 }

@@ -81,7 +81,7 @@ const LINES: &[Wrong] = &[
         "did you mean \"0.0.0.0:9900\"?",
     ),
     ("admin.listen = 'unix:a'", "'unix:a'", "the absolute path"),
-    ("admin.token = 5", "*", "visible characters"),
+    ("admin.token = 5", "5", "visible characters"),
     ("admin.token = ''", "''", "this can't be a token"),
     ("admin.max_series = 0", "0", "a whole number from 1"),
     (

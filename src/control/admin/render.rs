@@ -16,37 +16,68 @@ use super::metrics::{self, Format};
 /// How old one may be.
 const FRESH: Duration = Duration::from_millis(250);
 
-/// The last rendering of each format. Who has the lock makes the next one.
-pub(super) struct Renderings([Arc<Mutex<Option<Rendering>>>; Format::ALL.len()]);
+/// The last ones. Who has the lock makes the next one.
+pub(super) struct Renderings {
+    metrics: [Slot; Format::ALL.len()],
+    status: Slot,
+}
+
+type Slot = Arc<Mutex<Option<Rendering>>>;
 
 struct Rendering {
-    made: Instant,
+    begun: Instant,
     bytes: Bytes,
 }
 
 impl Renderings {
     pub(super) fn new() -> Self {
-        Self(Format::ALL.map(|_| Arc::default()))
+        Self {
+            metrics: Format::ALL.map(|_| Arc::default()),
+            status: Arc::default(),
+        }
     }
 
     /// One that is fresh; `None` = the process is ending. Once begun it is made even if nobody waits for it
     /// any more, so that there is never more than one under way.
     pub(super) async fn get(&self, format: Format, asking: &Rc<Asking>) -> Option<Bytes> {
-        let mut slot = self.0[format as usize].clone().lock_owned().await;
-        if let Some(last) = slot.as_ref().filter(|it| it.made.elapsed() < FRESH) {
+        let mut slot = self.metrics[format as usize].clone().lock_owned().await;
+        if let Some(last) = slot.as_ref().filter(|it| it.begun.elapsed() < FRESH) {
             return Some(last.bytes.clone());
         }
         let asking = asking.clone();
         let making = spawn_local(async move {
+            let begun = Instant::now();
             let source = asking.ask(Ask::Source).await?;
             let made = spawn_blocking(move || metrics::render(&source, format));
             let bytes = made.await.ok()?;
+            let shared = bytes.clone();
             *slot = Some(Rendering {
-                made: Instant::now(),
-                bytes: bytes.clone(),
+                begun,
+                bytes: shared,
             });
             Some(bytes)
         });
         making.await.ok().flatten()
+    }
+
+    /// The status as JSON, as of a moment after it was asked for: whoever has just ordered something sees what
+    /// came of it. Those who wait at the same time get the same.
+    pub(super) async fn status(&self, asking: &Rc<Asking>) -> Option<Bytes> {
+        let asked = Instant::now();
+        let mut slot = self.status.lock().await;
+        if let Some(last) = slot.as_ref().filter(|it| it.begun >= asked) {
+            return Some(last.bytes.clone());
+        }
+        let begun = Instant::now();
+        let status = asking.ask(Ask::Status).await?;
+        let mut json = serde_json::to_vec(&status).unwrap_or_default();
+        json.push(b'\n');
+        let bytes = Bytes::from(json);
+        let shared = bytes.clone();
+        *slot = Some(Rendering {
+            begun,
+            bytes: shared,
+        });
+        Some(bytes)
     }
 }

@@ -18,7 +18,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::capacity::ADMIN_CONNECTIONS;
@@ -203,13 +203,10 @@ impl Endpoint {
             Route::Healthz => Some(answer::whole(StatusCode::OK, answer::TEXT, "ok\n")),
             Route::Readyz => self.asking.ask(Ask::Readiness).await.map(readiness),
             Route::Status => {
-                let status = self.asking.ask(Ask::Status).await;
-                status.map(|status| answer::json(StatusCode::OK, &status))
+                let status = self.renderings.status(&self.asking).await;
+                status.map(|status| answer::whole(StatusCode::OK, answer::JSON, status))
             }
-            Route::Config => {
-                let config = self.asking.ask(Ask::Config).await;
-                config.map(|config| configuration(&config, head))
-            }
+            Route::Config => self.configuration(head).await,
             Route::Metrics => {
                 let kinds = ["text/plain", "application/openmetrics-text"];
                 let format = match answer::prefers(&head.headers, &kinds) {
@@ -223,6 +220,20 @@ impl Endpoint {
             Route::End(_) | Route::Order(_) => None,
         };
         told.unwrap_or_else(|| ending(head))
+    }
+
+    /// TOML, or JSON for who wants that. Written beside the control thread: it may be long.
+    async fn configuration(&self, head: &request::Parts) -> Option<Answer> {
+        let config = self.asking.ask(Ask::Config).await?;
+        let json = answer::prefers(&head.headers, &[answer::TOML, answer::JSON]) == Some(1);
+        let written = spawn_blocking(move || {
+            let table = effective::table(&config);
+            match json {
+                true => answer::json(StatusCode::OK, &table),
+                false => answer::whole(StatusCode::OK, answer::TOML, table.to_string()),
+            }
+        });
+        written.await.ok()
     }
 
     async fn rendering(&self, format: Format) -> Option<Answer> {
@@ -388,14 +399,5 @@ fn readiness(reasons: Vec<String>) -> Answer {
             let lines = reasons.join("\n") + "\n";
             answer::whole(StatusCode::SERVICE_UNAVAILABLE, answer::TEXT, lines)
         }
-    }
-}
-
-/// TOML, or JSON for who wants that.
-fn configuration(config: &config::Config, head: &request::Parts) -> Answer {
-    let table = effective::table(config);
-    match answer::prefers(&head.headers, &[answer::TOML, answer::JSON]) {
-        Some(1) => answer::json(StatusCode::OK, &table),
-        _ => answer::whole(StatusCode::OK, answer::TOML, table.to_string()),
     }
 }
