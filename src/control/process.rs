@@ -120,7 +120,7 @@ impl Process {
         let end = self.serve().await?;
         self.give_up_reload();
         self.resuming.clear();
-        let ended = match end {
+        match end {
             End::Signal(name) => {
                 self.notify_stopping();
                 let hurried = self.delay(name).await?;
@@ -132,8 +132,7 @@ impl Process {
                 self.drain(urgency).await
             }
             End::Succeeded(heir) => self.retire(*heir).await,
-        };
-        ended
+        }
     }
 
     /// The next thing to see to. Whatever is dropped here goes on the next time.

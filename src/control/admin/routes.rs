@@ -72,11 +72,10 @@ pub(super) fn find(method: &Method, path: &str, query: Option<&str>) -> Result<R
             .ok_or(Miss::Method("GET, HEAD"));
     }
     let segments: Vec<_> = path.split('/').skip(1).collect();
-    let known = match &*segments {
-        ["reload" | "drain" | "log-level"] => true,
-        ["backends", _, _, "enable" | "disable" | "weight"] => true,
-        _ => false,
-    };
+    let known = matches!(
+        &*segments,
+        ["reload" | "drain" | "log-level"] | ["backends", _, _, "enable" | "disable" | "weight"]
+    );
     match (known, method == Method::POST) {
         (false, _) => Err(Miss::Path),
         (true, false) => Err(Miss::Method("POST")),
