@@ -544,4 +544,16 @@ mod tests {
             assert!(shown.iter().all(|it| secret(&it)), "{file:?}: {shown:?}");
         }
     }
+
+    #[test]
+    fn the_access_log_is_shown_with_its_whole_path() {
+        let rest = "listeners.web = { bind = '127.0.0.1:80', upstream = 'app' }
+            upstreams.app.backends = ['127.0.0.1:81']";
+        for (written, shown) in [("stdout", "stdout"), ("a.log", "/a.log")] {
+            let (config, again) = both(&format!("log.access_log = '{written}'\n{rest}"));
+            let log = &table(&config)["log"];
+            assert_eq!(log["access_log"].as_str(), Some(shown));
+            assert_eq!(config.access_log, again.access_log);
+        }
+    }
 }
