@@ -139,3 +139,17 @@ fn a_reset_behind_a_full_window_is_noticed() {
     assert_eq!(session.reason, ringress::telemetry::Reason::ClientReset);
     assert!(session.duration < Duration::from_secs(20), "{session:?}");
 }
+
+/// A retry was counted before there was anybody to try: with a single backend, one for each failure.
+#[test]
+fn a_retry_that_finds_no_other_backend_is_none() {
+    let mut plan = Plan::quiet(1, vec![BackendScript::Refuse]);
+    plan.clients = vec![ClientScript::new(vec![Step::ReadToEnd])];
+    let outcome = run(&plan);
+    assert_eq!(outcome.broken_promises(), [""; 0]);
+    let session = &outcome.sessions[0];
+    assert_eq!(
+        (session.reason, session.retries),
+        (ringress::telemetry::Reason::NoBackend, 0)
+    );
+}

@@ -126,13 +126,15 @@ pub async fn connect(
                 counters.retries_denied.add(1);
                 break;
             }
-            counters.retries.add(1);
-            caller.story.retries.set(attempt);
             search.pause(attempt).await;
         }
         let Some(choice) = search.choose().await? else {
             break;
         };
+        if attempt > 0 {
+            counters.retries.add(1);
+            caller.story.retries.set(attempt);
+        }
         match search.open(choice).await {
             Ok(connection) => return Ok(connection),
             Err((index, lease, error)) => {
