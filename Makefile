@@ -28,7 +28,8 @@ build:  ## Build the release binary
 
 test:  ## Run the whole test suite
 	@$(SERVERS) scripts/need.sh valgrind:valgrind dnsmasq:dnsmasq-base dig:bind9-dnsutils iperf3:iperf3 \
-		openssl:openssl curl:curl nginx:nginx haproxy:haproxy testssl:testssl.sh
+		openssl:openssl curl:curl nginx:nginx haproxy:haproxy testssl:testssl.sh \
+		promtool:prometheus
 	@$(NEED_NGINX_STREAM)
 	$(SERVERS) $(CARGO) test --workspace
 

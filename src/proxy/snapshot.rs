@@ -180,6 +180,11 @@ impl ListenerPolicy {
         self.trusted.is_some() || self.tls.is_some() || self.routes.is_some()
     }
 
+    /// What is heard first is a hello of TLS, which decides on the route.
+    pub fn looks_at_hellos(&self) -> bool {
+        self.routes.is_some()
+    }
+
     /// The route of this name, which is in lower case.
     pub(super) fn route(&self, name: &str) -> Option<usize> {
         self.routes.as_ref()?.names.find(name)

@@ -18,6 +18,7 @@ pub(crate) mod load;
 pub(crate) mod mortal;
 pub(crate) mod pattern;
 pub(crate) mod proxy;
+pub(crate) mod scrape;
 pub(crate) mod socket;
 pub(crate) mod successor;
 pub(crate) mod switched;

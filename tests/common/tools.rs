@@ -128,6 +128,24 @@ pub(crate) fn said(command: &str, words: &[&str]) -> String {
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
+/// Whether `command` ends well with these words and this on its standard input, and all that it says.
+pub(crate) fn fed(command: &str, words: &[&str], input: &str) -> (bool, String) {
+    let mut command = tool(command, "");
+    let command = command.args(words).stdin(Stdio::piped());
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().expect("it was found");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    // It may not care for all of it.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
 /// This file of a package is there.
 pub(crate) fn installed(file: &str, package: &str) {
     assert!(
@@ -140,6 +158,7 @@ fn tool(command: &str, words: &str) -> Command {
     let package = match command {
         "dnsmasq" => "dnsmasq-base",
         "dig" => "bind9-dnsutils",
+        "promtool" => "prometheus",
         "testssl" => "testssl.sh",
         other => other,
     };

@@ -74,6 +74,8 @@ impl Process {
             shared: self.shared.clone(),
             generation: self.shared.snapshot.load().generation,
             reloads: self.reloads,
+            worker_restarts: self.workers.restarts(),
+            draining: self.state != ProcessState::Serving,
             uptime: ring::now() - self.started,
             old_processes: self.ancestors.count(),
             max_series: self.config.admin.max_series.get(),
