@@ -179,7 +179,7 @@ impl Refusal {
 }
 
 /// Milliseconds since 1970, by the machine's calendar.
-fn unix_ms() -> u64 {
+pub(super) fn unix_ms() -> u64 {
     #[expect(
         clippy::disallowed_methods,
         reason = "people are told when it was, and nothing is decided by it"

@@ -16,6 +16,7 @@ mod orders;
 mod parts;
 pub mod privileges;
 mod process;
+mod pulse;
 mod reload;
 mod signals;
 pub mod socket;

@@ -18,6 +18,7 @@ impl Process {
     pub(super) fn obey(&mut self, Request { command, answer }: Request) {
         let reply = match command {
             Command::Status => self.tell_status(),
+            Command::Pulse { news_after } => self.tell_pulse(news_after),
             Command::Drain { part, deadline } => self.drain_part(part, deadline),
             Command::Resume { part } => return self.resuming.push((part, answer)),
             Command::Plan { file, text } => return self.plan(file, text, answer),
@@ -34,9 +35,10 @@ impl Process {
     }
 
     /// Answers while the process drains.
-    pub(super) fn refuse(&self, Request { command, answer }: Request) {
+    pub(super) fn refuse(&mut self, Request { command, answer }: Request) {
         let reply = match command {
             Command::Status => self.tell_status(),
+            Command::Pulse { news_after } => self.tell_pulse(news_after),
             #[cfg(debug_assertions)]
             Command::Panic { worker, spot } => {
                 self.workers.post_to(worker, Message::Panic(spot));

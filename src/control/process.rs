@@ -23,6 +23,7 @@ use super::certificates::{Certificates, Found};
 use super::health::Probers;
 use super::notify::Notifier;
 use super::parts::Parts;
+use super::pulse::Pulses;
 use super::reload::{Answer, Reload};
 use super::signals::{Asked, Signals};
 use super::socket::{Part, ProcessState, ReloadReport, Request, Server};
@@ -47,6 +48,7 @@ pub(super) struct Process {
     pub(super) notifier: Notifier,
     /// When the service manager wants to hear that the process lives.
     pub(super) watchdog: Option<Interval>,
+    pub(super) pulses: Pulses,
     pub(super) reload: Reload,
     pub(super) certificates: Certificates,
     pub(super) last_reload: Option<ReloadReport>,
@@ -84,6 +86,8 @@ enum Event {
     Read(Found),
     /// The service manager wants to hear that the process lives.
     Watched,
+    /// It is time for a pulse.
+    Due,
     /// A worker has ended; `None` = the last one had before.
     Ended(Option<Result<(), Error>>),
 }
@@ -180,6 +184,7 @@ impl Process {
             // A reload that is under way reads the same files, and keeps what was in effect when it began.
             found = self.certificates.next(), if renewing => Event::Read(found),
             () = watched => Event::Watched,
+            () = self.pulses.due() => Event::Due,
             ended = self.workers.next_end(), if self.workers.are_running() => Event::Ended(ended),
         }
     }
@@ -235,6 +240,7 @@ impl Process {
             }
             Event::Read(found) => self.renew_certificates(&found),
             Event::Watched => self.notifier.alive(),
+            Event::Due => self.beat(),
             Event::Asked(Asked::Reopen) => self.access_log.reopen(),
             Event::Asked(Asked::Reload) => tracing::warn!("reload refused: {ENDING}"),
             Event::Asked(Asked::Upgrade) => tracing::warn!("upgrade refused: {ENDING}"),

@@ -19,6 +19,7 @@ use super::notify::Notifier;
 use super::parts::Parts;
 use super::privileges::{self, Identity};
 use super::process::Process;
+use super::pulse::Pulses;
 use super::reload::Reload;
 use super::signals::Signals;
 use super::socket::path::{Folders, Place};
@@ -266,6 +267,7 @@ impl Ready {
             socket: None,
             notifier,
             watchdog,
+            pulses: Pulses::new(),
             reload: Reload::default(),
             certificates: Certificates::new(),
             last_reload: None,

@@ -1,11 +1,14 @@
 //! Lengths of time, counted: a histogram in the layout of HdrHistogram for percentiles that can be merged,
 //! and a few wide buckets for metrics. One worker writes, anybody reads; what was never used takes no memory.
 
+mod counts;
+
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+pub use self::counts::BinCounts;
 use super::counters::Counter;
 
 /// Upper bounds of the buckets in metrics, in nanoseconds, inclusive. One more bucket holds the rest.
@@ -60,6 +63,11 @@ impl Buckets {
         self.sum_nanos.add(nanos);
     }
 
+    /// How many there were so far.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().map(Counter::value).sum()
+    }
+
     /// Adds what was counted so far to `sum`.
     pub fn add_to(&self, sum: &mut BucketCounts) {
         for (sum, count) in sum.counts.iter_mut().zip(&self.counts) {
@@ -73,6 +81,14 @@ impl BucketCounts {
     /// How many there were.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
+    }
+
+    /// What was counted after `earlier`. Nothing, rather than less, of what was higher then.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            counts: std::array::from_fn(|it| self.counts[it].saturating_sub(earlier.counts[it])),
+            sum_nanos: self.sum_nanos.saturating_sub(earlier.sum_nanos),
+        }
     }
 
     /// The time within which this share of them was, 0.0..=1.0, taken to be spread evenly within its bucket;

@@ -10,6 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
+use super::news::{self, Keeper};
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// Starts logging, once per process; later calls change it.
@@ -55,7 +56,8 @@ where
 {
     let (below, level) = reload::Layer::new(filter(log.level));
     let (above, lines) = reload::Layer::new(lines(log.format, writer, colours));
-    let dispatch = Dispatch::new(Registry::default().with(below).with(above));
+    let kept = Keeper(news::news().clone());
+    let dispatch = Dispatch::new(Registry::default().with(below).with(above).with(kept));
     (dispatch, Handles { level, lines })
 }
 

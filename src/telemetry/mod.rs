@@ -7,6 +7,7 @@ pub mod events;
 pub mod latency;
 pub mod log;
 mod names;
+pub mod news;
 mod opening;
 mod reason;
 pub mod recorder;

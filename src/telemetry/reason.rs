@@ -107,6 +107,22 @@ impl Reason {
         Self::WorkerPanicked,
     ];
 
+    /// The client was turned away before it had a backend: by a rule, or for want of room.
+    pub const fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::ProcessFull
+                | Self::ListenerFull
+                | Self::Denied
+                | Self::RateLimit
+                | Self::ClientRateLimit
+                | Self::QueueFull
+                | Self::QueueTimeout
+                | Self::NoResources
+                | Self::UntrustedProxy
+        )
+    }
+
     /// As it stands in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -107,6 +107,23 @@ impl Backend {
         self.state.health.is_healthy()
     }
 
+    /// Until when it is ejected, if it is. It may be over already.
+    pub fn ejected_until(&self) -> Option<Instant> {
+        self.outlier
+            .and_then(|_| self.state.outlier.ejected_until())
+    }
+
+    /// Until when its breaker is open, if it is. It may be over already, if no session has come since.
+    pub fn broken_until(&self) -> Option<Instant> {
+        self.breaker.and_then(|_| self.state.breaker.open_until())
+    }
+
+    /// Its breaker is half-open.
+    pub fn is_half_open(&self) -> bool {
+        self.breaker
+            .is_some_and(|_| self.state.breaker.is_half_open())
+    }
+
     /// It has a cap of its own.
     pub(super) fn is_capped(&self) -> bool {
         self.most_connections != usize::MAX

@@ -32,10 +32,9 @@ pub use image::{BackendImage, UpstreamImage};
 pub use local::Local;
 pub use order::Order;
 pub use queue::{Bell, Bells};
-pub use state::{BackendState, Kept, States};
+pub use state::{BackendState, Kept, States, UpstreamState};
 
 use self::select::Known;
-use self::state::UpstreamState;
 use crate::address::Address;
 use crate::config;
 use crate::policy::balance::{Algorithm, Balancer, Member, identity};
@@ -171,6 +170,11 @@ impl Upstream {
     /// Who hears by the PROXY protocol who the client is.
     pub fn announce(&self) -> config::Announce {
         self.announce
+    }
+
+    /// What outlives reloads of it.
+    pub fn state(&self) -> &Arc<UpstreamState> {
+        &self.state
     }
 
     /// What was counted, by worker.

@@ -180,7 +180,7 @@ fn a_thousand_scrapes_at_once_are_all_answered() {
 #[test]
 fn who_looks_on_without_reading_is_cut_off() {
     let backend = quick_backend();
-    // A long status soon fills what the kernel holds.
+    // A long pulse soon fills what the kernel holds.
     let others: Vec<_> = (1..2000).map(|port| format!("127.1.0.1:{port}")).collect();
     let others = format!("[upstreams.others]\nbackends = {others:?}\n");
     let proxy = Proxy::start(&format!("{}{others}", text(&backend, HERE)));
@@ -200,5 +200,5 @@ fn who_looks_on_without_reading_is_cut_off() {
     });
     proxy.end();
     let heard = reading.join().expect("no failure").expect("an answer");
-    assert!(heard.body.matches("event: status").count() > 2);
+    assert!(heard.body.matches("event: pulse").count() > 2);
 }

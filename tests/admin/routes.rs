@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 
 use ringress::config::{self, SystemResolver, diff};
 use serde_json::Value;
+use socket2::Socket;
 
 use crate::common::http::{ask, get, request};
 use crate::common::{connect, eventually, system};
@@ -139,51 +140,57 @@ fn metrics_are_in_the_form_that_is_wanted_and_count() {
     proxy.end_now();
 }
 
-/// The data of the next event.
-fn next_event(stream: &mut impl BufRead) -> Option<Value> {
+/// Looks on.
+fn subscribe(admin: &str) -> BufReader<Socket> {
+    let mut socket = connect(admin);
+    let asked = request("GET", "/events", &[]);
+    socket.write_all(asked.as_bytes()).expect("it is taken");
+    BufReader::new(socket)
+}
+
+/// The next event: its name and its data.
+fn next_event(stream: &mut impl BufRead) -> Option<(String, Value)> {
+    let mut name = String::new();
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line).expect("it goes on") == 0 {
             return None;
         }
+        if let Some(event) = line.trim_end().strip_prefix("event: ") {
+            name = event.to_owned();
+        }
         if let Some(data) = line.strip_prefix("data: ") {
-            return Some(serde_json::from_str(data).expect("it is JSON"));
+            return Some((name, serde_json::from_str(data).expect("it is JSON")));
+        }
+    }
+}
+
+/// The data of the next pulse.
+fn next_pulse(stream: &mut impl BufRead) -> Value {
+    loop {
+        let (name, data) = next_event(stream).expect("a pulse");
+        if name == "pulse" {
+            return data;
         }
     }
 }
 
 #[test]
-fn events_come_once_a_second_and_the_same_for_all_who_look_on() {
+fn a_pulse_comes_once_a_second_and_the_same_for_all_who_look_on() {
     let (proxy, _backend) = with_admin(HERE);
     let admin = proxy.admin();
-    let subscribe = || {
-        let mut socket = connect(&admin);
-        socket
-            .write_all(request("GET", "/events", &[]).as_bytes())
-            .expect("it is taken");
-        BufReader::new(socket)
-    };
-    let mut streams: Vec<_> = (0..32).map(|_| subscribe()).collect();
-    let first: Vec<_> = streams
-        .iter_mut()
-        .map(|it| next_event(it).expect("an event"))
-        .collect();
+    let mut streams: Vec<_> = (0..32).map(|_| subscribe(&admin)).collect();
+    let first: Vec<_> = streams.iter_mut().map(next_pulse).collect();
     assert_eq!(first[0]["state"], "serving");
     let full = get(&admin, "/events");
     assert_eq!(full.status, 503, "{full:?}");
     let uptime = |event: &Value| event["uptime_ms"].as_u64().expect("a number");
-    let second: Vec<_> = streams
-        .iter_mut()
-        .map(|it| next_event(it).expect("an event"))
-        .collect();
+    let second: Vec<_> = streams.iter_mut().map(next_pulse).collect();
     for (first, second) in first.iter().zip(&second) {
         assert!(uptime(second) > uptime(first));
     }
-    // Those who came in between two ticks have heard the one before.
-    let third: Vec<_> = streams
-        .iter_mut()
-        .map(|it| next_event(it).expect("an event"))
-        .collect();
+    // Some may have come a second later than others.
+    let third: Vec<_> = streams.iter_mut().map(next_pulse).collect();
     let last: Vec<_> = third.iter().map(uptime).collect();
     let distinct: std::collections::BTreeSet<_> = last.iter().collect();
     assert!(distinct.len() <= 2, "{distinct:?}");
@@ -196,13 +203,46 @@ fn events_come_once_a_second_and_the_same_for_all_who_look_on() {
 }
 
 #[test]
+fn who_looks_on_hears_first_what_was_and_then_what_is() {
+    let (proxy, _backend) = with_admin(HERE);
+    let admin = proxy.admin();
+    let mut early = subscribe(&admin);
+    next_pulse(&mut early);
+    let mut stream = subscribe(&admin);
+    let (name, history) = next_event(&mut stream).expect("an event");
+    assert_eq!(name, "history");
+    let pulses = history["pulses"].as_array().expect("a list");
+    let brief = pulses.last().expect("one was taken");
+    assert_eq!(brief["listeners"][0]["name"], "web");
+    assert_eq!(brief["upstreams"][0]["backends"], serde_json::json!([]));
+    let (name, news) = next_event(&mut stream).expect("an event");
+    assert_eq!(name, "news");
+    let started = |news: &Value| {
+        let mut lines = news["lines"].as_array().expect("a list").iter();
+        lines.any(|line| {
+            let message = line["message"].as_str().expect("a text");
+            line["level"] == "info" && message.starts_with("started workers=2")
+        })
+    };
+    assert!(started(&news), "{news}");
+    let _client = crate::common::socket::exchange(None, &proxy.address("web")).expect("served");
+    let counted = eventually("the session to be in a pulse", || {
+        let pulse = next_pulse(&mut stream);
+        (pulse["listeners"][0]["accepted"] == 1).then_some(pulse)
+    });
+    let backend = &counted["upstreams"][0]["backends"][0];
+    assert_eq!(
+        (&backend["state"], &backend["connections"]),
+        (&"up".into(), &1.into())
+    );
+    assert_eq!(next_pulse(&mut stream)["listeners"][0]["accepted"], 0);
+    proxy.end_now();
+}
+
+#[test]
 fn who_looks_on_is_told_the_end_by_the_end_of_the_stream() {
     let (mut proxy, _backend) = with_admin(HERE);
-    let mut socket = connect(&proxy.admin());
-    socket
-        .write_all(request("GET", "/events", &[]).as_bytes())
-        .expect("it is taken");
-    let mut stream = BufReader::new(socket);
+    let mut stream = subscribe(&proxy.admin());
     next_event(&mut stream).expect("an event");
     proxy.signal(rustix::process::Signal::TERM);
     while next_event(&mut stream).is_some() {}

@@ -1,9 +1,11 @@
 //! What visitors want of the control thread. They never touch the process: they ask, and are told.
 
+use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::super::socket::{Part, Status};
 use super::metrics::Source;
@@ -19,6 +21,12 @@ pub(in crate::control) enum Ask {
     Config(oneshot::Sender<Box<Config>>),
     /// What metrics are rendered from.
     Source(oneshot::Sender<Source>),
+    /// To look on: where the visitor hears; `None` = too many look on.
+    LookOn {
+        /// Notified when it has not read.
+        cut: Rc<Notify>,
+        answer: oneshot::Sender<Option<mpsc::Receiver<Bytes>>>,
+    },
     /// To drain the whole process.
     End {
         /// In the place of `drain_timeout`.

@@ -30,6 +30,7 @@ impl Process {
             Ask::Readiness(answer) => drop(answer.send(self.readiness())),
             Ask::Config(answer) => drop(answer.send(Box::new(self.config.clone()))),
             Ask::Source(answer) => drop(answer.send(self.metrics_source())),
+            Ask::LookOn { cut, answer } => drop(answer.send(self.look_on(cut))),
             Ask::End { answer, .. } => drop(answer.send(Err(Refusal::Ending))),
             Ask::Order(order, answer) => self.carry_out_for(order, answer),
         }

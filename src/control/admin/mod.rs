@@ -33,7 +33,8 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -148,6 +149,22 @@ impl Admin {
             // The endpoint, which asks, is ours.
             None => std::future::pending().await,
         }
+    }
+
+    /// Somebody looks on.
+    pub(super) fn is_looked_at(&self) -> bool {
+        self.endpoint.subscribers.count() > 0
+    }
+
+    /// One more looks on, and hears `opening` first; `None` = there are as many as there may be. `cut` is notified
+    /// when it has not read.
+    pub(super) fn look_on(&self, cut: Rc<Notify>, opening: Bytes) -> Option<mpsc::Receiver<Bytes>> {
+        self.endpoint.subscribers.add(cut, opening)
+    }
+
+    /// Those who look on hear it.
+    pub(super) fn tell(&self, event: &Bytes) {
+        self.endpoint.subscribers.tell(event);
     }
 
     /// For a new process, if there is something.

@@ -54,7 +54,7 @@ pub(super) struct Endpoint {
     /// Free places for connections.
     places: Arc<Semaphore>,
     renderings: Renderings,
-    pub(super) subscribers: Rc<Subscribers>,
+    pub(super) subscribers: Subscribers,
     denials: Denials,
 }
 
@@ -86,7 +86,7 @@ impl Endpoint {
             token: RefCell::new(settings.token.clone()),
             places: Arc::new(Semaphore::new(ADMIN_CONNECTIONS as usize)),
             renderings: Renderings::new(),
-            subscribers: Rc::default(),
+            subscribers: Subscribers::default(),
             denials: Denials::default(),
         };
         (Rc::new(endpoint), asks)
@@ -216,7 +216,7 @@ impl Endpoint {
                 self.rendering(format).await
             }
             Route::Histograms => self.rendering(Format::Histograms).await,
-            Route::Events => Some(self.events(head, visit)),
+            Route::Events => self.events(head, visit).await,
             Route::End(_) | Route::Order(_) => None,
         };
         told.unwrap_or_else(|| ending(head))
@@ -241,11 +241,13 @@ impl Endpoint {
         Some(answer::whole(StatusCode::OK, format.content_type(), bytes))
     }
 
-    fn events(&self, head: &request::Parts, visit: &Visit) -> Answer {
+    async fn events(&self, head: &request::Parts, visit: &Visit) -> Option<Answer> {
         if head.method == Method::HEAD {
-            return answer::whole(StatusCode::OK, "text/event-stream", "");
+            return Some(answer::whole(StatusCode::OK, "text/event-stream", ""));
         }
-        match self.subscribers.add(visit.cut.clone(), &self.asking) {
+        let cut = visit.cut.clone();
+        let heard = self.asking.ask(|answer| Ask::LookOn { cut, answer });
+        Some(match heard.await? {
             Some(events) => {
                 visit.looks_on.set(true);
                 answer::stream(events)
@@ -258,7 +260,7 @@ impl Endpoint {
                     &head.headers,
                 )
             }
-        }
+        })
     }
 
     /// An order, from its body to what came of it, which is logged.

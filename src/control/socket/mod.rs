@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `protocol` | requests and replies, line by line |
 //! | `status` | what a process tells about itself |
+//! | `pulse` | what it tells of the last second |
 //! | `path` | where the socket is |
 //! | `listen` | the socket's file |
 //! | `server` | the process's side |
@@ -14,10 +15,12 @@ pub mod client;
 mod listen;
 pub mod path;
 pub mod protocol;
+pub mod pulse;
 pub mod server;
 pub mod status;
 
 pub(super) use self::listen::{Access, SocketFile, listen_for, make_folder};
 pub(super) use self::protocol::*;
+pub(super) use self::pulse::*;
 pub(super) use self::server::{Request, Server};
 pub(super) use self::status::*;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::pulse::{NewsLine, Pulse};
 pub use super::status::Status;
 use crate::config::diff::Change;
 
@@ -26,6 +27,12 @@ pub const REQUEST_BYTES_MAX: usize = 8 << 20;
 pub enum Command {
     /// To tell about itself.
     Status,
+    /// To tell of the last second, and what there is new.
+    Pulse {
+        /// The number of the last line that is known; 0 = none is.
+        #[serde(default)]
+        news_after: u64,
+    },
     /// To read its configuration again, as SIGHUP does, and to tell what came of it.
     Reload,
     /// To hand over to a new process.
@@ -65,6 +72,7 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Status => "status",
+            Self::Pulse { .. } => "pulse",
             Self::Reload => "reload",
             Self::Upgrade => "upgrade",
             Self::Plan { .. } => "plan",
@@ -95,7 +103,9 @@ impl Command {
 }
 
 /// Every command's word.
-const NAMES: [&str; 6] = ["status", "reload", "upgrade", "plan", "drain", "resume"];
+const NAMES: [&str; 7] = [
+    "status", "pulse", "reload", "upgrade", "plan", "drain", "resume",
+];
 
 /// What can be drained while the rest goes on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -128,7 +138,7 @@ impl fmt::Display for Part {
 }
 
 /// The final answer to a request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     /// It is done.
@@ -163,11 +173,13 @@ impl Reply {
 }
 
 /// What was done.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Of [`Command::Status`].
     Status(Box<Status>),
+    /// Of [`Command::Pulse`].
+    Pulse(Box<Pulsed>),
     /// Of [`Command::Reload`].
     Reloaded(Reloaded),
     /// Of [`Command::Upgrade`].
@@ -178,6 +190,16 @@ pub enum Outcome {
     Drained(Drained),
     /// Of [`Command::Resume`].
     Resumed(Resumed),
+}
+
+/// The last second.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pulsed {
+    /// What was counted in it, and how the process stood.
+    pub pulse: Pulse,
+    /// Lines of the log, the oldest first.
+    pub news: Vec<NewsLine>,
 }
 
 /// Another generation is in effect.
@@ -307,7 +329,7 @@ mod tests {
         Part::Listener { listener }
     }
 
-    fn commands() -> [(Command, &'static str); 7] {
+    fn commands() -> [(Command, &'static str); 8] {
         let drain = |part, deadline| Command::Drain { part, deadline };
         let plan = Command::Plan {
             file: "a.toml".to_owned(),
@@ -315,6 +337,10 @@ mod tests {
         };
         [
             (Command::Status, r#"{"command":"status"}"#),
+            (
+                Command::Pulse { news_after: 7 },
+                r#"{"command":"pulse","news_after":7}"#,
+            ),
             (Command::Reload, r#"{"command":"reload"}"#),
             (Command::Upgrade, r#"{"command":"upgrade"}"#),
             (plan, r#"{"command":"plan","file":"a.toml","text":"x\n\""}"#),
@@ -375,6 +401,10 @@ mod tests {
         assert_eq!(
             parse(r#"{"command":"reload","soft":true}"#),
             Command::Reload
+        );
+        assert_eq!(
+            parse(r#"{"command":"pulse"}"#),
+            Command::Pulse { news_after: 0 }
         );
         assert_eq!(
             parse(r#"{"command":"drain","part":{"listener":"web","of":1},"why":"x"}"#),

@@ -280,8 +280,10 @@ async fn answer(line: &[u8], peer: &UCred, requests: &mpsc::Sender<Request>) -> 
         }
     };
     match (&command, command.name()) {
-        // Monitoring asks every few seconds.
-        (Command::Status, command) => tracing::debug!(command, uid, pid, "control request"),
+        // Monitoring asks every few seconds, `ringress top` every second.
+        (Command::Status | Command::Pulse { .. }, command) => {
+            tracing::debug!(command, uid, pid, "control request")
+        }
         (_, command) => tracing::info!(command, uid, pid, "control request"),
     }
     let (answer, answered) = oneshot::channel();
