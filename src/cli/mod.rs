@@ -12,6 +12,7 @@ mod resume;
 mod run;
 mod status;
 mod tcp;
+mod top;
 mod upgrade;
 
 use std::fmt;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::Init => init::run(),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Tcp(arguments) => tcp::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Status(arguments) => return status::run(&arguments),
         Command::Reload(arguments) => return reload::run(&arguments),
         Command::Plan(arguments) => return plan::run(&arguments),
@@ -101,6 +103,8 @@ enum Command {
     Tcp(tcp::Arguments),
     /// Show what a running process does
     Status(status::Arguments),
+    /// Watch a running process: listeners, upstreams and backends with their rates, once a second
+    Top(top::Arguments),
     /// Have a running process read its configuration again
     Reload(reload::Arguments),
     /// Give a listener or a backend of a running process no new sessions
@@ -130,6 +134,8 @@ enum Error {
     Process(ClientError),
     /// This file asks for no control socket, and no process answers where one would be.
     NoSocket(PathBuf),
+    /// There is no terminal to draw on.
+    NoTerminal,
     /// What was waited for does not drain any more.
     Resumed(Part),
 }
@@ -160,6 +166,10 @@ impl fmt::Display for Error {
                 "no process answers, and {} says runtime.control_socket = \"off\": without it there are \
                  only signals (SIGHUP, SIGTERM)",
                 file.display()
+            ),
+            Self::NoTerminal => f.write_str(
+                "top draws on a terminal, and stdout is none: for scripts and files there is \
+                 `ringress status --format json`",
             ),
             Self::Resumed(part) => write!(
                 f,
@@ -226,6 +236,8 @@ mod tests {
             "ringress status -c a.toml",
             "ringress status --socket a.sock --format json",
             "ringress reload --config a.toml",
+            "ringress top -c a.toml",
+            "ringress top --socket a.sock",
             "ringress upgrade -c a.toml",
             "ringress plan new.toml",
             "ringress plan new.toml -c a.toml --format json",
@@ -245,6 +257,8 @@ mod tests {
             "ringress tcp",
             "ringress doctor x",
             "ringress status",
+            "ringress top",
+            "ringress top -c a.toml --format json",
             "ringress reload -c a.toml --socket a.sock",
             "ringress plan",
             "ringress plan -c a.toml",

@@ -15,21 +15,28 @@ use crate::control::socket::client::{self, ClientError};
 use crate::control::socket::path::{Folders, Place};
 use crate::control::socket::protocol::{Command, Outcome, ProtocolError};
 
-/// Which process, and how to print what it says.
-#[derive(clap::Args, Debug)]
-pub(super) struct Process {
+/// Which process.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Target {
     /// The configuration of the running process, by the path that it was started with
     #[arg(short, long, value_name = "FILE", required_unless_present = "socket")]
     config: Option<PathBuf>,
     /// The control socket itself, where the configuration doesn't lead to it
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     socket: Option<PathBuf>,
+}
+
+/// Which process, and how to print what it says.
+#[derive(clap::Args, Debug)]
+pub(super) struct Process {
+    #[command(flatten)]
+    target: Target,
     /// How to print the outcome
     #[arg(long, value_enum, default_value_t)]
     pub(super) format: Format,
 }
 
-impl Process {
+impl Target {
     /// Asks it. `expected` takes out of the outcome what such a command brings.
     pub(super) fn ask<T>(
         &self,
@@ -39,6 +46,18 @@ impl Process {
     ) -> Result<T, Error> {
         let found = Found::new(self.socket.as_deref(), self.config.as_deref())?;
         found.ask(command, timeout, expected)
+    }
+}
+
+impl Process {
+    /// As [`Target::ask`].
+    pub(super) fn ask<T>(
+        &self,
+        command: &Command,
+        timeout: Duration,
+        expected: impl FnOnce(Outcome) -> Option<T>,
+    ) -> Result<T, Error> {
+        self.target.ask(command, timeout, expected)
     }
 }
 
@@ -65,7 +84,7 @@ impl Found {
         })
     }
 
-    /// As [`Process::ask`].
+    /// As [`Target::ask`].
     pub(super) fn ask<T>(
         self,
         command: &Command,
