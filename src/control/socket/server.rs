@@ -282,7 +282,7 @@ async fn answer(line: &[u8], peer: &UCred, requests: &mpsc::Sender<Request>) -> 
     match (&command, command.name()) {
         // Monitoring asks every few seconds, `ringress top` every second.
         (Command::Status | Command::Pulse { .. }, command) => {
-            tracing::debug!(command, uid, pid, "control request")
+            tracing::debug!(command, uid, pid, "control request");
         }
         (_, command) => tracing::info!(command, uid, pid, "control request"),
     }
