@@ -17,6 +17,19 @@ fn parsed(text: &str) -> Config {
     config::parse(text, "a.toml", &mut SystemResolver).expect("it is a configuration")
 }
 
+fn at(second: u64) -> Instant {
+    Instant::from_nanos(second * 1_000_000_000)
+}
+
+fn about(second: u64) -> About {
+    About {
+        at_unix_ms: second * 1000,
+        state: ProcessState::Serving,
+        started: Instant::from_nanos(0),
+        addresses: HashMap::from([("web".into(), "127.0.0.1:80".to_owned())]),
+    }
+}
+
 struct Played {
     shared: Arc<Shared>,
     taking: Taking,
@@ -45,13 +58,7 @@ impl Played {
     /// One that comes a second later.
     fn pulse(&mut self) -> Pulse {
         self.seconds += 1;
-        let now = Instant::from_nanos(self.seconds * 1_000_000_000);
-        let about = About {
-            at_unix_ms: self.seconds * 1000,
-            state: ProcessState::Serving,
-            started: Instant::from_nanos(0),
-            addresses: HashMap::from([("web".into(), "127.0.0.1:80".to_owned())]),
-        };
+        let (now, about) = (at(self.seconds), about(self.seconds));
         let mut pulse = self.taking.take(&self.shared, &about, now);
         self.taking.detail(&mut pulse, &self.shared, now);
         pulse
@@ -243,4 +250,46 @@ fn without_marks_backends_tell_how_they_stand_and_count_nothing() {
     );
     played.backend(1).tallies.of(0).connections.add(10);
     assert_eq!(played.pulse().upstreams[0].backends[0].connections, 10);
+}
+
+fn has_backends(pulse: &Pulse) -> bool {
+    !pulse.upstreams[0].backends.is_empty()
+}
+
+#[tokio::test]
+async fn backends_are_told_while_somebody_looks_and_for_some_seconds_after_a_question() {
+    let played = Played::untouched(ONE);
+    let mut pulses = Pulses::new();
+    let take = |pulses: &mut Pulses, second, watched| {
+        pulses.take(&played.shared, &about(second), at(second), watched);
+        has_backends(&pulses.latest)
+    };
+    assert!(!take(&mut pulses, 1, false));
+    assert!(has_backends(pulses.ask(&played.shared, at(1))), "at once");
+    let told: Vec<_> = (2..8).map(|it| take(&mut pulses, it, false)).collect();
+    assert_eq!(told, [true, true, true, true, false, false]);
+    assert!(take(&mut pulses, 8, true));
+    assert!(!take(&mut pulses, 9, false));
+}
+
+#[tokio::test]
+async fn the_history_is_brief_and_has_no_pulse_without_a_period() {
+    let played = Played::untouched(ONE);
+    let mut pulses = Pulses::new();
+    for second in 1..=3 {
+        pulses.take(&played.shared, &about(second), at(second), true);
+    }
+    let opening = String::from_utf8(pulses.opening().to_vec()).expect("it is JSON");
+    assert_eq!(opening.matches("\"period_ms\":1000").count(), 2);
+    assert!(!opening.contains("127.0.0.1:2"), "{opening}");
+    assert!(
+        opening.contains("\n\nevent: news\ndata: {\"lines\":["),
+        "{opening}"
+    );
+    let event = String::from_utf8(pulses.event().to_vec()).expect("it is JSON");
+    assert!(
+        event.starts_with("event: pulse\ndata: {\"at_unix_ms\":3000,"),
+        "{event}"
+    );
+    assert!(event.contains("127.0.0.1:2"), "{event}");
 }
