@@ -91,10 +91,9 @@ fn new(status: StatusCode, kind: &'static str, payload: Payload) -> Answer {
 /// The live page.
 pub(super) fn page() -> Answer {
     let mut answer = whole(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
-    let policy = HeaderValue::from_static(page::POLICY);
     answer
         .headers_mut()
-        .insert(header::CONTENT_SECURITY_POLICY, policy);
+        .insert(header::CONTENT_SECURITY_POLICY, page::policy());
     answer
 }
 
