@@ -29,7 +29,7 @@ build:  ## Build the release binary
 test:  ## Run the whole test suite
 	@$(SERVERS) scripts/need.sh valgrind:valgrind dnsmasq:dnsmasq-base dig:bind9-dnsutils iperf3:iperf3 \
 		openssl:openssl curl:curl nginx:nginx haproxy:haproxy testssl:testssl.sh \
-		promtool:prometheus
+		promtool:prometheus chromium:chromium chromedriver:chromium-driver
 	@$(NEED_NGINX_STREAM)
 	$(SERVERS) $(CARGO) test --workspace
 

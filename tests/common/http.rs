@@ -74,6 +74,32 @@ pub(crate) fn rest(socket: &mut Socket) -> Option<Answer> {
     }
 }
 
+/// What is answered on a connection that stays open: as much as it says.
+pub(crate) fn answered(address: &str, bytes: &[u8]) -> Option<Answer> {
+    let mut socket = connect(address);
+    socket.write_all(bytes).ok()?;
+    let (mut answer, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+    while !is_whole(&answer) {
+        match socket.read(&mut buffer) {
+            Ok(count @ 1..) => answer.extend_from_slice(&buffer[..count]),
+            _ => return None,
+        }
+    }
+    Answer::parse(&answer)
+}
+
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|it| it == b"\r\n\r\n") else {
+        return false;
+    };
+    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"));
+    let length: usize = length.map_or(0, |it| it.trim().parse().expect("a number"));
+    answer.len() >= end + 4 + length
+}
+
 /// The answer to a request.
 pub(crate) fn ask(address: &str, method: &str, target: &str, headers: &[&str]) -> Answer {
     let answer = says(address, request(method, target, headers).as_bytes());

@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod backend;
+pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod commands;
 pub(crate) mod crowd;

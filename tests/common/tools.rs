@@ -1,6 +1,7 @@
 //! Real servers and clients of other makers. `make test` installs them; a test does not do without.
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -75,6 +76,13 @@ impl Talk {
             let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
             (said.matches(text).count() >= times).then_some(())
         });
+    }
+
+    /// Waits until something can be told from all that it has printed.
+    pub(crate) fn told<T>(&self, what: &str, pick: impl Fn(&str) -> Option<T>) -> T {
+        eventually(what, || {
+            pick(&self.said.lock().unwrap_or_else(PoisonError::into_inner))
+        })
     }
 
     /// Gives it no more to read, and waits for its end. Whether that was a good one, and all that it printed.
@@ -155,7 +163,15 @@ pub(crate) fn installed(file: &str, package: &str) {
 }
 
 fn tool(command: &str, words: &str) -> Command {
+    let mut tool = Command::new(found(command));
+    tool.args(words.split_whitespace()).stdin(Stdio::null());
+    tool
+}
+
+/// Where this command is.
+pub(crate) fn found(command: &str) -> PathBuf {
     let package = match command {
+        "chromedriver" => "chromium-driver",
         "dnsmasq" => "dnsmasq-base",
         "dig" => "bind9-dnsutils",
         "promtool" => "prometheus",
@@ -166,12 +182,9 @@ fn tool(command: &str, words: &str) -> Command {
     let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
     let folders = std::env::split_paths(&path);
     let mut found = folders.map(|folder| folder.join(command));
-    let Some(program) = found.find(|file| file.exists()) else {
+    found.find(|file| file.exists()).unwrap_or_else(|| {
         panic!(
             "{command} is not installed: it is in Debian's {package}, and `make test` sees to it"
-        );
-    };
-    let mut tool = Command::new(program);
-    tool.args(words.split_whitespace()).stdin(Stdio::null());
-    tool
+        )
+    })
 }

@@ -95,8 +95,17 @@ mod tests {
         }
         // The names of SVG are no addresses.
         let addresses = PAGE.matches("http://").count();
-        assert_eq!(addresses, PAGE.matches("http://www.w3.org/2000/svg").count());
-        for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", "document.write"] {
+        assert_eq!(
+            addresses,
+            PAGE.matches("http://www.w3.org/2000/svg").count()
+        );
+        for word in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "eval(",
+            "document.write",
+        ] {
             assert!(!inside("script").contains(word), "{word}");
         }
     }
