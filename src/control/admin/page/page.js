@@ -101,7 +101,7 @@ const listeners = new Table(element("listeners"), "Listeners", [
   },
   quantile("Duration p50", (it) => it.duration?.p50_us),
   quantile("Duration p99", (it) => it.duration?.p99_us, "p99"),
-  words("Ended in 5 min", ended, { wide: true }),
+  words("Endings in 5 min", ended, { wide: true }),
 ]);
 
 const good = (upstream) => upstream.backends.filter((it) => it.state === "up").length;
@@ -188,24 +188,22 @@ const showTable = (table, rows, note) => {
 const fact = (name) => {
   const group = make("div");
   const value = make("dd");
-  const label = make("dt", "", name);
-  group.append(label, value);
+  group.append(make("dt", "", name), value);
   element("facts").append(group);
-  return { label, value };
+  return value;
 };
-const facts = { generation: fact("generation"), uptime: fact("up"), sessions: fact("sessions"), busy: fact("") };
+const facts = { generation: fact("generation"), uptime: fact("up"), sessions: fact("sessions"), busy: fact("busy") };
 facts.busyText = make("span");
 facts.cores = make("span", "cores");
 facts.cores.setAttribute("aria-hidden", "true");
-facts.busy.value.append(facts.busyText, facts.cores);
+facts.busy.append(facts.busyText, facts.cores);
 
 const showHeader = (pulse) => {
   showState(pulse.state, { serving: "good", delaying: "warn", draining: "warn" }[pulse.state] ?? "");
-  write(facts.generation.value, String(pulse.generation));
-  write(facts.uptime.value, age(pulse.uptime_ms));
-  write(facts.sessions.value, `${whole(pulse.sessions)} of ${whole(pulse.max_connections)}`);
-  write(facts.busy.label, `${many(pulse.workers.length, "worker")} busy`);
-  write(facts.busyText, percent(busy(pulse)[0] ?? 0));
+  write(facts.generation, String(pulse.generation));
+  write(facts.uptime, age(pulse.uptime_ms));
+  write(facts.sessions, `${whole(pulse.sessions)} of ${whole(pulse.max_connections)}`);
+  write(facts.busyText, `${percent(busy(pulse)[0] ?? 0)} of ${many(pulse.workers.length, "worker")}`);
   const bars = pulse.workers.slice(0, 64).map((worker) => {
     const bar = make("i");
     bar.style.setProperty("--busy", `${Math.round(worker.busy * 100)}%`);
@@ -283,6 +281,15 @@ const reveal = (known) => {
   element("pause").disabled = !known;
 };
 
+/** Shows what is known before the first pulse has come: all but the backends. */
+const glance = (pulse) => {
+  seen.latest = { ...pulse, upstreams: pulse.upstreams.map((it) => ({ ...it, backends: [] })) };
+  reveal(true);
+  showHeader(pulse);
+  drawCharts();
+  showTable(listeners, pulse.listeners, "listeners-note");
+};
+
 // --- what comes
 
 const tally = (pulse, sign) => {
@@ -309,6 +316,7 @@ const receive = {
     seen.reasons.clear();
     pulses.forEach(keep);
     newsAreOld = true;
+    if (!seen.latest && pulses.length > 0) glance(pulses.at(-1));
   },
   news({ lines }) {
     seen.news = [...(newsAreOld ? [] : seen.news), ...lines].slice(-NEWS_MAX);
