@@ -237,6 +237,12 @@ const showNews = () => {
   write(element("news-note"), `the newest first; ${many(found.length, "line")}`);
 };
 
+/** Who was asked for most in what is kept. */
+const busiest = (names) => {
+  const requests = (name) => sum(seen.pulses, (pulse) => pulse.upstreams.find((it) => it.name === name)?.requests);
+  return names.map((name) => [name, requests(name)]).reduce((best, it) => (it[1] > best[1] ? it : best), ["", -1])[0];
+};
+
 /** Upstreams to choose from, where there is a choice. */
 const showScopes = (pulse) => {
   const scope = element("scope");
@@ -245,7 +251,7 @@ const showScopes = (pulse) => {
   const known = [...scope.options].map((it) => it.value);
   element("scope-label").hidden = names.length < 2;
   if (wanted.length === known.length && wanted.every((name, index) => name === known[index])) return;
-  const before = scope.value;
+  const before = known.length > 0 ? scope.value : busiest(names);
   scope.replaceChildren(...wanted.map((name) => new Option(name || "the slowest upstream", name)));
   scope.value = wanted.includes(before) ? before : "";
 };
@@ -286,6 +292,7 @@ const glance = (pulse) => {
   seen.latest = { ...pulse, upstreams: pulse.upstreams.map((it) => ({ ...it, backends: [] })) };
   reveal(true);
   showHeader(pulse);
+  showScopes(pulse);
   drawCharts();
   showTable(listeners, pulse.listeners, "listeners-note");
 };
@@ -396,7 +403,12 @@ const take = (event) => {
   const what = receive[of("event")];
   if (!what) return;
   heard();
-  what(JSON.parse(of("data")));
+  try {
+    what(JSON.parse(of("data")));
+  } catch (error) {
+    // What can't be shown this time may be the next.
+    console.error(error);
+  }
 };
 
 /** Asks until somebody has an answer. */
@@ -424,10 +436,9 @@ const look = async () => {
     let next = null;
     try {
       next = await listen();
-    } catch (error) {
+    } catch {
       // A line that broke or was given up is what the banner is for.
       line.refusal = "";
-      if (error instanceof SyntaxError) console.error(error);
     }
     if (next !== "again") await sleep(RETRY_MS);
   }
