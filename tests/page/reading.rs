@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::common::browser::{ENTER, TAB};
+use super::common::browser::{Browser, ENTER, TAB};
 use super::common::load::Load;
-use super::common::{eventually, now};
+use super::common::{Proxy, config, eventually, now};
 use super::{BACKENDS, HERE, Scene, rows};
 
 /// What a busy machine may add.
@@ -92,6 +92,42 @@ fn a_reload_is_in_the_news_and_its_generation_in_the_header() {
         "{news}"
     );
     scene.proxy.end();
+}
+
+#[test]
+fn what_is_paused_stays_as_it_is_and_goes_on_with_what_is_so() {
+    let scene = Scene::new(HERE);
+    let browser = scene.page(1280, 800);
+    browser.run("document.getElementById('pause').click()");
+    scene.backends[0].stop_listening();
+    browser.waits("return document.getElementById('told').textContent.includes('is down')");
+    let states = || -> Vec<String> {
+        let rows = rows(&browser, "backends").into_iter();
+        rows.map(|mut row| row.remove(2)).collect()
+    };
+    assert_eq!(states(), ["up", "up"]);
+    browser.run("document.getElementById('pause').click()");
+    let states = states();
+    assert!(states[0].starts_with("down"), "{states:?}");
+    scene.proxy.end();
+}
+
+#[test]
+fn of_many_backends_some_are_shown_and_the_others_are_counted_and_found() {
+    let list: Vec<String> = (1..=250).map(|it| format!("127.0.1.{it}:80")).collect();
+    let list: Vec<&str> = list.iter().map(|it| &**it).collect();
+    let proxy = Proxy::start(&config(&list, "", "", &format!("[admin]\n{HERE}\n")));
+    let browser = Browser::open(1280, 800);
+    browser.go(&format!("http://{}/", proxy.admin()));
+    browser.waits(&format!("{BACKENDS} === 200"));
+    assert_eq!(
+        browser.text("return document.getElementById('backends-note').textContent"),
+        "250 of 250 up; the worst 200 are shown, 50 are not: filter to see them"
+    );
+    browser.run("document.getElementById('filter').focus()");
+    browser.press("127.0.1.250");
+    browser.waits(&format!("{BACKENDS} === 1"));
+    proxy.end();
 }
 
 #[test]

@@ -199,7 +199,6 @@ facts.cores.setAttribute("aria-hidden", "true");
 facts.busy.append(facts.busyText, facts.cores);
 
 const showHeader = (pulse) => {
-  showState(pulse.state, { serving: "good", delaying: "warn", draining: "warn" }[pulse.state] ?? "");
   write(facts.generation, String(pulse.generation));
   write(facts.uptime, age(pulse.uptime_ms));
   write(facts.sessions, `${whole(pulse.sessions)} of ${whole(pulse.max_connections)}`);
@@ -215,6 +214,7 @@ const showState = (text, kind) => {
   write(element("state"), text);
   element("state").className = `pill ${kind}`;
 };
+const showProcess = ({ state }) => showState(state, { serving: "good", delaying: "warn", draining: "warn" }[state] ?? "");
 
 const LEVELS = { error: "bad", warn: "warn", info: "dim" };
 const chosen = {
@@ -222,6 +222,7 @@ const chosen = {
   grave: (line) => ["warn", "error"].includes(line.level.toLowerCase()),
   reloads: (line) => /^(reload|upgrade)/i.test(line.message),
 };
+/** Not each second: somebody may be about to copy a line. */
 const showNews = () => {
   const which = document.querySelector("input[name=news]:checked").value;
   const found = seen.news.filter(chosen[which]).reverse();
@@ -278,7 +279,6 @@ const show = () => {
   showTable(listeners, pulse.listeners, "listeners-note");
   showTable(upstreams, pulse.upstreams, "upstreams-note");
   showBackends();
-  showNews();
 };
 
 const reveal = (known) => {
@@ -291,6 +291,7 @@ const reveal = (known) => {
 const glance = (pulse) => {
   seen.latest = { ...pulse, upstreams: pulse.upstreams.map((it) => ({ ...it, backends: [] })) };
   reveal(true);
+  showProcess(pulse);
   showHeader(pulse);
   showScopes(pulse);
   drawCharts();
@@ -308,8 +309,15 @@ const tally = (pulse, sign) => {
     }
   }
 };
+const forget = () => {
+  seen.pulses = [];
+  seen.reasons.clear();
+};
 const keep = (pulse) => {
-  if (pulse.at_unix_ms <= (seen.pulses.at(-1)?.at_unix_ms ?? 0)) return;
+  const last = seen.pulses.at(-1)?.at_unix_ms ?? 0;
+  if (pulse.at_unix_ms === last) return;
+  // The machine's clock was set back: nothing fits any more.
+  if (pulse.at_unix_ms < last) forget();
   // Of thousands of backends only the last word is kept.
   seen.pulses.push({ ...pulse, upstreams: pulse.upstreams.map(({ backends: _, ...rest }) => rest) });
   tally(pulse, 1);
@@ -319,8 +327,7 @@ const keep = (pulse) => {
 let newsAreOld = false;
 const receive = {
   history({ pulses }) {
-    seen.pulses = [];
-    seen.reasons.clear();
+    forget();
     pulses.forEach(keep);
     newsAreOld = true;
     if (!seen.latest && pulses.length > 0) glance(pulses.at(-1));
@@ -335,6 +342,7 @@ const receive = {
     keep(pulse);
     tellChanges(pulse);
     reveal(true);
+    showProcess(pulse);
     show();
   },
 };
@@ -452,6 +460,7 @@ element("pause").addEventListener("click", () => {
   const now = seen.latest.at_unix_ms;
   write(element("recent"), paused ? `Five minutes until ${clock(now)}, paused` : "Last five minutes");
   show();
+  if (!paused) showNews();
 });
 element("filter").addEventListener("input", showBackends);
 element("scope").addEventListener("change", drawCharts);
