@@ -20,7 +20,8 @@ const time = (us) => {
   if (us < 1000) return `${Math.round(us)}\u202fµs`;
   if (us < 1e6) return `${Number((us / 1e3).toPrecision(us < 1e5 ? 2 : 3))}\u202fms`;
   if (us < 12e7) return `${Number((us / 1e6).toFixed(us < 1e7 ? 1 : 0))}\u202fs`;
-  return age(us / 1e3);
+  if (us < 72e8) return `${Number((us / 6e7).toPrecision(2))}\u202fmin`;
+  return `${Number((us / 36e8).toPrecision(2))}\u202fh`;
 };
 const age = (ms) => {
   const seconds = Math.floor(ms / 1000);
@@ -68,7 +69,6 @@ class Chart {
       return reading;
     });
     this.moment = make("time");
-    caption.append(this.moment);
     this.plot = make("div", "plot");
     const svg = document.createElementNS(SVG, "svg");
     svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
@@ -87,7 +87,7 @@ class Chart {
     this.lines = inks.slice(0, series.length).reverse().map(path).reverse();
     this.cursor = path("cursor");
     this.nothing = make("p");
-    this.plot.append(svg, this.nothing);
+    this.plot.append(svg, this.nothing, this.moment);
     this.figure.append(caption, this.plot);
     this.labels = [];
     this.plot.addEventListener("pointermove", (event) => {
