@@ -105,6 +105,50 @@ fn a_panic_ends_the_sessions_of_its_worker_and_nothing_else() {
 }
 
 #[test]
+fn the_log_tells_what_the_worker_did_last_and_a_dump_all_of_it() {
+    let backend = Backend::echo();
+    let proxy = Proxy::start(&config(&[&backend.address], "", "", &workers(1)));
+    // More than the log tells, and the last one still lives.
+    for _ in 0..20 {
+        drop(exchange(None, &proxy.address("web")).expect("it is served"));
+    }
+    eventually("them to end", || {
+        (closed(&proxy, "client-closed").0 == 20).then_some(())
+    });
+    let mut client = proxy.connect();
+    assert!(says_and_hears(&mut client));
+    let from = proxy.lines().len();
+    panics_and_returns(&proxy, 0, "session");
+    let lines = proxy.lines();
+    let tail = lines[from..].iter();
+    let tail: Vec<_> = tail
+        .filter(|line| line["message"] == "before the panic")
+        .map(|line| text(line, "moment"))
+        .collect();
+    assert_eq!(tail.len(), 64);
+    let told: Vec<Value> = tail
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("it is JSON"))
+        .collect();
+    let last = |field: &str| told[60..].iter().map(|it| &it[field]).collect::<Vec<_>>();
+    assert_eq!(last("what"), ["accept", "pick", "connect", "first-byte"]);
+    assert_eq!(last("session"), [&told[63]["session"]; 4]);
+    assert_eq!(told[60]["listener"], "web");
+    assert_eq!(told[63]["backend"], format!("app/{}", backend.address));
+    // The recorder outlives its worker.
+    let dumped = proxy.done("dump --worker 0");
+    let of = |moment: &str| {
+        let moment: Value = serde_json::from_str(moment).expect("it is JSON");
+        (moment["monotonic_ns"].clone(), moment["what"].clone())
+    };
+    let dumped: Vec<_> = dumped.lines().map(of).collect();
+    assert!(dumped.len() > 64);
+    let tail: Vec<_> = tail.iter().map(|moment| of(moment)).collect();
+    assert!(dumped.windows(64).any(|window| window == tail));
+    proxy.end();
+}
+
+#[test]
 fn clients_and_backends_see_a_reset_and_no_end() {
     for spot in SPOTS {
         let (sender, endings) = mpsc::channel();

@@ -3,6 +3,8 @@
 
 mod common;
 
+#[path = "status/dump.rs"]
+mod dump;
 #[path = "status/instances.rs"]
 mod instances;
 #[path = "status/visitors.rs"]

@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod doctor;
 mod drain;
+mod dump;
 mod init;
 mod plan;
 mod process;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Drain(arguments) => return drain::run(&arguments),
         Command::Resume(arguments) => return resume::run(&arguments),
         Command::Upgrade(arguments) => return upgrade::run(&arguments),
+        Command::Dump(arguments) => return dump::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -113,6 +115,8 @@ enum Command {
     Resume(resume::Arguments),
     /// Have a running process hand over to a new one of the binary that is installed now
     Upgrade(upgrade::Arguments),
+    /// Print what the workers of a running process did last, a line of JSON per moment
+    Dump(dump::Arguments),
 }
 
 /// Why a subcommand failed. `Display` is what the user reads.
@@ -245,6 +249,8 @@ mod tests {
             "ringress drain -c a.toml --listener web --deadline 30s --wait",
             "ringress drain --socket a.sock --backend app/b1",
             "ringress resume -c a.toml --listener web",
+            "ringress dump -c a.toml --worker 1 --last 100",
+            "ringress dump --socket a.sock --session 1:77",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -270,6 +276,9 @@ mod tests {
             "ringress drain -c a.toml --listener web --deadline 30",
             "ringress resume -c a.toml",
             "ringress resume -c a.toml --listener web --wait",
+            "ringress dump",
+            "ringress dump -c a.toml --worker 1 --session 1:77",
+            "ringress dump -c a.toml --session 77",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

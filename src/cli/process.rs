@@ -91,7 +91,18 @@ impl Found {
         timeout: Duration,
         expected: impl FnOnce(Outcome) -> Option<T>,
     ) -> Result<T, Error> {
-        match client::ask(&self.paths, command, timeout) {
+        self.ask_along(command, timeout, &mut |_| (), expected)
+    }
+
+    /// The same, where `along` hears of each moment of a dump before.
+    pub(super) fn ask_along<T>(
+        self,
+        command: &Command,
+        timeout: Duration,
+        along: &mut dyn FnMut(&str),
+        expected: impl FnOnce(Outcome) -> Option<T>,
+    ) -> Result<T, Error> {
+        match client::ask_along(&self.paths, command, timeout, along) {
             Ok(outcome) => expected(outcome).ok_or(Error::Process(ClientError::NotUnderstood(
                 ProtocolError::OtherOutcome,
             ))),

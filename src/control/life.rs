@@ -21,6 +21,7 @@ use super::workers::Plan;
 use crate::policy::restart::Rests;
 use crate::proxy::{Message, Remains, Shared, Worker};
 use crate::ring::{self, BUFFER_BYTES, Fd, Mailbox, Ring, Setup, Uring, limits};
+use crate::telemetry::recorder::Moment;
 
 /// What a worker's thread begins with.
 pub(super) struct Start {
@@ -34,8 +35,8 @@ pub(super) struct Start {
 /// What the control thread hears of a worker.
 #[derive(Debug)]
 pub(super) enum News {
-    /// It has panicked, and begins again after so long.
-    Panicked(String, Duration),
+    /// It has panicked, and begins again after so long. What it did last, before its sessions were ended.
+    Panicked(String, Duration, Vec<Moment>),
     /// The kernel gives no ring to begin again with; the next try is after so long.
     Refused(io::Error, Duration),
     /// It goes on, after a panic.
@@ -110,13 +111,15 @@ fn go_on(start: &Start, first: Worker, teller: &Teller, words: &Receiver<()>) ->
             Stopped::Failed(error) => return Err(error),
             Stopped::Panicked(message) => message,
         };
+        // Now: sessions that are ended for it would push out what led to it.
+        let last = start.shared.recorders[start.index].moments();
         let remains = take_apart(worker);
         let message = match heard() {
             Some(next) => format!("{message}; and then {next}"),
             None => message,
         };
         let rest = rests.next(ring::now() - began);
-        teller.tell(News::Panicked(message, rest));
+        teller.tell(News::Panicked(message, rest, last));
         let _ = words.recv_timeout(rest);
         let driver = loop {
             match driver(start) {

@@ -11,6 +11,7 @@ mod certificates;
 mod events;
 mod health;
 mod life;
+mod moments;
 pub mod notify;
 mod orders;
 mod parts;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::Error;
 use super::parts::is_in;
 use super::process::{ENDING, Process};
-use super::socket::{Command, Drained, Outcome, Part, Reply, Request, Resumed};
+use super::socket::{Command, Drained, Dumped, Outcome, Part, Reply, Request, Resumed, Wanted};
+use super::{Error, moments};
 use crate::proxy::Message;
 use crate::ring;
 use crate::upstream::Order;
@@ -24,6 +24,7 @@ impl Process {
             Command::Plan { file, text } => return self.plan(file, text, answer),
             Command::Reload => return self.request_reload(Some(answer)),
             Command::Upgrade => return self.begin_upgrade(Some(answer)),
+            Command::Dump(wanted) => self.dump(&wanted),
             #[cfg(debug_assertions)]
             Command::Panic { worker, spot } => {
                 self.workers.post_to(worker, Message::Panic(spot));
@@ -39,6 +40,7 @@ impl Process {
         let reply = match command {
             Command::Status => self.tell_status(),
             Command::Pulse { news_after } => self.tell_pulse(news_after),
+            Command::Dump(wanted) => self.dump(&wanted),
             #[cfg(debug_assertions)]
             Command::Panic { worker, spot } => {
                 self.workers.post_to(worker, Message::Panic(spot));
@@ -51,6 +53,16 @@ impl Process {
 
     fn tell_status(&self) -> Reply {
         Reply::Done(Outcome::Status(Box::new(self.status())))
+    }
+
+    fn dump(&self, wanted: &Wanted) -> Reply {
+        match moments::dump(&self.shared, wanted) {
+            Ok(moments) => Reply::Done(Outcome::Dumped(Dumped {
+                count: moments.len() as u64,
+                moments,
+            })),
+            Err(error) => Reply::failed(error),
+        }
     }
 
     fn drain_part(&mut self, part: Part, deadline: Option<Duration>) -> Reply {

@@ -8,9 +8,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::Error;
 use super::life::{self, News, Start, Teller};
+use super::moments;
 use crate::proxy::{Adopted, BindingId, Left, Message, Shared};
 use crate::ring::net::into_fd;
 use crate::ring::{Mailbox, Without, limits};
+use crate::telemetry::Names;
 use crate::upstream::Bell;
 
 /// The running workers.
@@ -22,6 +24,8 @@ pub(super) struct Workers {
     words: Vec<mpsc::Sender<()>>,
     /// How often one has begun again after a panic.
     restarts: u64,
+    /// What their flight recorders number.
+    names: Arc<Names>,
 }
 
 /// What every worker is started with.
@@ -77,6 +81,7 @@ impl Workers {
             news,
             words,
             restarts: 0,
+            names: shared.around.names.clone(),
         };
         for _ in 0..workers.running {
             ready
@@ -149,8 +154,11 @@ impl Workers {
         while self.running > 0 {
             let (worker, news) = self.news.recv().await?;
             match news {
-                News::Panicked(what, rest) => {
+                News::Panicked(what, rest, last) => {
                     tracing::error!(worker, ?rest, "worker {worker} panicked: {what}");
+                    for moment in moments::tail(&self.names, worker, &last) {
+                        tracing::error!(%moment, "before the panic");
+                    }
                 }
                 News::Refused(error, rest) => {
                     tracing::error!(worker, %error, ?rest, "no ring to restart the worker with");

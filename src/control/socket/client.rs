@@ -21,6 +21,19 @@ pub fn ask(
     command: &Command,
     timeout: Duration,
 ) -> Result<Outcome, ClientError> {
+    ask_along(paths, command, timeout, &mut |_| ())
+}
+
+/// The same; `along` hears of each moment of a dump, which is an object of JSON, before the outcome is there.
+///
+/// # Errors
+/// As [`ask`]. What `along` has heard until then was true.
+pub fn ask_along(
+    paths: &[PathBuf],
+    command: &Command,
+    timeout: Duration,
+    along: &mut dyn FnMut(&str),
+) -> Result<Outcome, ClientError> {
     let request = protocol::line(command).map_err(ClientError::NotUnderstood)?;
     if request.len() > REQUEST_BYTES_MAX {
         return Err(ClientError::TooLong);
@@ -42,23 +55,30 @@ pub fn ask(
     // that sending failed.
     let sent = (&stream).write_all(&request);
     let mut lines = BufReader::new((&stream).take(REPLY_BYTES_MAX));
-    match (reply(&mut lines), sent) {
+    match (reply(&mut lines, along), sent) {
         (Ok(outcome), _) => outcome,
         (Err(_), Err(error)) | (Err(error), Ok(())) => Err(failed(error)),
     }
 }
 
-/// A status has some hundred bytes per backend.
-const REPLY_BYTES_MAX: u64 = 64 << 20;
+/// A status has some hundred bytes per backend, a dump two hundred per moment: a MiB per worker.
+const REPLY_BYTES_MAX: u64 = 1 << 30;
 
 /// Reads up to the final line.
-fn reply(lines: &mut impl BufRead) -> io::Result<Result<Outcome, ClientError>> {
+fn reply(
+    lines: &mut impl BufRead,
+    along: &mut dyn FnMut(&str),
+) -> io::Result<Result<Outcome, ClientError>> {
     let mut line = Vec::new();
     loop {
         line.clear();
         lines.read_until(b'\n', &mut line)?;
         if !line.ends_with(b"\n") {
             return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(moment) = protocol::moment_in(&line) {
+            along(moment);
+            continue;
         }
         return Ok(match Reply::parse(&line) {
             Ok(None) => continue,
@@ -226,6 +246,25 @@ mod tests {
             changes: Vec::new(),
         });
         assert_eq!(asked(reply).unwrap(), expected);
+    }
+
+    #[test]
+    fn moments_are_heard_before_the_outcome_and_as_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let reply =
+            b"{\"moment\":{\"b\":1,\"a\":{}}}\n{\"moment\":{}}\n{\"done\":{\"dumped\":{}}}\n";
+        let process = process(&path, reply);
+        let mut heard = Vec::new();
+        let command = Command::Dump(protocol::Wanted::default());
+        let along = &mut |moment: &str| heard.push(moment.to_owned());
+        let outcome = ask_along(&[path], &command, PATIENCE, along);
+        process.join().unwrap();
+        assert_eq!(
+            outcome.unwrap(),
+            Outcome::Dumped(protocol::Dumped::default())
+        );
+        assert_eq!(heard, ["{\"b\":1,\"a\":{}}", "{}"]);
     }
 
     #[test]

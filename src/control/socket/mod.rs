@@ -6,6 +6,7 @@
 //! | `protocol` | requests and replies, line by line |
 //! | `status` | what a process tells about itself |
 //! | `pulse` | what it tells of the last second |
+//! | `moments` | what its flight recorders hold |
 //! | `path` | where the socket is |
 //! | `listen` | the socket's file |
 //! | `server` | the process's side |
@@ -13,6 +14,7 @@
 
 pub mod client;
 mod listen;
+pub mod moments;
 pub mod path;
 pub mod protocol;
 pub mod pulse;

@@ -7,6 +7,8 @@
 //! {"command":"drain","part":{"upstream":"app","backend":"b1"},"deadline_ms":30000}
 //! {"done":{"drained":{"part":{"upstream":"app","backend":"b1"},"sessions_left":7}}}
 //! ```
+//!
+//! A dump brings its moments in lines like `{"moment":{…}}` before the final one: there may be many.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::moments::{ToldMoment, Wanted};
 use super::pulse::{NewsLine, Pulse};
 pub use super::status::Status;
 use crate::config::diff::Change;
@@ -57,6 +60,8 @@ pub enum Command {
         /// Which part.
         part: Part,
     },
+    /// To tell what its workers did last.
+    Dump(Wanted),
     /// To let a worker panic, for tests; answered like [`Command::Status`].
     #[cfg(debug_assertions)]
     Panic {
@@ -78,6 +83,7 @@ impl Command {
             Self::Plan { .. } => "plan",
             Self::Drain { .. } => "drain",
             Self::Resume { .. } => "resume",
+            Self::Dump(_) => "dump",
             #[cfg(debug_assertions)]
             Self::Panic { .. } => "panic",
         }
@@ -103,8 +109,8 @@ impl Command {
 }
 
 /// Every command's word.
-const NAMES: [&str; 7] = [
-    "status", "pulse", "reload", "upgrade", "plan", "drain", "resume",
+const NAMES: [&str; 8] = [
+    "status", "pulse", "reload", "upgrade", "plan", "drain", "resume", "dump",
 ];
 
 /// What can be drained while the rest goes on.
@@ -190,6 +196,8 @@ pub enum Outcome {
     Drained(Drained),
     /// Of [`Command::Resume`].
     Resumed(Resumed),
+    /// Of [`Command::Dump`].
+    Dumped(Dumped),
 }
 
 /// The last second.
@@ -241,6 +249,46 @@ pub struct Drained {
 pub struct Resumed {
     /// Which part.
     pub part: Part,
+}
+
+/// What the workers did last.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Dumped {
+    /// How many moments there are.
+    #[serde(default)]
+    pub count: u64,
+    /// In the order of time. Each has a line of its own, before the final one.
+    #[serde(skip)]
+    pub moments: Vec<ToldMoment>,
+}
+
+/// A reply as it goes over the socket, in portions of whole lines.
+pub(super) fn portions(reply: &Reply) -> impl Iterator<Item = Vec<u8>> {
+    let moments = match reply {
+        Reply::Done(Outcome::Dumped(dumped)) => &dumped.moments[..],
+        _ => &[],
+    };
+    let along = moments.chunks(MOMENTS_PER_PORTION).map(|moments| {
+        let lines = moments.iter().map(|moment| Along { moment });
+        let lines = lines.map(|along| line(&along).unwrap_or_default());
+        lines.collect::<Vec<_>>().concat()
+    });
+    along.chain(std::iter::once_with(|| line(reply).unwrap_or_default()))
+}
+
+/// Some 50 KiB: as much as may well be written at a time.
+const MOMENTS_PER_PORTION: usize = 256;
+
+/// A line before the final one.
+#[derive(Serialize)]
+struct Along<'a> {
+    moment: &'a ToldMoment,
+}
+
+/// The moment in a line of a reply, as the process has written it: a newer one may have more fields.
+pub(super) fn moment_in(line: &[u8]) -> Option<&str> {
+    let line = std::str::from_utf8(line).ok()?.trim_end();
+    line.strip_prefix("{\"moment\":")?.strip_suffix('}')
 }
 
 /// A message as it goes over the socket: one line with its newline.
@@ -356,6 +404,14 @@ mod tests {
                 Command::Resume { part: listener() },
                 r#"{"command":"resume","part":{"listener":"web"}}"#,
             ),
+            (
+                Command::Dump(Wanted {
+                    worker: Some(1),
+                    session: None,
+                    last: Some(64),
+                }),
+                r#"{"command":"dump","worker":1,"session":null,"last":64}"#,
+            ),
         ]
     }
 
@@ -425,6 +481,30 @@ mod tests {
             panic!("{status:?}");
         };
         assert_eq!((status.pid, status.generation), (5, 0));
+    }
+
+    #[test]
+    fn a_dump_brings_its_moments_before_the_final_line() {
+        let moment = ToldMoment {
+            what: "accept".to_owned(),
+            listener: Some("web".to_owned()),
+            ..ToldMoment::default()
+        };
+        let dumped = Dumped {
+            count: 600,
+            moments: vec![moment.clone(); 600],
+        };
+        let reply = Reply::Done(Outcome::Dumped(dumped));
+        let bytes = portions(&reply).collect::<Vec<_>>().concat();
+        let lines: Vec<_> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        assert_eq!(lines.len(), 601);
+        for line in &lines[..600] {
+            assert_eq!(Reply::parse(line).unwrap(), None);
+            let told = serde_json::from_str::<ToldMoment>(moment_in(line).unwrap());
+            assert_eq!(told.unwrap(), moment);
+        }
+        assert_eq!(lines[600], b"{\"done\":{\"dumped\":{\"count\":600}}}\n");
+        assert_eq!(moment_in(lines[600]), None);
     }
 
     #[test]

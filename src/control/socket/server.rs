@@ -164,7 +164,7 @@ impl Server {
 
 /// At once. Operators have a few; a script that leaks them must not use up our descriptors.
 const CONNECTIONS_MAX: u32 = 32;
-/// For a request to arrive, and for its reply to be taken: they come from the same machine.
+/// For a request to arrive, and for a portion of its reply to be taken: they come from the same machine.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the last answers, when the process ends.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -241,9 +241,13 @@ async fn converse(
         // Somebody looked whether we are here, or went away.
         Ok(Ok(Read::Nothing) | Err(_)) => return,
     };
-    let line = protocol::line(&reply).unwrap_or_default();
-    // Who went away, or doesn't read, has no use for it.
-    let _ = timeout(TRANSFER_TIMEOUT, stream.write_all(&line)).await;
+    for portion in protocol::portions(&reply) {
+        let written = timeout(TRANSFER_TIMEOUT, stream.write_all(&portion)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            // Who went away, or doesn't read, has no use for it.
+            return;
+        }
+    }
 }
 
 /// What came over a connection.
