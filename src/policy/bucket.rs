@@ -42,6 +42,11 @@ impl Bucket {
             .is_ok()
     }
 
+    /// How many tokens could be taken at `now`, one after the other. Takes none.
+    pub fn tokens(&self, rate: Rate, now: Instant) -> u64 {
+        Meter::new(rate, now).tokens(self.0.load(Ordering::Relaxed))
+    }
+
     /// What another process needs to go on with it: when it is full, in ticks of its rate.
     pub fn image(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -103,15 +108,31 @@ impl Meter {
 
     /// What a token makes of a bucket that is full at `full_at`; `None` when it has none.
     pub(super) fn take(&self, full_at: u64) -> Option<u64> {
-        let empty = self.latest.saturating_add(self.token);
-        // No take at this rate goes so far ahead of any worker's clock: it was another rate's.
-        let foreign = full_at > empty.saturating_add(CLOCKS_APART);
-        let full_at = if foreign { self.latest } else { full_at };
+        let full_at = self.own(full_at);
         if full_at > self.latest {
             return None;
         }
         // At the end of time there are no tokens, rather than any number of them.
         full_at.max(self.after).checked_add(self.token)
+    }
+
+    /// How often in a row a bucket that is full at `full_at` gives a token now.
+    pub(super) fn tokens(&self, full_at: u64) -> u64 {
+        let full_at = self.own(full_at);
+        if full_at > self.latest {
+            return 0;
+        }
+        // What the first one makes of it, and whoever comes after it.
+        let left = self.latest.saturating_sub(full_at.max(self.after));
+        1 + left / self.token
+    }
+
+    /// What `full_at` means at this rate.
+    fn own(&self, full_at: u64) -> u64 {
+        let empty = self.latest.saturating_add(self.token);
+        // No take at this rate goes so far ahead of any worker's clock: it was another rate's.
+        let foreign = full_at > empty.saturating_add(CLOCKS_APART);
+        if foreign { self.latest } else { full_at }
     }
 
     /// A bucket that is full at `full_at` is full now.
@@ -194,6 +215,33 @@ mod tests {
         assert!(!bucket.take(rate, at(50_000_000)));
         assert_eq!(drain(&bucket, rate, at(150_000_000)), 2);
         assert_eq!(drain(&bucket, rate, at(NANOS * 3_600)), 40);
+    }
+
+    #[test]
+    fn as_many_tokens_as_are_told_can_be_taken() {
+        for (per_second, burst) in [(20, 40), (1, 1), (300_000, 7), (NANOS, 3)] {
+            let rate = rate(per_second, burst);
+            let bucket = Bucket::default();
+            for nanos in [0, 1, 49_999_999, 50_000_000, 700_000_001, 5 * NANOS] {
+                let told = bucket.tokens(rate, at(nanos));
+                assert_eq!(bucket.tokens(rate, at(nanos)), told, "none was taken");
+                // One stays, so that it is not always empty before.
+                for _ in 1..told {
+                    assert!(bucket.take(rate, at(nanos)));
+                }
+                assert_eq!(bucket.tokens(rate, at(nanos)), told.min(1));
+                let foreign = Bucket::default();
+                foreign.restore(u64::MAX);
+                assert_eq!(
+                    foreign.tokens(rate, at(nanos)),
+                    drain(&foreign, rate, at(nanos))
+                );
+            }
+            assert_eq!(
+                bucket.tokens(rate, at(90 * NANOS)),
+                drain(&bucket, rate, at(90 * NANOS))
+            );
+        }
     }
 
     #[test]

@@ -186,12 +186,12 @@ impl ListenerPolicy {
     }
 
     /// The route of this name, which is in lower case.
-    pub(super) fn route(&self, name: &str) -> Option<usize> {
+    pub fn route(&self, name: &str) -> Option<usize> {
         self.routes.as_ref()?.names.find(name)
     }
 
     /// Where a route leads.
-    pub(super) fn upstream(&self, route: Option<usize>) -> &Arc<Upstream> {
+    pub fn upstream(&self, route: Option<usize>) -> &Arc<Upstream> {
         let routed = self.routes.as_ref().zip(route);
         routed.map_or(&self.upstream, |(routed, route)| &routed.upstreams[route])
     }

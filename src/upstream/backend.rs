@@ -124,6 +124,11 @@ impl Backend {
             .is_some_and(|_| self.state.breaker.is_half_open())
     }
 
+    /// Connections at once at most; `usize::MAX` = it has no cap of its own.
+    pub(super) fn most_connections(&self) -> usize {
+        self.most_connections
+    }
+
     /// It has a cap of its own.
     pub(super) fn is_capped(&self) -> bool {
         self.most_connections != usize::MAX

@@ -10,6 +10,7 @@ mod image;
 mod lines;
 mod local;
 mod order;
+mod outlook;
 mod pool;
 mod queue;
 mod select;
@@ -31,6 +32,7 @@ pub use handshake::{Unsecured, absorb, handshake, records_to_take, take_records}
 pub use image::{BackendImage, UpstreamImage};
 pub use local::Local;
 pub use order::Order;
+pub use outlook::{Hindrance, Outlook, Prospect};
 pub use queue::{Bell, Bells};
 pub use state::{BackendState, Kept, States, UpstreamState};
 

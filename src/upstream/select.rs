@@ -90,17 +90,6 @@ impl Upstream {
         known.roster.weights[index] > 0 || known.roster.spares.contains(&index)
     }
 
-    /// How many of them may be chosen now; backups count while no other may.
-    pub fn ready(&self, now: Instant) -> usize {
-        let known = self.known(now);
-        known
-            .roster
-            .weights
-            .iter()
-            .filter(|weight| **weight > 0)
-            .count()
-    }
-
     /// One of them may be chosen now.
     pub fn has_ready(&self, now: Instant) -> bool {
         let known = self.known(now);

@@ -4,7 +4,7 @@
 //! nothing at all while the upstream is idle, since it would be the fuller one with its first session.
 
 use super::turns::Turns;
-use super::{Algorithm, Balancer, Candidates, Draw, Member};
+use super::{Algorithm, Balancer, Candidates, Draw, Foresight, Member};
 
 pub(super) const ALGORITHM: Algorithm = Algorithm {
     name: "least-connections",
@@ -33,6 +33,17 @@ impl Balancer for LeastConnections {
 
     fn resume(&self) -> u64 {
         self.turns.now()
+    }
+
+    fn rehearsal(&self) -> Option<Box<dyn Balancer>> {
+        Some(Box::new(Self {
+            members: self.members.clone(),
+            turns: self.turns.copy(),
+        }))
+    }
+
+    fn foresight(&self) -> Foresight {
+        Foresight::Next
     }
 }
 

@@ -93,6 +93,28 @@ pub trait Balancer: Debug + Send + Sync {
     fn resume(&self) -> u64 {
         0
     }
+
+    /// One that stands where this one does, to see what it would choose without having chosen. `None`:
+    /// selections leave nothing behind, and this one may as well be asked.
+    fn rehearsal(&self) -> Option<Box<dyn Balancer>> {
+        None
+    }
+
+    /// How far its choice can be told before it is made.
+    fn foresight(&self) -> Foresight {
+        Foresight::Certain
+    }
+}
+
+/// How far a choice can be told before it is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Foresight {
+    /// It is the same for all sessions of a client, as long as the candidates are the same.
+    Certain,
+    /// It is that of the next session, on whichever worker. The one after it may get another.
+    Next,
+    /// It is drawn.
+    Chance,
 }
 
 /// What a selection is made for.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::per_weight::PerWeight;
 use super::turns::Turns;
-use super::{Algorithm, Balancer, Candidates, Draw, Load, Member};
+use super::{Algorithm, Balancer, Candidates, Draw, Foresight, Load, Member};
 use crate::time::Instant;
 
 pub(super) const ALGORITHM: Algorithm = Algorithm {
@@ -50,6 +50,17 @@ impl Balancer for PeakEwma {
 
     fn resume(&self) -> u64 {
         self.turns.now()
+    }
+
+    fn rehearsal(&self) -> Option<Box<dyn Balancer>> {
+        Some(Box::new(Self {
+            members: self.members.clone(),
+            turns: self.turns.copy(),
+        }))
+    }
+
+    fn foresight(&self) -> Foresight {
+        Foresight::Next
     }
 }
 

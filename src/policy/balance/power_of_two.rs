@@ -1,7 +1,7 @@
 //! Two backends by lot, and of these the one with fewer sessions for its weight. Nearly as even as
 //! least-connections, without looking at every backend's count.
 
-use super::{Algorithm, Balancer, Candidates, Draw, Member, lots};
+use super::{Algorithm, Balancer, Candidates, Draw, Foresight, Member, lots};
 
 pub(super) const ALGORITHM: Algorithm = Algorithm {
     name: "power-of-two",
@@ -30,6 +30,10 @@ impl Balancer for PowerOfTwo {
         } else {
             first
         })
+    }
+
+    fn foresight(&self) -> Foresight {
+        Foresight::Chance
     }
 }
 

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::turns::{self, Turns};
-use super::{Algorithm, Balancer, Candidates, Draw, Request};
+use super::{Algorithm, Balancer, Candidates, Draw, Foresight, Request};
 
 pub(super) const ALGORITHM: Algorithm = Algorithm {
     name: "round-robin",
@@ -58,6 +58,17 @@ impl Balancer for RoundRobin {
 
     fn resume(&self) -> u64 {
         self.cursor.load(Ordering::Relaxed)
+    }
+
+    fn rehearsal(&self) -> Option<Box<dyn Balancer>> {
+        Some(Box::new(Self {
+            cursor: AtomicU64::new(self.resume()),
+            substitutes: self.substitutes.copy(),
+        }))
+    }
+
+    fn foresight(&self) -> Foresight {
+        Foresight::Next
     }
 }
 

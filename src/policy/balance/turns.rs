@@ -34,6 +34,11 @@ impl Turns {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Turns of its own, that stand where these do.
+    pub(super) fn copy(&self) -> Self {
+        Self::resume(self.now())
+    }
+
     /// The backend of lowest cost, by turns where there are several. One scan.
     pub(super) fn lowest<C: Ord>(
         &self,

@@ -77,10 +77,21 @@ impl Clients {
     /// says so.
     pub fn take(&self, client: IpAddr, ipv6_prefix: u8, rate: Rate, now: Instant) -> bool {
         let hash = self.hash(client, ipv6_prefix);
-        // The high bits choose the set: hash / 2^64 of the way through the table.
-        let set = (u128::from(hash) * self.sets.len() as u128) >> u64::BITS;
         let meter = Meter::new(rate, now);
-        self.sets[set as usize].take(hash, &meter, &self.evicted)
+        self.set_of(hash).take(hash, &meter, &self.evicted)
+    }
+
+    /// How many tokens this client could take, one after the other. Takes none, and puts nobody into the
+    /// table.
+    pub fn tokens(&self, client: IpAddr, ipv6_prefix: u8, rate: Rate, now: Instant) -> u64 {
+        let hash = self.hash(client, ipv6_prefix);
+        self.set_of(hash).tokens(hash, &Meter::new(rate, now))
+    }
+
+    /// The high bits choose the set: hash / 2^64 of the way through the table.
+    fn set_of(&self, hash: u64) -> &Set {
+        let set = (u128::from(hash) * self.sets.len() as u128) >> u64::BITS;
+        &self.sets[set as usize]
     }
 
     /// What there is at `now`, to be handed to another process: at most an entry per [`Clients::capacity`].
@@ -213,6 +224,22 @@ mod tests {
             assert_eq!(drain(uptime + SECOND), 5, "{per_second}/s");
             assert_eq!(clients.evicted(), 0);
         }
+    }
+
+    #[test]
+    fn a_client_has_as_many_tokens_as_are_told() {
+        let (clients, rate) = (clients(10), rate(1, 5));
+        let tokens = |client, now| clients.tokens(ip(client), 64, rate, at(now));
+        assert_eq!(tokens("10.0.0.1", 0), 5);
+        for left in (0..5).rev() {
+            assert!(clients.take(ip("10.0.0.1"), 64, rate, at(0)));
+            assert_eq!(tokens("10.0.0.1", 0), left);
+            assert_eq!(tokens("::ffff:10.0.0.1", 0), left);
+        }
+        assert_eq!(
+            (tokens("10.0.0.1", 2 * SECOND), tokens("10.0.0.2", 0)),
+            (2, 5)
+        );
     }
 
     #[test]

@@ -71,6 +71,17 @@ impl Set {
         }
     }
 
+    /// How many tokens the client with this hash could take; whoever isn't here has a full bucket.
+    pub(super) fn tokens(&self, hash: u64, meter: &Meter) -> u64 {
+        self.settle();
+        let tenant = self.find(Tenant::client_of(hash));
+        // Evicted meanwhile: a full one, as it would be found the next time.
+        let bucket = tenant
+            .map(|tenant| (tenant, self.bucket(tenant.place())))
+            .filter(|(tenant, bucket)| bucket.is_of(*tenant));
+        meter.tokens(bucket.map_or(0, |(_, bucket)| bucket.full_at()))
+    }
+
     /// The entries whose bucket is not full: place, client, and when it is full.
     pub(super) fn taken(&self, meter: &Meter) -> impl Iterator<Item = (usize, u64, u64)> {
         self.settle();

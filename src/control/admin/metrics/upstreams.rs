@@ -70,7 +70,7 @@ const GAUGES: [(Family, Gauge); 4] = [
         Family {
             name: "ringress_upstream_ready_backends",
             kind: Kind::Gauge,
-            help: "Backends that may be chosen; backups count while no other may.",
+            help: "Backends that may be chosen, backups among them.",
         },
         |upstream| upstream.ready(ring::now()) as u64,
     ),

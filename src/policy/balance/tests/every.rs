@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{ALGORITHMS, Algorithm, Passed, Request, example};
+use super::super::{ALGORITHMS, Algorithm, Foresight, Passed, Request, example};
 use super::{Stage, assert_shares, passed_of, request};
 use crate::time::Instant;
 
@@ -60,6 +60,54 @@ fn sessions_that_end_at_once_are_spread_by_weight() {
         let stage = Stage::new(algorithm, &weights);
         let counts = stage.counts(&weights, &[], 60_000, false);
         assert_shares(&counts, &weights, algorithm.name);
+    }
+}
+
+#[test]
+fn a_rehearsal_chooses_what_is_chosen_then_and_moves_nothing_on() {
+    let weights = [1, 2, 3, 4];
+    for algorithm in every_algorithm() {
+        let stage = Stage::new(algorithm, &weights).measured();
+        for number in 0..300 {
+            // Somebody is passed over, and sessions come and stay.
+            let passed = passed_of(&[number % 5][..usize::from(number % 5 < 4)]);
+            let order = |stage: &Stage| {
+                let order = stage.order(request(number), &weights, passed.clone());
+                order.collect::<Vec<_>>()
+            };
+            let foreseen: [Vec<_>; 2] = std::array::from_fn(|_| {
+                let rehearsal = stage.rehearsal();
+                order(rehearsal.as_ref().unwrap_or(&stage))
+            });
+            let chosen = order(&stage);
+            assert_eq!(foreseen, [chosen.clone(), chosen.clone()], "{algorithm:?}");
+            if number % 3 == 0 {
+                stage.members[chosen[0]].load.active.enter(usize::MAX);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_certain_is_the_same_whatever_is_drawn_and_however_many_come_between() {
+    let weights = [1, 2, 3, 4];
+    let certain = |algorithm: &Algorithm| {
+        let stage = Stage::new(*algorithm, &weights);
+        stage.foresight() == Foresight::Certain
+    };
+    let names = every_algorithm().filter(certain).map(|it| it.name);
+    assert_eq!(names.collect::<Vec<_>>(), ["ip-hash", "maglev", "first"]);
+    for algorithm in every_algorithm().filter(certain) {
+        let stage = Stage::new(algorithm, &weights);
+        for number in 0..300 {
+            let first = stage.choose(request(number), &weights);
+            stage.choose(request(number + 1), &weights);
+            let other = Request {
+                random: 17,
+                ..request(number)
+            };
+            assert_eq!(stage.choose(other, &weights), first, "{algorithm:?}");
+        }
     }
 }
 

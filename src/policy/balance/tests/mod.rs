@@ -8,7 +8,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Algorithm, Balancer, Candidates, Draw, Member, Passed, Request, hash, identity};
+use super::{
+    Algorithm, Balancer, Candidates, Draw, Foresight, Member, Passed, Request, hash, identity,
+};
 use crate::time::Instant;
 
 /// A balancer and the backends that it balances over: `10.0.0.0:80`, `10.0.0.1:80` and so on.
@@ -34,13 +36,24 @@ impl Stage {
         }
     }
 
+    /// The same backends, and a balancer that stands where this one does.
+    pub(super) fn rehearsal(&self) -> Option<Self> {
+        let members = self.members.clone();
+        let balancer = self.balancer.rehearsal()?;
+        Some(Self { members, balancer })
+    }
+
+    pub(super) fn foresight(&self) -> Foresight {
+        self.balancer.foresight()
+    }
+
     /// The choice of one selection with these weights.
     pub(super) fn choose(&self, request: Request, weights: &[u16]) -> Option<usize> {
         self.order(request, weights, Passed::default()).next()
     }
 
     /// The choices of one selection, each of which is passed over after those in `passed`.
-    fn order(
+    pub(super) fn order(
         &self,
         request: Request,
         weights: &[u16],
