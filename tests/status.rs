@@ -7,6 +7,8 @@ mod common;
 mod dump;
 #[path = "status/instances.rs"]
 mod instances;
+#[path = "status/screen.rs"]
+mod screen;
 #[path = "status/visitors.rs"]
 mod visitors;
 

@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::Error;
 use super::sockets::{self, Extent, Inherited, Sockets};
 use super::stopped::{Closings, IsClosed, Lingering};
 use super::upgrade::OfferedBinding;
 use super::workers::Workers;
+use super::{Error, screen};
 use crate::address::Address;
 use crate::config::{Config, Listener, SessionKey};
 use crate::proxy::{BindingId, Closed, Left, ListenerSocket, Message, Snapshot};
@@ -49,14 +49,14 @@ pub(super) struct Bindings {
 }
 
 /// An address that is listened on.
-struct Binding {
+pub(super) struct Binding {
     id: BindingId,
-    listener: Arc<str>,
+    pub(super) listener: Arc<str>,
     /// As the configuration has it.
     wanted: Address,
     /// What the sockets are set to, but for keys that other sockets of the process may differ in.
     options: Options,
-    sockets: Sockets,
+    pub(super) sockets: Sockets,
     closed: Closed,
     is_closed: IsClosed,
     /// Its number in the offer of another process, which hands the sessions of its datagrams over.
@@ -340,6 +340,7 @@ impl Bindings {
                 None => self.stop(binding, workers),
             }
         }
+        screen::tell_listening(new.iter().map(|new| &new.binding));
         for New {
             mut binding,
             outgoing,
@@ -480,9 +481,9 @@ impl Binding {
 
     /// Hands the workers their descriptors.
     fn open(&self, outgoing: Vec<(usize, OwnedFd)>, snapshot: &Snapshot, workers: &Workers) {
-        let (listener, address) = (&self.listener, &self.sockets.address);
-        tracing::info!(%listener, %address, "listening");
-        let state = snapshot.listener(listener).expect("it was prepared for");
+        let state = snapshot
+            .listener(&self.listener)
+            .expect("it was prepared for");
         let shared = self.sockets.count() < outgoing.len();
         let transport = self.sockets.transport;
         for (number, (worker, socket)) in outgoing.into_iter().enumerate() {

@@ -19,6 +19,7 @@ pub mod privileges;
 mod process;
 mod pulse;
 mod reload;
+mod screen;
 mod signals;
 pub mod socket;
 mod sockets;
@@ -46,6 +47,13 @@ use crate::ring::{Without, limits};
 /// Environment variable that names kernel features to do without, comma-separated; for tests and
 /// for trying out what an older kernel would give.
 const WITHOUT: &str = "RINGRESS_WITHOUT";
+
+/// What [`WITHOUT`] says, if it says anything.
+fn features_left_out() -> Option<String> {
+    std::env::var(WITHOUT)
+        .ok()
+        .filter(|names| !names.is_empty())
+}
 
 /// Runs the proxy until it is told to end by SIGTERM or SIGINT. `source` is the file to read again
 /// on SIGHUP.
@@ -93,7 +101,7 @@ fn seed() -> u64 {
 }
 
 fn plan(config: &Config, workers: usize, max_connections: usize) -> Result<Plan, Error> {
-    let without = std::env::var(WITHOUT).unwrap_or_default();
+    let without = features_left_out().unwrap_or_default();
     Ok(Plan {
         workers,
         pinned: config.runtime.pin_workers,

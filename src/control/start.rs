@@ -30,11 +30,13 @@ use super::succession::{Ancestors, State, Succession};
 use super::upgrade::sessions::{self, Came};
 use super::upgrade::{Committed, Inheritance, Launch, OfferedBinding, Predecessor};
 use super::workers::{Plan, Workers};
-use super::{Error, events, max_connections, plan, seed, tell_max_sessions, with_max_sessions};
+use super::{
+    Error, events, max_connections, plan, screen, seed, tell_max_sessions, with_max_sessions,
+};
 use crate::config::{Config, ControlSocket};
 use crate::proxy::{Adopted, Message, Shared};
 use crate::ring::net::into_fd;
-use crate::ring::probe;
+use crate::ring::probe::{self, Feature};
 use crate::ring::{self, limits};
 use crate::telemetry::events::{Events, Told};
 
@@ -57,8 +59,10 @@ pub(super) struct Ready {
     config: Config,
     /// The same, with caps of sessions that hold here.
     limited: Config,
-    source: Option<PathBuf>,
+    pub(super) source: Option<PathBuf>,
     seed: u64,
+    /// What io_uring has here.
+    pub(super) features: Vec<Feature>,
     plan: Plan,
     max_connections: usize,
     bindings: Bindings,
@@ -140,7 +144,7 @@ impl Start {
         }
         // As the user that it is now, whom io_uring may be forbidden; the control plane's runtime would
         // panic.
-        probe::probe().map_err(Error::Ring)?;
+        let features = probe::probe().map_err(Error::Ring)?;
         let materials = certificates::materials(&config);
         let named = materials.iter().flat_map(Material::files);
         let read = self.source.as_deref().into_iter().chain(named);
@@ -150,6 +154,7 @@ impl Start {
             limited,
             source: self.source,
             seed: self.seed,
+            features,
             plan,
             max_connections,
             bindings,
@@ -201,6 +206,15 @@ fn become_user(identity: &Identity, config: &Config, source: Option<&Path>) -> R
 }
 
 impl Ready {
+    pub(super) fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    /// Sessions at once at most.
+    pub(super) fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
     /// Starts the workers, takes over from `predecessor`, and serves until it is told to end.
     pub(super) async fn serve(self, predecessor: Option<Predecessor>) -> Result<(), Error> {
         let mut kept = self.prepared.offered.clone();
@@ -211,6 +225,7 @@ impl Ready {
             Ok(told) => told,
             Err(error) => return Err(refused(predecessor, error)),
         };
+        screen::tell_machine(&self);
         tell_max_sessions(&self.limited);
         let started = Shared::new(
             &self.limited,
@@ -344,10 +359,14 @@ impl Started {
         process.probers.reconcile(targets);
         process.certificates.follow(&process.config);
         certificates::warn_of_unverified(&process.config);
+        screen::tell_upstreams(&process.config, &snapshot, ring::now());
+        let socket = process.socket.as_ref().map(|it| it.path().display());
         tracing::info!(
             workers = plan.workers,
             max_connections,
             buffer_memory_per_worker = plan.buffer_memory,
+            listeners = process.config.listeners.len(),
+            control_socket = %socket.map_or_else(|| "none".to_owned(), |it| it.to_string()),
             "started"
         );
         process.notifier.ready(&process.summary());
