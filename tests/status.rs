@@ -5,6 +5,8 @@ mod common;
 
 #[path = "status/dump.rs"]
 mod dump;
+#[path = "status/explain.rs"]
+mod explain;
 #[path = "status/instances.rs"]
 mod instances;
 #[path = "status/screen.rs"]

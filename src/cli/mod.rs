@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod drain;
 mod dump;
+mod explain;
 mod init;
 mod plan;
 mod process;
@@ -12,6 +13,7 @@ mod reload;
 mod resume;
 mod run;
 mod status;
+mod table;
 mod tcp;
 mod top;
 mod upgrade;
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Drain(arguments) => return drain::run(&arguments),
         Command::Resume(arguments) => return resume::run(&arguments),
         Command::Upgrade(arguments) => return upgrade::run(&arguments),
+        Command::Explain(arguments) => return explain::run(&arguments),
         Command::Dump(arguments) => return dump::run(&arguments),
     };
     match outcome {
@@ -115,6 +118,8 @@ enum Command {
     Resume(resume::Arguments),
     /// Have a running process hand over to a new one of the binary that is installed now
     Upgrade(upgrade::Arguments),
+    /// Show what would become of a client of a running process, and why
+    Explain(explain::Arguments),
     /// Print what the workers of a running process did last, a line of JSON per moment
     Dump(dump::Arguments),
 }
@@ -249,6 +254,8 @@ mod tests {
             "ringress drain -c a.toml --listener web --deadline 30s --wait",
             "ringress drain --socket a.sock --backend app/b1",
             "ringress resume -c a.toml --listener web",
+            "ringress explain -c a.toml --listener web --client 203.0.113.9",
+            "ringress explain --socket a.sock --listener web --client ::1 --sni a.example --json",
             "ringress dump -c a.toml --worker 1 --last 100",
             "ringress dump --socket a.sock --session 1:77",
         ] {
@@ -276,6 +283,10 @@ mod tests {
             "ringress drain -c a.toml --listener web --deadline 30",
             "ringress resume -c a.toml",
             "ringress resume -c a.toml --listener web --wait",
+            "ringress explain -c a.toml --listener web",
+            "ringress explain -c a.toml --client 203.0.113.9",
+            "ringress explain -c a.toml --listener web --client web",
+            "ringress explain -c a.toml --listener web --client 203.0.113.9:80",
             "ringress dump",
             "ringress dump -c a.toml --worker 1 --session 1:77",
             "ringress dump -c a.toml --session 77",

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Error;
 use super::process::{AT_ONCE, Process, conclude};
+use super::table::{row, write_table};
 use crate::control::socket::protocol::{Command, Outcome};
 use crate::control::socket::status::{
     BackendStatus, BreakerState, CertificateStatus, DatagramStatus, DrainStatus, ListenerState,
@@ -118,10 +119,6 @@ fn time(millis: u64) -> String {
         _ => Duration::from_secs(millis / 1000),
     };
     humantime::format_duration(shown).to_string()
-}
-
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.map(str::to_owned).to_vec()
 }
 
 fn listeners(listeners: &[ListenerStatus]) -> Vec<Vec<String>> {
@@ -276,24 +273,6 @@ fn draining(draining: &[DrainStatus]) -> Vec<Vec<String>> {
         ])
     });
     std::iter::once(head).chain(rows).collect()
-}
-
-/// Columns as wide as their widest cell, two spaces between them, and none at the end of a line.
-fn write_table(out: &mut String, rows: &[Vec<String>]) {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    for row in rows {
-        let cells = row.iter().zip(&widths);
-        let line: String = cells
-            .map(|(cell, width)| format!("{cell:<width$}  "))
-            .collect();
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod bindings;
 pub mod capacity;
 mod certificates;
 mod events;
+mod explain;
 mod health;
 mod life;
 mod moments;

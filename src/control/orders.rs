@@ -24,6 +24,7 @@ impl Process {
             Command::Plan { file, text } => return self.plan(file, text, answer),
             Command::Reload => return self.request_reload(Some(answer)),
             Command::Upgrade => return self.begin_upgrade(Some(answer)),
+            Command::Explain(question) => self.explain(&question),
             Command::Dump(wanted) => self.dump(&wanted),
             #[cfg(debug_assertions)]
             Command::Panic { worker, spot } => {
@@ -40,6 +41,7 @@ impl Process {
         let reply = match command {
             Command::Status => self.tell_status(),
             Command::Pulse { news_after } => self.tell_pulse(news_after),
+            Command::Explain(question) => self.explain(&question),
             Command::Dump(wanted) => self.dump(&wanted),
             #[cfg(debug_assertions)]
             Command::Panic { worker, spot } => {

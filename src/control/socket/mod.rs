@@ -6,6 +6,7 @@
 //! | `protocol` | requests and replies, line by line |
 //! | `status` | what a process tells about itself |
 //! | `pulse` | what it tells of the last second |
+//! | `explained` | what would become of a client, as it is told |
 //! | `moments` | what its flight recorders hold |
 //! | `path` | where the socket is |
 //! | `listen` | the socket's file |
@@ -13,6 +14,7 @@
 //! | `client` | the command's side |
 
 pub mod client;
+pub mod explained;
 mod listen;
 pub mod moments;
 pub mod path;
@@ -21,6 +23,7 @@ pub mod pulse;
 pub mod server;
 pub mod status;
 
+pub(super) use self::explained::*;
 pub(super) use self::listen::{Access, SocketFile, listen_for, make_folder};
 pub(super) use self::protocol::*;
 pub(super) use self::pulse::*;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::explained::{Explained, Question};
 pub use super::moments::{ToldMoment, Wanted};
 use super::pulse::{NewsLine, Pulse};
 pub use super::status::Status;
@@ -60,6 +61,8 @@ pub enum Command {
         /// Which part.
         part: Part,
     },
+    /// To tell what would become of a client.
+    Explain(Question),
     /// To tell what its workers did last.
     Dump(Wanted),
     /// To let a worker panic, for tests; answered like [`Command::Status`].
@@ -83,6 +86,7 @@ impl Command {
             Self::Plan { .. } => "plan",
             Self::Drain { .. } => "drain",
             Self::Resume { .. } => "resume",
+            Self::Explain(_) => "explain",
             Self::Dump(_) => "dump",
             #[cfg(debug_assertions)]
             Self::Panic { .. } => "panic",
@@ -109,8 +113,8 @@ impl Command {
 }
 
 /// Every command's word.
-const NAMES: [&str; 8] = [
-    "status", "pulse", "reload", "upgrade", "plan", "drain", "resume", "dump",
+const NAMES: [&str; 9] = [
+    "status", "pulse", "reload", "upgrade", "plan", "drain", "resume", "explain", "dump",
 ];
 
 /// What can be drained while the rest goes on.
@@ -196,6 +200,8 @@ pub enum Outcome {
     Drained(Drained),
     /// Of [`Command::Resume`].
     Resumed(Resumed),
+    /// Of [`Command::Explain`].
+    Explained(Box<Explained>),
     /// Of [`Command::Dump`].
     Dumped(Dumped),
 }
@@ -377,7 +383,7 @@ mod tests {
         Part::Listener { listener }
     }
 
-    fn commands() -> [(Command, &'static str); 8] {
+    fn commands() -> [(Command, &'static str); 9] {
         let drain = |part, deadline| Command::Drain { part, deadline };
         let plan = Command::Plan {
             file: "a.toml".to_owned(),
@@ -403,6 +409,14 @@ mod tests {
             (
                 Command::Resume { part: listener() },
                 r#"{"command":"resume","part":{"listener":"web"}}"#,
+            ),
+            (
+                Command::Explain(Question {
+                    listener: "web".to_owned(),
+                    client: [192, 0, 2, 1].into(),
+                    sni: None,
+                }),
+                r#"{"command":"explain","listener":"web","client":"192.0.2.1","sni":null}"#,
             ),
             (
                 Command::Dump(Wanted {
@@ -527,6 +541,10 @@ mod tests {
             (
                 r#"{"command":"drain","part":{}}"#,
                 "a part is {\"listener\": NAME} or",
+            ),
+            (
+                r#"{"command":"explain","listener":"web","client":"web"}"#,
+                "invalid IP address",
             ),
             (
                 r#"{"command":"drain","part":{"listener":"web"},"deadline_ms":-1}"#,
