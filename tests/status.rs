@@ -53,13 +53,16 @@ fn a_new_process_tells_what_it_is_and_has() {
         json!([{
             "name": "web", "state": "accepting", "addresses": [proxy.address("web")],
             "upstream": "app", "sessions": 0, "accepted": 0, "closed": {},
+            "bytes_received": 0, "bytes_sent": 0, "refused": 0,
         }])
     );
     assert_eq!(
         status["upstreams"],
-        json!([{ "name": "app", "backends": [{
+        json!([{ "name": "app", "balance": "round-robin", "failing_open": false, "requests": 0,
+            "retries": 0, "retries_denied": 0, "waiting": 0, "backends": [{
             "name": backend.address, "address": backend.address, "healthy": true, "enabled": true,
             "ejected": false, "breaker": "closed", "weight": 1, "sessions": 0, "connections": 0,
+            "sessions_total": 0, "failed": 0, "ejections": 0, "breaker_opened": 0,
         }]}])
     );
     let session = common::socket::exchange(None, &proxy.address("web")).expect("it is served");
@@ -79,6 +82,8 @@ fn a_new_process_tells_what_it_is_and_has() {
         let status = proxy.status();
         (status["listeners"][0]["closed"] == json!({"client-closed": 1})).then_some(())
     });
+    let log = json!({"level": "debug", "format": "json", "access_log": "off"});
+    assert_eq!(proxy.status()["log"], log);
     let told = proxy.done("status");
     for part in [
         &proxy.pid().to_string(),
@@ -87,6 +92,62 @@ fn a_new_process_tells_what_it_is_and_has() {
     ] {
         assert!(told.contains(part.as_str()), "{part}: {told}");
     }
+    proxy.end();
+}
+
+#[test]
+fn what_has_gone_through_is_told_with_how_long_it_took() {
+    let backend = Backend::echo();
+    let gone = common::backend::free_address();
+    let listener = "deny = [\"127.0.0.9/32\"]";
+    let proxy = Proxy::start(&common::config(
+        &[&gone, &backend.address],
+        listener,
+        "retry = { attempts = 1, budget = 1.0 }",
+        "[runtime]\nworkers = 1\n",
+    ));
+    let address = proxy.address("web");
+    for _ in 0..10 {
+        drop(common::socket::exchange(None, &address).expect("it is served"));
+    }
+    assert!(common::socket::exchange(Some("127.0.0.9"), &address).is_none());
+    let status = eventually("all to have ended", || {
+        let status = proxy.status();
+        (status["listeners"][0]["closed"]["client-closed"] == 10).then_some(status)
+    });
+    let listener = &status["listeners"][0];
+    let of = |value: &Value, fields: &[&str]| {
+        let fields = fields.iter().map(|field| value[field].as_u64());
+        fields.map(|it| it.expect("a number")).collect::<Vec<_>>()
+    };
+    let bytes = of(listener, &["bytes_received", "bytes_sent", "refused"]);
+    assert_eq!(bytes, [10, 10, 1]);
+    let upstream = &status["upstreams"][0];
+    assert_eq!(
+        of(upstream, &["requests", "retries", "waiting"]),
+        [10, 5, 0]
+    );
+    let served = named(&upstream["backends"], &backend.address);
+    assert_eq!(of(served, &["sessions_total", "failed"]), [10, 0]);
+    let failing = named(&upstream["backends"], &gone);
+    assert_eq!(of(failing, &["sessions_total", "failed"]), [0, 5]);
+    for latency in [
+        &listener["duration"],
+        &upstream["connect"],
+        &upstream["first_byte"],
+        &served["first_byte"],
+    ] {
+        let [count, p50, p99] = of(latency, &["count", "p50_us", "p99_us"])[..] else {
+            panic!("three of them");
+        };
+        assert!(count == 10 && 0 < p50 && p50 <= p99, "{latency}");
+        assert!(p99 < 20_000_000, "{latency}");
+    }
+    let told = proxy.done("status");
+    for part in ["TRAFFIC", "1         denied", "REQUESTS", "FIRST BYTE P50"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(told.lines().all(|line| line.len() <= 100), "{told}");
     proxy.end();
 }
 

@@ -1,5 +1,7 @@
 //! `ringress status`: what a running process says about itself, as tables or as JSON.
 
+mod traffic;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -38,9 +40,13 @@ fn text(status: &Status) -> String {
     write_process(&mut out, status);
     let tables = [
         listeners(&status.listeners),
+        traffic::listeners(&status.listeners),
+        traffic::endings(&status.listeners),
         datagrams(&status.listeners),
         openings(&status.listeners),
         upstreams(&status.upstreams),
+        traffic::upstreams(&status.upstreams),
+        traffic::backends(&status.upstreams),
         certificates(status),
         draining(&status.draining),
     ];
@@ -77,6 +83,10 @@ fn write_process(out: &mut String, status: &Status) {
     line("workers", &workers(status));
     let (now, most) = (status.sessions, status.max_connections);
     line("sessions", &format!("{now} of {most} at most"));
+    if let Some(log) = &status.log {
+        let (level, format, access) = (&log.level, &log.format, &log.access_log);
+        line("log", &format!("{level}, {format}; access log: {access}"));
+    }
     if status.old_processes > 0 {
         line("old processes", &status.old_processes.to_string());
     }
@@ -280,6 +290,7 @@ mod tests {
     use super::*;
     use crate::config::diff::{Change, How};
     use crate::control::socket::protocol::Part;
+    use crate::control::socket::status::LogStatus;
 
     fn status() -> Status {
         let healthy = BackendStatus {
@@ -312,6 +323,11 @@ mod tests {
             workers: 2,
             sessions: 3,
             max_connections: 1000,
+            log: Some(LogStatus {
+                level: "info".to_owned(),
+                format: "text".to_owned(),
+                access_log: "off".to_owned(),
+            }),
             listeners: vec![ListenerStatus {
                 name: "web".to_owned(),
                 state: ListenerState::Accepting,
@@ -352,6 +368,7 @@ configuration  /etc/a.toml
 generation     4
 workers        2
 sessions       3 of 1000 at most
+log            info, text; access log: off
 
 LISTENER  STATE      SESSIONS  ACCEPTED  UPSTREAM  ADDRESSES
 web       accepting  3         12345678  app       0.0.0.0:80, [::]:80

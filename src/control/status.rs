@@ -3,15 +3,21 @@
 use std::collections::BTreeMap;
 use std::process;
 
+use hdrhistogram::Histogram;
+
 use super::certificates::{Material, date, of_listener, of_upstream};
 use super::process::Process;
 use super::socket::{
-    BackendStatus, BreakerState, CertificateStatus, DatagramStatus, DrainStatus, ListenerState,
-    ListenerStatus, Status, UpstreamStatus,
+    BackendStatus, BreakerState, CertificateStatus, DatagramStatus, DrainStatus, LatencyStatus,
+    ListenerState, ListenerStatus, LogStatus, Status, UpstreamStatus,
 };
+use crate::config::{AccessLog, Config, LogFormat, LogLevel};
 use crate::policy::breaker;
 use crate::proxy;
 use crate::ring;
+use crate::telemetry::counters::Counter;
+use crate::telemetry::latency::{BucketCounts, Times, histogram};
+use crate::telemetry::tallies::UpstreamCounters;
 use crate::telemetry::{Dropped, Opening, Reason};
 use crate::upstream::{Backend, BackendImage, Order, Upstream};
 
@@ -20,6 +26,8 @@ impl Process {
     pub(super) fn status(&self) -> Status {
         let snapshot = self.shared.snapshot.load();
         let source = self.source.as_ref();
+        // One for all: it is larger than what goes into it.
+        let mut sum = histogram();
         Status {
             pid: process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -35,15 +43,16 @@ impl Process {
             listeners: snapshot
                 .listeners
                 .iter()
-                .map(|listener| self.listener_status(listener))
+                .map(|listener| self.listener_status(listener, &mut sum))
                 .collect(),
             upstreams: snapshot
                 .upstreams
                 .iter()
-                .map(|it| self.upstream_status(it))
+                .map(|it| self.upstream_status(it, &mut sum))
                 .collect(),
             draining: self.drain_status(),
             old_processes: self.ancestors.count() as u32,
+            log: Some(log(&self.config)),
         }
     }
 
@@ -58,13 +67,18 @@ impl Process {
         }
     }
 
-    fn listener_status(&self, listener: &proxy::ListenerState) -> ListenerStatus {
+    fn listener_status(
+        &self,
+        listener: &proxy::ListenerState,
+        sum: &mut Histogram<u64>,
+    ) -> ListenerStatus {
         let addresses = self.bindings.addresses();
         let own = addresses.filter(|(name, _)| **name == listener.name);
         let addresses: Vec<_> = own.map(|(_, address)| address.to_string()).collect();
         let totals = listener.totals();
         let policy = listener.policy.load();
         let closed = Reason::ALL.map(|reason| (reason.as_str(), totals.closed(reason)));
+        let refusals = Reason::ALL.into_iter().filter(|it| it.is_refusal());
         let dropped = Dropped::ALL.map(|reason| (reason.as_str(), totals.dropped(reason)));
         let opened = Opening::ALL.map(|opening| (opening.as_str(), totals.opened(opening)));
         let mut models = self.config.listeners.iter();
@@ -85,6 +99,10 @@ impl Process {
             upstream: policy.upstream.name().to_string(),
             sessions: listener.active.now() as u64,
             accepted: totals.accepted,
+            bytes_received: totals.bytes_received,
+            bytes_sent: totals.bytes_sent,
+            refused: refusals.map(|reason| totals.closed(reason)).sum(),
+            duration: latency(listener.counters.iter().map(|it| &it.duration), sum),
             closed: counted(&closed),
             opened: counted(&opened),
             certificates: self.certificates_status(model.map_or_else(Vec::new, of_listener)),
@@ -92,13 +110,25 @@ impl Process {
         }
     }
 
-    fn upstream_status(&self, upstream: &Upstream) -> UpstreamStatus {
+    fn upstream_status(&self, upstream: &Upstream, sum: &mut Histogram<u64>) -> UpstreamStatus {
         let known = upstream.image();
         let backends = upstream.backends().iter().zip(&known.backends);
         let mut models = self.config.upstreams.iter();
         let model = models.find(|model| model.name == *upstream.name());
+        let counters = upstream.counters();
+        let total = |of: fn(&UpstreamCounters) -> &Counter| {
+            counters.iter().map(|counters| of(counters).value()).sum()
+        };
         UpstreamStatus {
             name: upstream.name().to_string(),
+            balance: model.map_or_else(String::new, |model| model.balance.name.to_owned()),
+            failing_open: upstream.is_failing_open(),
+            requests: total(|it| &it.requests),
+            retries: total(|it| &it.retries),
+            retries_denied: total(|it| &it.retries_denied),
+            waiting: upstream.waiting() as u64,
+            connect: latency(counters.iter().map(|it| &it.connect), sum),
+            first_byte: latency(counters.iter().map(|it| &it.first_byte), sum),
             backends: backends.map(|(it, known)| backend(it, known)).collect(),
             certificates: self.certificates_status(model.map_or_else(Vec::new, of_upstream)),
         }
@@ -139,8 +169,56 @@ fn counted(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
         .collect()
 }
 
+fn log(config: &Config) -> LogStatus {
+    let level = match config.log.level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    };
+    let format = match config.log.format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    LogStatus {
+        level: level.to_owned(),
+        format: format.to_owned(),
+        access_log: match &config.access_log {
+            AccessLog::Off => "off".to_owned(),
+            AccessLog::Stdout => "stdout".to_owned(),
+            AccessLog::File(path) => path.display().to_string(),
+        },
+    }
+}
+
+/// Of all workers, added up in `sum`.
+fn latency<'a>(times: impl Iterator<Item = &'a Times>, sum: &mut Histogram<u64>) -> LatencyStatus {
+    sum.reset();
+    times.for_each(|times| times.bins.add_to(sum));
+    LatencyStatus {
+        count: sum.len(),
+        p50_us: sum.value_at_quantile(0.5),
+        p99_us: sum.value_at_quantile(0.99),
+    }
+}
+
+/// A backend has no more than buckets.
+fn estimate(counts: &BucketCounts) -> LatencyStatus {
+    let micros = |share| {
+        let time = counts.quantile(share).unwrap_or_default();
+        u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    };
+    LatencyStatus {
+        count: counts.count(),
+        p50_us: micros(0.5),
+        p99_us: micros(0.99),
+    }
+}
+
 fn backend(backend: &Backend, known: &BackendImage) -> BackendStatus {
     let (state, now) = (&backend.state, ring::now().as_nanos());
+    let totals = state.tallies.totals();
     BackendStatus {
         name: backend.name.to_string(),
         address: known.address.clone(),
@@ -158,6 +236,11 @@ fn backend(backend: &Backend, known: &BackendImage) -> BackendStatus {
             .map(|_| u32::from(backend.configured_weight())),
         sessions: state.load.active.now() as u64,
         connections: state.open.now() as u64,
+        sessions_total: totals.sessions,
+        failed: totals.failed.iter().sum(),
+        ejections: state.tallies.ejections.value(),
+        breaker_opened: state.tallies.breaker[breaker::Transition::Opened as usize].value(),
+        first_byte: estimate(&totals.first_byte),
     }
 }
 

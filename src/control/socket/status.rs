@@ -42,6 +42,38 @@ pub struct Status {
     pub draining: Vec<DrainStatus>,
     /// Processes before this one that still have sessions.
     pub old_processes: u32,
+    /// What it writes down.
+    pub log: Option<LogStatus>,
+}
+
+/// What a process writes down.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogStatus {
+    /// The least severe level of the log.
+    pub level: String,
+    /// Of the log and the access log: text or json.
+    pub format: String,
+    /// off, stdout or a file.
+    pub access_log: String,
+}
+
+/// How long something took, over all of the process's life, to two digits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LatencyStatus {
+    /// How many were counted.
+    pub count: u64,
+    /// Half of them took no longer, in microseconds.
+    pub p50_us: u64,
+    /// 99 of 100 of them took no longer, in microseconds.
+    pub p99_us: u64,
+}
+
+impl LatencyStatus {
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
 }
 
 /// What a process does with new connections.
@@ -92,6 +124,15 @@ pub struct ListenerStatus {
     pub sessions: u64,
     /// Connections taken in since the process started.
     pub accepted: u64,
+    /// Bytes from clients since the process started.
+    pub bytes_received: u64,
+    /// Bytes to clients since the process started.
+    pub bytes_sent: u64,
+    /// Sessions of `closed` that were turned away, by a rule or as there was no room.
+    pub refused: u64,
+    /// From accept to end, of sessions that were let in.
+    #[serde(skip_serializing_if = "LatencyStatus::is_empty")]
+    pub duration: LatencyStatus,
     /// Sessions that ended since the process started, by reason.
     pub closed: BTreeMap<String, u64>,
     /// Sessions that have begun in one of several ways, by which it was: versions of TLS, or what was found
@@ -152,6 +193,24 @@ pub enum ListenerState {
 pub struct UpstreamStatus {
     /// Its name.
     pub name: String,
+    /// How a backend is chosen.
+    pub balance: String,
+    /// Health is ignored, as too few backends are healthy.
+    pub failing_open: bool,
+    /// Sessions that asked for a backend.
+    pub requests: u64,
+    /// Further tries after one that failed.
+    pub retries: u64,
+    /// Further tries that the budget has not allowed.
+    pub retries_denied: u64,
+    /// Sessions that wait for a place now.
+    pub waiting: u64,
+    /// Until a backend was connected, TLS and all.
+    #[serde(skip_serializing_if = "LatencyStatus::is_empty")]
+    pub connect: LatencyStatus,
+    /// From the question to a backend's first byte.
+    #[serde(skip_serializing_if = "LatencyStatus::is_empty")]
+    pub first_byte: LatencyStatus,
     /// In the order of the file.
     pub backends: Vec<BackendStatus>,
     /// What its TLS has from files.
@@ -184,6 +243,17 @@ pub struct BackendStatus {
     pub sessions: u64,
     /// Connections now: sessions' and those kept ahead.
     pub connections: u64,
+    /// Sessions that have got it, so far.
+    pub sessions_total: u64,
+    /// Tries to connect to it that failed.
+    pub failed: u64,
+    /// Times it was ejected.
+    pub ejections: u64,
+    /// Times its breaker opened.
+    pub breaker_opened: u64,
+    /// From the question to its first byte; estimated within wide bounds.
+    #[serde(skip_serializing_if = "LatencyStatus::is_empty")]
+    pub first_byte: LatencyStatus,
 }
 
 /// A backend's breaker.
