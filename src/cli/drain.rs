@@ -70,7 +70,7 @@ fn deadline(text: &str) -> Result<Duration, String> {
 const DEADLINE_MAX: Duration = Duration::from_hours(24 * 366);
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let format = arguments.process.format;
+    let format = arguments.process.format();
     conclude(format, drain(arguments), text)
 }
 
@@ -90,7 +90,7 @@ fn drain(arguments: &Arguments) -> Result<Drained, Error> {
         return Ok(drained);
     }
     wait(drained, |drained| {
-        if process.format == Format::Text {
+        if process.format() == Format::Text {
             print(&text(drained))?;
         }
         pass(INTERVAL);

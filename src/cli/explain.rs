@@ -1,11 +1,9 @@
 //! `ringress explain`: what would become of a client that came to a running process now, and why.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::check::Format;
-use super::process::{AT_ONCE, Found, conclude};
+use super::process::{AT_ONCE, Process, conclude};
 use super::table::{row, write_table};
 use crate::control::socket::explained::{Explained, Foresight, Question, Verdict};
 use crate::control::socket::protocol::{Command, Outcome};
@@ -21,38 +19,22 @@ pub(super) struct Arguments {
     /// The name that it asks for by TLS
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
-    /// The configuration of the running process, by the path that it was started with
-    #[arg(short, long, value_name = "FILE", required_unless_present = "socket")]
-    config: Option<PathBuf>,
-    /// The control socket itself, where the configuration doesn't lead to it
-    #[arg(long, value_name = "PATH", conflicts_with = "config")]
-    socket: Option<PathBuf>,
-    /// How to print the outcome
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-    /// The same as --format json
-    #[arg(long, conflicts_with = "format")]
-    json: bool,
+    #[command(flatten)]
+    process: Process,
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let format = match arguments.json {
-        true => Format::Json,
-        false => arguments.format,
-    };
-    let found = Found::new(arguments.socket.as_deref(), arguments.config.as_deref());
-    let explained = found.and_then(|found| {
-        let command = Command::Explain(Question {
-            listener: arguments.listener.clone(),
-            client: arguments.client,
-            sni: arguments.sni.clone(),
-        });
-        found.ask(&command, AT_ONCE, |outcome| match outcome {
-            Outcome::Explained(explained) => Some(*explained),
-            _ => None,
-        })
+    let process = &arguments.process;
+    let command = Command::Explain(Question {
+        listener: arguments.listener.clone(),
+        client: arguments.client,
+        sni: arguments.sni.clone(),
     });
-    conclude(format, explained, text)
+    let explained = process.ask(&command, AT_ONCE, |outcome| match outcome {
+        Outcome::Explained(explained) => Some(*explained),
+        _ => None,
+    });
+    conclude(process.format(), explained, text)
 }
 
 fn text(explained: &Explained) -> String {

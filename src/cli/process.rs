@@ -33,7 +33,10 @@ pub(super) struct Process {
     target: Target,
     /// How to print the outcome
     #[arg(long, value_enum, default_value_t)]
-    pub(super) format: Format,
+    format: Format,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
 }
 
 impl Target {
@@ -50,6 +53,14 @@ impl Target {
 }
 
 impl Process {
+    /// How to print what it says.
+    pub(super) fn format(&self) -> Format {
+        match self.json {
+            true => Format::Json,
+            false => self.format,
+        }
+    }
+
     /// As [`Target::ask`].
     pub(super) fn ask<T>(
         &self,

@@ -17,7 +17,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Outcome::Reloaded(reloaded) => Some(reloaded),
         _ => None,
     });
-    conclude(process.format, outcome, text)
+    conclude(process.format(), outcome, text)
 }
 
 fn text(reloaded: &Reloaded) -> String {

@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             _ => None,
         },
     );
-    conclude(process.format, outcome, |resumed| {
+    conclude(process.format(), outcome, |resumed| {
         format!("{} is resumed\n", resumed.part)
     })
 }

@@ -24,7 +24,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let process = &arguments.process;
-    conclude(process.format, ask(process), text)
+    conclude(process.format(), ask(process), text)
 }
 
 /// Asks a process how it is.

@@ -18,7 +18,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Outcome::Upgraded(upgraded) => Some(upgraded),
         _ => None,
     });
-    conclude(process.format, outcome, |upgraded| {
+    conclude(process.format(), outcome, |upgraded| {
         format!("upgraded: the new process is {}\n", upgraded.pid)
     })
 }

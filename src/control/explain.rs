@@ -220,7 +220,7 @@ impl Case<'_> {
             true => ", but dry_run is on",
             false => "",
         };
-        let why = format!("{left} of {burst} tokens, {per_second} come back a second{note}");
+        let why = format!("{left} of {burst} tokens, which come back at {per_second}/s{note}");
         check(name, left > 0 || dry_run, Some(reason), why)
     }
 
@@ -314,10 +314,14 @@ fn backends(upstream: &Upstream, outlook: &Outlook) -> Vec<BackendView> {
     backends
         .map(|(index, backend)| {
             let chosen = outlook.prospect == Prospect::Goes(index);
+            let may = match &outlook.prospect {
+                Prospect::Draws(among) => among.contains(&index),
+                _ => chosen,
+            };
             let why = match outlook.hindrances[index] {
-                // A backup that is taken since nobody else will do.
-                Some(hindrance) if !chosen => hindered(hindrance),
-                _ => ready(index, chosen, outlook),
+                Some(Hindrance::Backup) if may => "a backup: no other can be used".to_owned(),
+                Some(hindrance) => hindered(hindrance),
+                None => ready(index, chosen, outlook),
             };
             let ignored = match outlook.failing_open && !backend.is_healthy() {
                 true => "; unhealthy, which is ignored as too few are not (fail_open_below)",
@@ -346,10 +350,8 @@ fn ready(index: usize, chosen: bool, outlook: &Outlook) -> String {
         (false, Prospect::Draws(among), _) if among.contains(&index) => {
             let weight = |index: &usize| u64::from(outlook.weights[*index]);
             let all: u64 = among.iter().map(weight).sum();
-            return match weight(&index) {
-                0 => "ready: it may be drawn".to_owned(),
-                own => format!("ready: {balance} may draw it, weight {own} of {all}"),
-            };
+            let own = weight(&index);
+            return format!("ready: {balance} may draw it, weight {own} of {all}");
         }
         (false, _, balance::Foresight::Certain) => "leads this client to another",
         (false, _, _) => "gives another the next session",
@@ -367,7 +369,7 @@ fn hindered(hindrance: Hindrance) -> String {
         Hindrance::BreakerBusy => {
             "its breaker is half-open, and as many sessions try it as may".to_owned()
         }
-        Hindrance::Full(open) => format!("full: it has {open} connections, as many as it may"),
+        Hindrance::Full(open) => format!("full: {open} open, which is its max_connections"),
         Hindrance::Backup => "a backup: others are ready".to_owned(),
     }
 }
