@@ -73,7 +73,7 @@ fn collect(part: &Value, queries: &mut Vec<String>) {
             for (name, value) in fields {
                 match value {
                     Value::String(text) if ["expr", "definition"].contains(&&**name) => {
-                        queries.push(text.clone())
+                        queries.push(text.clone());
                     }
                     value => collect(value, queries),
                 }

@@ -383,7 +383,7 @@ mod tests {
         Part::Listener { listener }
     }
 
-    fn commands() -> [(Command, &'static str); 9] {
+    fn commands() -> [(Command, &'static str); 10] {
         let drain = |part, deadline| Command::Drain { part, deadline };
         let plan = Command::Plan {
             file: "a.toml".to_owned(),
