@@ -129,6 +129,7 @@ impl Process {
         self.probers.reconcile(health::targets(&new, &self.shared));
         self.admin.commit(admin, &new.admin);
         log::change(&new.log);
+        self.ordered_level = None;
         self.access_log.change(&self.shared.around.events, log);
         self.config = new;
         self.enforce_parts();

@@ -29,7 +29,7 @@ use super::signals::{Asked, Signals};
 use super::socket::{Part, ProcessState, ReloadReport, Request, Server};
 use super::succession::{Ancestors, Heir, Outcome, Succession};
 use super::workers::Workers;
-use crate::config::Config;
+use crate::config::{Config, LogLevel};
 use crate::proxy::{Message, Shared};
 use crate::time::Instant;
 
@@ -53,6 +53,8 @@ pub(super) struct Process {
     pub(super) certificates: Certificates,
     pub(super) last_reload: Option<ReloadReport>,
     pub(super) access_log: Rc<AccessLog>,
+    /// As ordered until the next reload; `None` = as configured.
+    pub(super) ordered_level: Option<LogLevel>,
     pub(super) reloads: Reloads,
     pub(super) parts: Parts,
     /// Workers look at sessions one by one, as those of some parts are to end.

@@ -287,6 +287,7 @@ impl Ready {
             certificates: Certificates::new(),
             last_reload: None,
             access_log: access_log.clone(),
+            ordered_level: None,
             reloads: Reloads::default(),
             parts: Parts::default(),
             aborting_parts: false,

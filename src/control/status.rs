@@ -52,7 +52,7 @@ impl Process {
                 .collect(),
             draining: self.drain_status(),
             old_processes: self.ancestors.count() as u32,
-            log: Some(log(&self.config)),
+            log: Some(log(&self.config, self.ordered_level)),
         }
     }
 
@@ -169,14 +169,8 @@ fn counted(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
         .collect()
 }
 
-fn log(config: &Config) -> LogStatus {
-    let level = match config.log.level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    };
+fn log(config: &Config, ordered: Option<LogLevel>) -> LogStatus {
+    let level = ordered.unwrap_or(config.log.level).as_str();
     let format = match config.log.format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",

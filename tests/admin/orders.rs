@@ -176,7 +176,7 @@ fn a_reload_that_is_refused_says_why_and_changes_nothing() {
     assert!(refused.body.contains("ringress.toml:"), "{refused:?}");
     let metrics = get(&admin, "/metrics").body;
     assert!(
-        metrics.contains("ringress_reloads_total{outcome=\"refused\"} 1\n"),
+        metrics.contains("ringress_reloads_total{result=\"refused\"} 1\n"),
         "{metrics}"
     );
     proxy.end();
@@ -197,9 +197,12 @@ fn the_level_of_the_log_holds_until_the_next_reload() {
         post(&admin, "/log-level?level=debug").json(),
         json!({ "log_level": "debug" })
     );
+    let level = |proxy: &Proxy| get(&proxy.admin(), "/status").json()["log"]["level"].clone();
+    assert_eq!(level(&proxy), "debug");
     visit(&proxy);
     assert_eq!(proxy.next_session().listener, "web");
     assert_eq!(post(&admin, "/reload").status, 200);
+    assert_eq!(level(&proxy), "info");
     visit(&proxy);
     eventually("the second session to end", || {
         let closed = &get(&admin, "/status").json()["listeners"][0]["closed"];

@@ -139,7 +139,8 @@ impl Process {
     }
 
     /// Until the next reload.
-    fn set_log_level(&self, level: LogLevel) -> Value {
+    fn set_log_level(&mut self, level: LogLevel) -> Value {
+        self.ordered_level = Some(level);
         log::change(&Log {
             level,
             ..self.config.log

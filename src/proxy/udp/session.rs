@@ -50,7 +50,6 @@ pub(super) struct Session {
     /// Its number on this worker.
     number: u32,
     policy: Arc<ListenerPolicy>,
-    udp: Udp,
     /// `None` once it has left for another process.
     backend: RefCell<Option<Side>>,
     /// The last datagram in either direction.
@@ -128,7 +127,6 @@ impl Session {
             listener,
             number: admission.number,
             admission: Cell::new(Some(admission)),
-            udp: policy.udp.unwrap_or_default(),
             policy,
             backend: RefCell::new(Some(side)),
             last: Cell::new(ring.now()),
@@ -216,7 +214,7 @@ impl Session {
         let backend = side.lease.backend();
         if backend.is_gone() {
             // Nobody checks it any more: it is believed in for as long as it says something.
-            return now < self.heard.get() + self.udp.session_timeout;
+            return now < self.heard.get() + self.udp().session_timeout;
         }
         backend.is_healthy() || self.policy.upstream.is_failing_open()
     }
@@ -330,7 +328,7 @@ impl Session {
                 .lease
                 .count_end(worker, reason, ring.now() - self.began);
         }
-        if self.udp.per_packet {
+        if self.udp().per_packet {
             // It is not the session with that backend any more.
             flows.forget(self);
         }
@@ -369,7 +367,11 @@ impl Session {
             flows.reply(self, arrival);
             let replies = self.replies.get().saturating_add(count as u32);
             self.replies.set(replies);
-            if self.udp.responses.is_some_and(|most| replies >= most.get()) {
+            if self
+                .udp()
+                .responses
+                .is_some_and(|most| replies >= most.get())
+            {
                 return true;
             }
         }
@@ -406,6 +408,11 @@ impl Session {
         self.refused(flows, &io::Error::from_raw_os_error(errno));
     }
 
+    /// As its listener was configured when it began.
+    fn udp(&self) -> Udp {
+        self.policy.udp.unwrap_or_default()
+    }
+
     fn is_aborting(&self) -> bool {
         let lease = &self.side().lease;
         self.listener.is_aborting(Some(lease))
@@ -419,7 +426,7 @@ impl Session {
         if self.is_aborting() {
             return Err(Reason::Drained);
         }
-        let deadline = self.last.get() + self.udp.session_timeout;
+        let deadline = self.last.get() + self.udp().session_timeout;
         if now >= deadline {
             return Err(Reason::Idle);
         }

@@ -49,7 +49,6 @@ impl Session {
             number: admission.number,
             admission: Cell::new(Some(admission)),
             policy: policy.clone(),
-            udp,
             backend: RefCell::new(Some(side)),
             last: Cell::new(at(image.last_nanos)),
             unanswered: RefCell::default(),
