@@ -13,6 +13,9 @@ use tokio::sync::mpsc;
 use super::guard::Denial;
 use super::page;
 
+/// What the kernel is given at once: it does not stop copying for a worker that has something to do.
+const FRAME: usize = 64 * 1024;
+
 /// A body: all of it, or what comes until its sender goes.
 pub(super) enum Payload {
     Whole(Option<Bytes>),
@@ -28,6 +31,9 @@ impl Body for Payload {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = match self.get_mut() {
+            Self::Whole(Some(bytes)) if bytes.len() > FRAME => {
+                Poll::Ready(Some(bytes.split_to(FRAME)))
+            }
             Self::Whole(bytes) => Poll::Ready(bytes.take()),
             Self::Stream(receiver) => receiver.poll_recv(context),
         };

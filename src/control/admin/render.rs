@@ -3,11 +3,14 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Mutex;
-use tokio::task::{spawn_blocking, spawn_local};
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::ask::{Ask, Asking};
@@ -15,6 +18,24 @@ use super::metrics::{self, Format};
 
 /// How old one may be.
 const FRESH: Duration = Duration::from_millis(250);
+
+/// How far the thread that renders stands back: where every core is taken, it gets a tenth of one.
+const NICE: i32 = 10;
+
+/// What `make` makes, on a thread that lets others in front: workers have the same cores. `None` = there is no
+/// such thread to be had.
+async fn beside<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (tell, told) = oneshot::channel();
+    let thread = thread::Builder::new().name("rendering".to_owned());
+    let work = move || {
+        // It is right without that, too.
+        let _ = setpriority_process(Some(gettid()), NICE);
+        // Whoever asked may have gone.
+        let _ = tell.send(make());
+    };
+    thread.spawn(work).ok()?;
+    told.await.ok()
+}
 
 /// The last ones. Who has the lock makes the next one.
 pub(super) struct Renderings {
@@ -48,8 +69,7 @@ impl Renderings {
         let making = spawn_local(async move {
             let begun = Instant::now();
             let source = asking.ask(Ask::Source).await?;
-            let made = spawn_blocking(move || metrics::render(&source, format));
-            let bytes = made.await.ok()?;
+            let bytes = beside(move || metrics::render(&source, format)).await?;
             let shared = bytes.clone();
             *slot = Some(Rendering {
                 begun,
