@@ -9,6 +9,7 @@ mod image;
 mod listener;
 mod opening;
 mod pacing;
+mod record;
 mod relay;
 mod remains;
 mod snapshot;

@@ -34,8 +34,8 @@ const BLOCKED_CHECK: Duration = Duration::from_secs(1);
 /// How long the kernel may take to send the end of TLS.
 const PARTING: Duration = Duration::from_secs(1);
 
-/// The longest pause between two looks at what was acknowledged.
-const MOST_PAUSE: Duration = Duration::from_millis(64);
+/// The longest pause between two looks at what was acknowledged, in milliseconds.
+const MOST_PAUSE: u8 = 64;
 
 /// Bytes of a session are counted when it ends, and before that in portions of this size: to count each
 /// move costs a percent.
@@ -43,6 +43,9 @@ const COUNTED_BYTES: u32 = 16 * 1024;
 
 /// No progress to compare with.
 const NOTHING: u64 = u64::MAX;
+
+/// The same before the first look: the sockets and the timer do not wake the task that polls yet.
+const UNBEGUN: u64 = u64::MAX - 1;
 
 /// How a session's relaying ended.
 pub(super) struct Outcome {
@@ -84,8 +87,6 @@ pub(super) struct Relay {
     active: Instant,
     /// When to look for idleness next.
     check_at: Instant,
-    /// The sockets and the timer wake the task that polls this.
-    begun: bool,
     /// What both sides had acknowledged when that was last looked at; `NOTHING` = nothing was waiting
     /// to be acknowledged.
     progress: u64,
@@ -111,7 +112,8 @@ enum State {
         broken: Side,
         reason: Reason,
         until: Instant,
-        pause: Duration,
+        /// In milliseconds.
+        pause: u8,
     },
     /// Both sides were told that nothing more comes.
     Parting { reason: Reason, until: Instant },
@@ -151,8 +153,7 @@ impl Relay {
             timer: ring.timer(),
             active: now,
             check_at: now + policy.timeouts.idle / 2,
-            begun: false,
-            progress: NOTHING,
+            progress: UNBEGUN,
             bytes_received: 0,
             bytes_sent: 0,
             fresh: [0; 2],
@@ -192,7 +193,7 @@ impl Relay {
     }
 
     fn begin(&mut self) {
-        self.begun = true;
+        self.progress = NOTHING;
         self.client.belongs_to_this_task();
         self.backend.belongs_to_this_task();
         self.timer.set(self.check_at);
@@ -200,7 +201,7 @@ impl Relay {
 
     /// Does what can be done now; called whenever the task is woken.
     pub(super) fn poll(&mut self) -> Poll<Ending> {
-        if !self.begun {
+        if self.progress == UNBEGUN {
             self.begin();
         }
         if let State::Ahead = self.state {
@@ -350,7 +351,7 @@ impl Relay {
             broken,
             reason: fault.unwrap_or_else(|| reason_of(broken, errno)),
             until: self.ring().now() + self.policy.timeouts.half_close,
-            pause: Duration::from_millis(1),
+            pause: 1,
         };
         self.flush()
     }
@@ -391,7 +392,7 @@ impl Relay {
                 reset: true,
             });
         }
-        self.timer.set(now + pause);
+        self.timer.set(now + Duration::from_millis(pause.into()));
         let pause = (pause * 2).min(MOST_PAUSE);
         self.state = State::Flushing {
             broken,

@@ -2,7 +2,6 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,14 +11,14 @@ use std::time::Duration;
 use super::admission::{Admission, Policy};
 use super::listener::{self, LocalListener};
 use super::opening::{self, Refusal};
+use super::record::{End, Record};
 use super::relay::{Ending, Outcome, Relay};
 use super::tls::Tls;
 use crate::config::Announce;
 use crate::proto::proxy_header;
 use crate::ring::{Ring, Socket};
+use crate::telemetry::Reason;
 use crate::telemetry::recorder::What;
-use crate::telemetry::sessions::SessionRecord;
-use crate::telemetry::{Opening, Reason};
 use crate::time::Instant;
 use crate::tls;
 use crate::upstream::{self, Backend, Caller, Connection, Failure, Lease, Story};
@@ -75,14 +74,13 @@ impl Session {
             unless_aborted(admission, opening).await
         };
         if let (Some(record), Some(announced)) = (&mut self.record, &self.policy.announced) {
-            record.client = Some(announced.0);
+            record.announced(announced.0);
         }
         match opened {
             Ok(opened) => {
                 self.tls = opened.tls;
                 if let Some(record) = &mut self.record {
-                    record.opening = opened.how;
-                    record.sni = opened.name;
+                    record.opened(opened.how, opened.name);
                 }
                 self.serve(ring).await;
             }
@@ -105,17 +103,17 @@ impl Session {
             detail: refusal.detail,
             ..Outcome::nothing(refusal.reason)
         };
-        finish(
-            ring,
-            self.admission,
-            self.record,
-            (&outcome, self.began),
-            None,
-        );
+        let upstream = self.record.as_ref();
+        let upstream = upstream.map(|_| self.policy.upstream().name().clone());
+        let told = self.record.map(|record| (record, upstream, None));
+        finish(ring, self.admission, (&outcome, self.began), told, None);
     }
 
     fn relay(mut self, ring: &Ring, connection: Connection) {
         self.tell_story();
+        if let Some(record) = &mut self.record {
+            record.settle();
+        }
         let Connection {
             socket,
             tls,
@@ -131,7 +129,7 @@ impl Session {
                 admission: self.admission,
                 lease,
                 began: self.began,
-                answer: Answer::Unasked(ring.now()),
+                answer: Answer::unasked(ring.now()),
                 again: ahead.then(|| Box::new(self.policy)),
             }),
             record: self.record,
@@ -141,9 +139,7 @@ impl Session {
     /// What is known of where the session goes, for its record.
     fn tell_story(&mut self) {
         if let Some(record) = &mut self.record {
-            record.story = std::mem::take(&mut self.story);
-            record.upstream = Some(self.policy.upstream().name().clone());
-            record.route = self.policy.route;
+            record.went(self.policy.route, &self.story);
         }
     }
 
@@ -221,15 +217,32 @@ struct Live {
     again: Option<Box<Policy>>,
 }
 
-/// The backend's first byte.
-#[derive(Clone, Copy)]
-enum Answer {
+/// The backend's first byte: nanoseconds, and by the lowest bit what they mean; 0 = it has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Answer(u64);
+
+impl Answer {
+    const COME: Self = Self(0);
+    const ASKED: u64 = 1;
+
     /// The backend has been sent nothing; it was connected to at this time.
-    Unasked(Instant),
+    fn unasked(at: Instant) -> Self {
+        // The clock has been running for a while, and not for 292 years.
+        Self(at.as_nanos() << 1)
+    }
+
     /// It was sent something at this time.
-    Asked(Instant),
-    /// It has come.
-    Come,
+    fn asked(at: Instant) -> Self {
+        Self(at.as_nanos() << 1 | Self::ASKED)
+    }
+
+    fn is_asked(self) -> bool {
+        self.0 & Self::ASKED != 0
+    }
+
+    fn since(self) -> Instant {
+        Instant::from_nanos(self.0 >> 1)
+    }
 }
 
 impl Future for Relaying {
@@ -253,7 +266,7 @@ impl Future for Relaying {
             let (received, sent) = live.relay.bytes();
             live.lease.look(live.relay.ring(), received, sent);
         }
-        if !matches!(live.answer, Answer::Come) {
+        if live.answer != Answer::COME {
             live.await_answer(this.record.as_deref_mut());
         }
         if live.relay.is_worth_counting() {
@@ -282,19 +295,17 @@ impl Live {
     fn await_answer(&mut self, record: Option<&mut Record>) {
         let now = self.relay.ring().now();
         let (received, sent) = self.relay.bytes();
-        match self.answer {
-            Answer::Unasked(since) | Answer::Asked(since) if sent > 0 => {
-                let after = now - since;
-                self.answer = Answer::Come;
-                self.lease.answered(self.admission.worker().index, after);
-                let (backend, micros) = (self.lease.backend().number, after.as_micros() as u64);
-                self.admission.note(now, What::FirstByte, backend, micros);
-                if let Some(record) = record {
-                    record.first_byte = Some(after);
-                }
+        if sent > 0 {
+            let after = now - self.answer.since();
+            self.answer = Answer::COME;
+            self.lease.answered(self.admission.worker().index, after);
+            let (backend, micros) = (self.lease.backend().number, after.as_micros() as u64);
+            self.admission.note(now, What::FirstByte, backend, micros);
+            if let Some(record) = record {
+                record.answered(after);
             }
-            Answer::Unasked(_) if received > 0 => self.answer = Answer::Asked(now),
-            Answer::Unasked(_) | Answer::Asked(_) | Answer::Come => {}
+        } else if received > 0 && !self.answer.is_asked() {
+            self.answer = Answer::asked(now);
         }
     }
 
@@ -311,14 +322,26 @@ impl Live {
     /// The worker has panicked. The end is counted with the admission's, and the backend is not to blame.
     fn lose(mut self, record: Option<Box<Record>>) {
         self.count_bytes();
-        let duration = self.relay.ring().now() - self.began;
-        let worker = self.admission.worker().index;
+        let now = self.relay.ring().now();
+        let duration = now - self.began;
+        let listener = self.admission.listener.clone();
         let reason = Reason::WorkerPanicked;
-        self.lease.count_end(worker, reason, duration);
-        let backend = self.lease.backend().name.clone();
+        self.lease
+            .count_end(listener.worker.index, reason, duration);
+        let backend = self.lease.backend();
+        let (upstream, name) = (backend.upstream_name().clone(), backend.name.clone());
+        let session = self.admission.number;
         let outcome = self.relay.close(Ending::LOST);
         if let Some(mut record) = record {
-            record.tell(duration, &outcome, Some(backend));
+            record.tell(End {
+                listener: &listener,
+                session,
+                at: now,
+                duration,
+                outcome: &outcome,
+                upstream: Some(upstream),
+                backend: Some(name),
+            });
         }
     }
 
@@ -331,13 +354,17 @@ impl Live {
         }
         self.count_bytes();
         let mut lease = self.lease;
-        let (backend, number) = (lease.backend().name.clone(), lease.backend().number);
         let outcome = self.relay.close(ending);
         lease.ended(outcome.reason, ring.now());
         lease.count_end(worker, outcome.reason, ring.now() - self.began);
+        let (backend, number) = (lease.backend(), lease.backend().number);
+        let told = record.map(|record| {
+            let names = (backend.upstream_name().clone(), backend.name.clone());
+            (record, Some(names.0), Some(names.1))
+        });
         drop(lease);
-        let of = Some((backend, number));
-        finish(&ring, self.admission, record, (&outcome, self.began), of);
+        let ended = (&outcome, self.began);
+        finish(&ring, self.admission, ended, told, Some(number));
     }
 
     /// The connection that was open ahead had been closed: the client gets a fresh one.
@@ -347,7 +374,8 @@ impl Live {
         let Some(policy) = self.again else {
             client.abort();
             let outcome = Outcome::nothing(Reason::BackendClosed);
-            return finish(ring, admission, record, (&outcome, self.began), None);
+            let told = record.map(|record| (record, None, None));
+            return finish(ring, admission, (&outcome, self.began), told, None);
         };
         let session = Session {
             admission,
@@ -377,140 +405,61 @@ async fn unless_aborted<T, E: From<Reason>>(
     .await
 }
 
-/// The name of a session's backend, and its number.
-type Served = (Arc<str>, u32);
+/// A session's record, and the names of its upstream and its backend.
+type Told = (Box<Record>, Option<Arc<str>>, Option<Arc<str>>);
 
-/// Books the end of a session. Whoever hears of it shall find the session's places free.
+/// Books the end of a session, with the number of its backend. Whoever hears of it shall find the session's
+/// places free.
 fn finish(
     ring: &Ring,
     admission: Admission,
-    record: Option<Box<Record>>,
     (outcome, began): (&Outcome, Instant),
-    backend: Option<Served>,
+    told: Option<Told>,
+    backend: Option<u32>,
 ) {
     let (listener, number) = (admission.listener.clone(), admission.number);
     drop(admission);
     let duration = ring.now() - began;
     listener.counters().duration.record(duration);
     let sessions = &listener.worker.shared.around.events.sessions;
-    let record = record.filter(|_| backend.is_some() || sessions.tells_refusal(ring.now()));
-    let told = (record, outcome);
-    book(ring, &listener, (number, duration), told, backend);
+    let told = told.filter(|_| backend.is_some() || sessions.tells_refusal(ring.now()));
+    let session = (number, duration);
+    book(ring, &listener, (session, outcome), told, backend);
 }
 
 /// Refuses a client with RST.
-pub(super) fn refuse(ring: &Ring, listener: &Rc<LocalListener>, client: Socket, reason: Reason) {
+pub(super) fn refuse(ring: &Ring, listener: &LocalListener, client: Socket, reason: Reason) {
     let sessions = &listener.worker.shared.around.events.sessions;
     let told = sessions.tells_refusal(ring.now());
-    let session = listener.worker.number_session();
-    let record = told.then(|| Record::new(ring, listener, session, &client));
+    let told = told.then(|| (Record::of(ring, &client), None, None));
     client.abort();
-    let session = (session, Duration::ZERO);
-    let told = (record, &Outcome::nothing(reason));
-    book(ring, listener, session, told, None);
+    let session = (listener.worker.number_session(), Duration::ZERO);
+    let ended = (session, &Outcome::nothing(reason));
+    book(ring, listener, ended, told, None);
 }
 
 /// Counts the end of a session, and tells it where that is wanted.
 fn book(
     ring: &Ring,
     listener: &LocalListener,
-    session: (u32, Duration),
-    (record, outcome): (Option<Box<Record>>, &Outcome),
-    backend: Option<Served>,
+    ((session, duration), outcome): ((u32, Duration), &Outcome),
+    told: Option<Told>,
+    backend: Option<u32>,
 ) {
     listener.counters().close(outcome.reason);
-    let subject = backend.as_ref().map_or(listener.state.number, |it| it.1);
+    let subject = backend.unwrap_or(listener.state.number);
     let bytes = outcome.bytes_received + outcome.bytes_sent;
     let local = &listener.worker.local;
-    local.note_end((ring.now(), session.0), outcome.reason, subject, bytes);
-    if let Some(mut record) = record {
-        let backend = backend.map(|backend| backend.0);
-        record.tell(session.1, outcome, backend);
-    }
-}
-
-/// What is only needed when the end of sessions is told.
-struct Record {
-    ring: Ring,
-    listener: Rc<LocalListener>,
-    /// The session's number on its worker.
-    session: u32,
-    began: Instant,
-    client: Option<SocketAddr>,
-    opening: Option<Opening>,
-    sni: Option<Box<str>>,
-    upstream: Option<Arc<str>>,
-    route: Option<usize>,
-    first_byte: Option<Duration>,
-    story: Story,
-    told: bool,
-}
-
-impl Record {
-    fn begin(ring: &Ring, admission: &Admission, client: &Socket) -> Option<Box<Self>> {
-        let listener = &admission.listener;
-        let sessions = &listener.worker.shared.around.events.sessions;
-        sessions
-            .are_told()
-            .then(|| Self::new(ring, listener, admission.number, client))
-    }
-
-    fn new(ring: &Ring, listener: &Rc<LocalListener>, session: u32, client: &Socket) -> Box<Self> {
-        Box::new(Self {
-            ring: ring.clone(),
-            listener: listener.clone(),
+    local.note_end((ring.now(), session), outcome.reason, subject, bytes);
+    if let Some((mut record, upstream, backend)) = told {
+        record.tell(End {
+            listener,
             session,
-            began: ring.now(),
-            client: ring.peer(client).ok().flatten(),
-            opening: None,
-            sni: None,
-            upstream: None,
-            route: None,
-            first_byte: None,
-            story: Story::default(),
-            told: false,
-        })
-    }
-
-    fn tell(&mut self, duration: Duration, outcome: &Outcome, backend: Option<Arc<str>>) {
-        self.told = true;
-        let listener = &self.listener;
-        let worker = &listener.worker;
-        worker
-            .shared
-            .around
-            .events
-            .sessions
-            .send(Box::new(SessionRecord {
-                at: self.ring.now(),
-                worker: worker.index,
-                session: self.session,
-                listener: listener.state.name.clone(),
-                client: self.client,
-                upstream: self.upstream.take(),
-                route: self.route,
-                backend,
-                retries: self.story.retries.get(),
-                tls: self.opening,
-                sni: self.sni.take(),
-                queued: self.story.queued.get(),
-                connect: self.story.connect.get(),
-                first_byte: self.first_byte,
-                duration,
-                bytes_received: outcome.bytes_received,
-                bytes_sent: outcome.bytes_sent,
-                reason: outcome.reason,
-                detail: outcome.detail.clone(),
-            }));
-    }
-}
-
-impl Drop for Record {
-    /// A session that had no backend yet when its worker panicked.
-    fn drop(&mut self) {
-        if !self.told && self.listener.worker.is_falling() {
-            let duration = self.ring.now() - self.began;
-            self.tell(duration, &Outcome::nothing(Reason::WorkerPanicked), None);
-        }
+            at: ring.now(),
+            duration,
+            outcome,
+            upstream,
+            backend,
+        });
     }
 }

@@ -140,9 +140,10 @@ impl Ring {
                 .turn(wait, COMPLETIONS_PER_TURN, &mut completions)?;
             let last = std::mem::replace(&mut core.now, core.driver.now());
             core.turns += 1;
-            let waited = before.map_or(Duration::ZERO, |before| core.now - before);
-            let busy = (core.now - last).saturating_sub(waited);
-            core.measure(completions.len(), busy.as_nanos() as u64, &self.0.executor);
+            // Until it began to wait; all the time, if it did not.
+            let until = before.unwrap_or(core.now).as_nanos();
+            let busy = until.saturating_sub(last.as_nanos());
+            core.measure(completions.len(), busy, &self.0.executor);
             for completion in &completions {
                 core.complete(completion);
             }

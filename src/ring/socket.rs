@@ -9,6 +9,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 
+use super::core::Core;
 use super::driver::Shutdown;
 use super::op::Fd;
 use super::runtime::Ring;
@@ -43,6 +44,39 @@ impl Relayed {
             blocked: false,
             quiet: false,
             flow: Flow::Broken(errno),
+        }
+    }
+}
+
+impl Core {
+    /// [`Socket::relay_to`]
+    #[inline(always)]
+    fn relay(&mut self, from: u32, to: u32, window: u32) -> Relayed {
+        if let Some(errno) = self.slots[to].failure() {
+            return Relayed::broken(0, errno);
+        }
+        let mut moved = 0;
+        if self.slots[to].write == LaneState::Idle && !self.slots[from].received.is_empty() {
+            moved = self.forward(from, to);
+        }
+        let waiting = self.slots[from].received.bytes;
+        let in_flight = self.slots[to].sending.bytes;
+        let held = waiting + in_flight;
+        let window = self.window(window);
+        if held <= window / 2 && window > 0 {
+            self.arm(from, window - held, held > 0);
+        }
+        let source = &self.slots[from];
+        let (ended, armed) = (source.ended, source.read.in_flight());
+        let resting = source.read == LaneState::Idle && ended.is_none();
+        if in_flight > 0 && (waiting > 0 || !armed) {
+            self.slots[to].wants_sent = true;
+        }
+        Relayed {
+            moved,
+            blocked: held > 0 && !armed,
+            quiet: resting && held == 0,
+            flow: self.flow(from, ended, held),
         }
     }
 }
@@ -102,36 +136,11 @@ impl Socket {
     ///
     /// With a `window` of 0 no receive is armed: the direction comes to rest, and says so.
     pub fn relay_to(&self, to: &Self, window: u32) -> Relayed {
-        self.ring.with(|core| {
-            if let Some(errno) = core.slots[to.index].failure() {
-                return Relayed::broken(0, errno);
-            }
-            let mut moved = 0;
-            if core.slots[to.index].write == LaneState::Idle
-                && !core.slots[self.index].received.is_empty()
-            {
-                moved = core.forward(self.index, to.index);
-            }
-            let waiting = core.slots[self.index].received.bytes;
-            let in_flight = core.slots[to.index].sending.bytes;
-            let held = waiting + in_flight;
-            let window = core.window(window);
-            if held <= window / 2 && window > 0 {
-                core.arm(self.index, window - held, held > 0);
-            }
-            let source = &core.slots[self.index];
-            let (ended, armed) = (source.ended, source.read.in_flight());
-            let resting = source.read == LaneState::Idle && ended.is_none();
-            if in_flight > 0 && (waiting > 0 || !armed) {
-                core.slots[to.index].wants_sent = true;
-            }
-            Relayed {
-                moved,
-                blocked: held > 0 && !armed,
-                quiet: resting && held == 0,
-                flow: core.flow(self.index, ended, held),
-            }
-        })
+        // Written in place: what `with` returns is copied.
+        let mut relayed = Relayed::broken(0, 0);
+        self.ring
+            .with(|core| relayed = core.relay(self.index, to.index, window));
+        relayed
     }
 
     /// Keeps receiving: at most about `budget` bytes from now on. Nothing happens while a receive is

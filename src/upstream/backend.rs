@@ -97,6 +97,11 @@ impl Backend {
         }
     }
 
+    /// The name of its upstream.
+    pub fn upstream_name(&self) -> &Arc<str> {
+        &self.upstream_name
+    }
+
     /// No configuration in effect has it.
     pub fn is_gone(&self) -> bool {
         self.state.is_retired()
