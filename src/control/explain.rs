@@ -19,7 +19,7 @@ use crate::proxy::{ListenerPolicy, ListenerState};
 use crate::ring;
 use crate::telemetry::{Dropped, Reason};
 use crate::time::Instant;
-use crate::upstream::{Hindrance, Outlook, Prospect, Upstream};
+use crate::upstream::{Backend, Hindrance, Outlook, Prospect, Upstream};
 
 impl Process {
     /// Answers the question.
@@ -320,6 +320,7 @@ fn backends(upstream: &Upstream, outlook: &Outlook) -> Vec<BackendView> {
             };
             let why = match outlook.hindrances[index] {
                 Some(Hindrance::Backup) if may => "a backup: no other can be used".to_owned(),
+                Some(Hindrance::Unhealthy) => unhealthy(backend),
                 Some(hindrance) => hindered(hindrance),
                 None => ready(index, chosen, outlook),
             };
@@ -357,6 +358,14 @@ fn ready(index: usize, chosen: bool, outlook: &Outlook) -> String {
         (false, _, _) => "gives another the next session",
     };
     format!("ready: {balance} {why}")
+}
+
+fn unhealthy(backend: &Backend) -> String {
+    match backend.state.tallies.last_failure() {
+        Some(why) => format!("unhealthy: {why}"),
+        // It answers again, and not often enough yet.
+        None => "unhealthy: its health checks say so".to_owned(),
+    }
 }
 
 fn hindered(hindrance: Hindrance) -> String {

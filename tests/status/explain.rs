@@ -74,7 +74,11 @@ fn who_has_no_say_in_it_goes_where_it_was_said() {
         assert_eq!(seen.len(), 7, "{balance}");
         let said = explain_client(&proxy, 1);
         let down = named(&said["backends"], &backends[3].address);
-        assert_eq!(down["why"], "unhealthy: its health checks say so");
+        let why = down["why"].as_str().expect("a text");
+        assert!(
+            why.starts_with("unhealthy: ") && why.contains("no disk"),
+            "{why}"
+        );
         proxy.end();
     }
 }
