@@ -7,7 +7,7 @@
 //! A wake of a task that ended, or of its slot's next tenant, is a poll for nothing: every future
 //! of this crate tolerates that.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -105,6 +105,8 @@ struct Slots {
 #[derive(Default)]
 pub(crate) struct Executor {
     slots: RefCell<Slots>,
+    /// A task is being polled.
+    polling: Cell<bool>,
 }
 
 impl Executor {
@@ -126,27 +128,32 @@ impl Executor {
         self.slots.borrow().live
     }
 
-    /// Polls one task. No borrow is held meanwhile: it may spawn, wake and use the ring.
+    /// Polls one task. No borrow is held meanwhile: it may spawn, wake and use the ring. If it panics it stays
+    /// where it is: nothing of it is dropped before everything is.
     pub(crate) fn poll(&self, task: TaskId) {
-        let taken = self
-            .slots
-            .borrow_mut()
-            .tasks
-            .get_mut(task.0 as usize)
-            .and_then(Option::take);
-        let Some(future) = taken else {
+        let mut slots = self.slots.borrow_mut();
+        let Some(Some(future)) = slots.tasks.get_mut(task.0 as usize) else {
             return;
         };
-        let mut polling = Polling {
-            executor: self,
-            task,
-            future: Some(future),
-        };
-        if !polling.poll() {
+        // SAFETY: the future is not moved through this: it is pinned again below.
+        let future: *mut dyn Future<Output = ()> = unsafe { future.as_mut().get_unchecked_mut() };
+        drop(slots);
+        let polling = Polling::begin(&self.polling);
+        // SAFETY: it stays in its box and the box in its place until `polling` goes: `insert` only uses places that
+        // are free, nothing else is polled (`Polling::begin`), and `take` and `clear` refuse to go on.
+        let future = unsafe { &mut *future };
+        // SAFETY: it was pinned in its box, which is where it is.
+        let future = unsafe { Pin::new_unchecked(future) };
+        let done = future
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_ready();
+        drop(polling);
+        if !done {
             return;
         }
+        let future = self.slots.borrow_mut().tasks[task.0 as usize].take();
         // What the future owned uses the ring as it goes, so it goes before the slot is borrowed.
-        drop(polling.future.take());
+        drop(future);
         let mut slots = self.slots.borrow_mut();
         slots.free.push(task.0);
         slots.live -= 1;
@@ -154,6 +161,7 @@ impl Executor {
 
     /// A task to be dropped, of those that are left. No other is polled or taken in from then on.
     pub(crate) fn take(&self) -> Option<Task> {
+        assert!(!self.polling.get(), "a task can't end all of them");
         let mut slots = self.slots.borrow_mut();
         slots.free.clear();
         while let Some(task) = slots.tasks.pop() {
@@ -167,32 +175,24 @@ impl Executor {
 
     /// Ends every task where it stands.
     pub(crate) fn clear(&self) {
+        assert!(!self.polling.get(), "a task can't end all of them");
         let tasks = std::mem::take(&mut *self.slots.borrow_mut()).tasks;
         drop(tasks);
     }
 }
 
-/// A task that is being polled. It goes back to its place if it has not ended, and also if it panics: nothing of
-/// it is dropped before everything is.
-struct Polling<'a> {
-    executor: &'a Executor,
-    task: TaskId,
-    future: Option<Task>,
-}
+/// A task is being polled, which stays where it is meanwhile.
+struct Polling<'a>(&'a Cell<bool>);
 
-impl Polling<'_> {
-    /// True when it has ended.
-    fn poll(&mut self) -> bool {
-        let context = &mut Context::from_waker(Waker::noop());
-        let future = self.future.as_mut();
-        future.is_none_or(|future| future.as_mut().poll(context).is_ready())
+impl<'a> Polling<'a> {
+    fn begin(polling: &'a Cell<bool>) -> Self {
+        assert!(!polling.replace(true), "a task can't poll another one");
+        Self(polling)
     }
 }
 
 impl Drop for Polling<'_> {
     fn drop(&mut self) {
-        if let Some(future) = self.future.take() {
-            self.executor.slots.borrow_mut().tasks[self.task.0 as usize] = Some(future);
-        }
+        self.0.set(false);
     }
 }
