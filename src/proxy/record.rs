@@ -15,15 +15,15 @@ use crate::telemetry::{Opening, Reason};
 use crate::time::Instant;
 use crate::upstream::Story;
 
-/// A session, for its line in the access log. 56 bytes.
+/// A session, for its line in the access log. 40 bytes.
 pub(super) struct Record {
     rare: Option<Box<Rare>>,
     connect: Span,
     first_byte: Span,
     client: Option<(IpAddr, u16)>,
-    retries: u32,
-    /// `u32::MAX` = it took none.
-    route: u32,
+    retries: u16,
+    /// `u16::MAX` = it took none, or `Rare` has it.
+    route: u16,
 }
 
 /// What few have, or only for a while.
@@ -34,6 +34,25 @@ struct Rare {
     opening: Option<Opening>,
     sni: Option<Box<str>>,
     queued: Option<Duration>,
+    /// What a [`Span`] can't hold.
+    late: Option<Duration>,
+    /// What `Record::route` can't hold.
+    route: Option<usize>,
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        let Self {
+            early,
+            opening,
+            sni,
+            queued,
+            late,
+            route,
+        } = self;
+        let named = opening.is_some() || sni.is_some() || route.is_some();
+        !named && early.is_none() && queued.is_none() && late.is_none()
+    }
 }
 
 /// By which a session is told that its worker has lost before it had a backend.
@@ -45,21 +64,20 @@ struct Early {
     began: Instant,
 }
 
-/// Nanoseconds; the most = none.
-#[derive(Clone, Copy)]
-struct Span(u64);
+/// Microseconds, which is what the log has, of up to 71 minutes; the most = none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Span(u32);
 
 impl Span {
-    const NONE: Self = Self(u64::MAX);
+    const NONE: Self = Self(u32::MAX);
+
+    /// None where it does not fit.
+    fn of(time: Duration) -> Self {
+        u32::try_from(time.as_micros()).map_or(Self::NONE, Self)
+    }
 
     fn get(self) -> Option<Duration> {
-        (self.0 != u64::MAX).then(|| Duration::from_nanos(self.0))
-    }
-}
-
-impl From<Duration> for Span {
-    fn from(time: Duration) -> Self {
-        Self(time.as_nanos() as u64)
+        (self != Self::NONE).then(|| Duration::from_micros(self.0.into()))
     }
 }
 
@@ -104,7 +122,7 @@ impl Record {
             first_byte: Span::NONE,
             client: client.map(|client| (client.ip(), client.port())),
             retries: 0,
-            route: u32::MAX,
+            route: u16::MAX,
         })
     }
 
@@ -128,9 +146,14 @@ impl Record {
 
     /// Which route it took, and how the look for a backend went.
     pub(super) fn went(&mut self, route: Option<usize>, story: &Story) {
-        self.route = route.map_or(u32::MAX, |route| route as u32);
-        self.retries = story.retries.get();
-        self.connect = story.connect.get().map_or(Span::NONE, Span::from);
+        let short = route.and_then(|route| u16::try_from(route).ok());
+        self.route = short.unwrap_or(u16::MAX);
+        if self.route == u16::MAX && route.is_some() {
+            self.rare().route = route;
+        }
+        self.retries = u16::try_from(story.retries.get()).unwrap_or(u16::MAX);
+        // The kernel gives up long before that is too little.
+        self.connect = story.connect.get().map_or(Span::NONE, Span::of);
         if let Some(queued) = story.queued.get() {
             self.rare().queued = Some(queued);
         }
@@ -140,7 +163,7 @@ impl Record {
     pub(super) fn settle(&mut self) {
         if let Some(rare) = &mut self.rare {
             rare.early = None;
-            if rare.opening.is_none() && rare.sni.is_none() && rare.queued.is_none() {
+            if rare.is_empty() {
                 self.rare = None;
             }
         }
@@ -148,7 +171,10 @@ impl Record {
 
     /// The backend has said something, so long after it was asked.
     pub(super) fn answered(&mut self, after: Duration) {
-        self.first_byte = after.into();
+        self.first_byte = Span::of(after);
+        if self.first_byte == Span::NONE {
+            self.rare().late = Some(after);
+        }
     }
 
     /// Tells of the session.
@@ -163,14 +189,16 @@ impl Record {
             listener: listener.state.name.clone(),
             client: self.client.map(SocketAddr::from),
             upstream: end.upstream,
-            route: (self.route != u32::MAX).then_some(self.route as usize),
+            route: rare
+                .route
+                .or((self.route != u16::MAX).then_some(self.route.into())),
             backend: end.backend,
-            retries: self.retries,
+            retries: self.retries.into(),
             tls: rare.opening,
             sni: rare.sni,
             queued: rare.queued,
             connect: self.connect.get(),
-            first_byte: self.first_byte.get(),
+            first_byte: rare.late.or(self.first_byte.get()),
             duration: end.duration,
             bytes_received: end.outcome.bytes_received,
             bytes_sent: end.outcome.bytes_sent,
@@ -206,10 +234,14 @@ mod tests {
 
     #[test]
     fn a_record_is_as_small_as_it_says() {
-        assert!(size_of::<Record>() <= 56, "{}", size_of::<Record>());
-        assert_eq!(
-            (Span::NONE.get(), Span(0).get()),
-            (None, Some(Duration::ZERO))
-        );
+        assert!(size_of::<Record>() <= 40, "{}", size_of::<Record>());
+    }
+
+    #[test]
+    fn a_span_is_microseconds_that_fit() {
+        let hour = Duration::from_hours(1);
+        assert_eq!(Span::of(hour).get(), Some(hour));
+        assert_eq!(Span::of(Duration::ZERO).get(), Some(Duration::ZERO));
+        assert_eq!(Span::of(2 * hour).get(), None);
     }
 }
