@@ -45,6 +45,9 @@ fn exchange(crowd: &Crowd, who: Range<u32>) -> Vec<Spoke> {
     who.chunks(AT_ONCE).flat_map(ask).collect()
 }
 
+/// More than the pulses of a test take, which the process keeps for whoever looks.
+const HISTORY_KIB: u64 = 64;
+
 #[test]
 fn thousands_of_sessions_are_small_and_leave_nothing_behind() {
     let count = by_hand("RINGRESS_TEST_SESSIONS", 3_000);
@@ -79,7 +82,7 @@ fn thousands_of_sessions_are_small_and_leave_nothing_behind() {
     assert!(first_kib - before_kib <= count as u64, "a KiB for each");
     // What is kept is of use to the next ones, but for how they are shared out among the workers.
     assert!(again_kib <= first_kib + count as u64 / 4);
-    assert!(after_kib <= again_kib);
+    assert!(after_kib <= again_kib + HISTORY_KIB);
     proxy.end();
 }
 
