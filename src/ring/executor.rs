@@ -131,6 +131,7 @@ impl Executor {
     /// Polls one task. No borrow is held meanwhile: it may spawn, wake and use the ring. If it panics it stays
     /// where it is: nothing of it is dropped before everything is.
     pub(crate) fn poll(&self, task: TaskId) {
+        let polling = Polling::begin(&self.polling);
         let mut slots = self.slots.borrow_mut();
         let Some(Some(future)) = slots.tasks.get_mut(task.0 as usize) else {
             return;
@@ -138,7 +139,6 @@ impl Executor {
         // SAFETY: the future is not moved through this: it is pinned again below.
         let future: *mut dyn Future<Output = ()> = unsafe { future.as_mut().get_unchecked_mut() };
         drop(slots);
-        let polling = Polling::begin(&self.polling);
         // SAFETY: it stays in its box and the box in its place until `polling` goes: `insert` only uses places that
         // are free, nothing else is polled (`Polling::begin`), and `take` and `clear` refuse to go on.
         let future = unsafe { &mut *future };
