@@ -55,6 +55,8 @@ pub(super) struct Core {
     tell_at: Option<Instant>,
     /// Of the driver, when they were last looked at.
     overflows: u64,
+    /// What the thread had used when it was told last.
+    cpu_nanos: u64,
     pub(super) meter: Arc<Meter>,
     /// Slots whose blocked send is due; kept for its allocation.
     due: Vec<u32>,
@@ -65,7 +67,7 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(mut driver: Box<dyn Driver>, most_buffers: usize) -> Self {
-        let now = driver.now();
+        let (now, cpu_nanos) = (driver.now(), driver.cpu_nanos());
         let capabilities = driver.capabilities();
         let mut core = Self {
             driver,
@@ -88,6 +90,7 @@ impl Core {
             untold: Reading::default(),
             tell_at: None,
             overflows: 0,
+            cpu_nanos,
             meter: Arc::default(),
             due: Vec::new(),
             cancels: 0,
@@ -146,10 +149,9 @@ impl Core {
 
     /// Takes down what this turn was like. It is told now and then: to do that every turn costs percents.
     #[inline(always)]
-    pub(super) fn measure(&mut self, completions: usize, busy_nanos: u64, executor: &Executor) {
+    pub(super) fn measure(&mut self, completions: usize, executor: &Executor) {
         self.untold.turns += 1;
         self.untold.completions += completions as u64;
-        self.untold.busy_nanos += busy_nanos;
         match self.tell_at {
             Some(at) if self.now >= at => self.tell(executor.len()),
             // A turn in which only time has passed is not worth another one.
@@ -163,8 +165,11 @@ impl Core {
         self.tell_at = None;
         let overflows = self.driver.overflows();
         let before = std::mem::replace(&mut self.overflows, overflows);
+        let cpu_nanos = self.driver.cpu_nanos();
+        let used_before = std::mem::replace(&mut self.cpu_nanos, cpu_nanos);
         let untold = std::mem::take(&mut self.untold);
         self.meter.note(&Reading {
+            busy_nanos: cpu_nanos.saturating_sub(used_before),
             overflows: overflows - before,
             tasks: tasks as u64,
             descriptors: self.slots.len() as u64,

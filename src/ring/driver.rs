@@ -82,6 +82,9 @@ pub trait Driver {
     /// The time now. Never goes back.
     fn now(&mut self) -> Instant;
 
+    /// Nanoseconds that this thread was on a CPU, in user space and in the kernel, since it began.
+    fn cpu_nanos(&mut self) -> u64;
+
     /// Queues `op`; it reaches the kernel at the latest with the next [`Driver::turn`]. When the
     /// queue is full it is handed over at once.
     ///

@@ -25,7 +25,7 @@ pub struct Reading {
     pub turns: u64,
     /// Completions so far.
     pub completions: u64,
-    /// Nanoseconds spent on anything but waiting for completions, so far.
+    /// Nanoseconds that the worker's thread was on a CPU, in user space and in the kernel, so far.
     pub busy_nanos: u64,
     /// Receives that found no buffer (ENOBUFS), so far.
     pub shortages: u64,

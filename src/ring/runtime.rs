@@ -127,23 +127,18 @@ impl Ring {
         let mut completions = self.0.completions.take();
         self.with(|core| {
             core.provide();
-            let mut before = None;
             let wait = if core.queue.len() > 0 || core.hungry {
                 Some(Duration::ZERO)
             } else {
                 let deadline = core.next_deadline().into_iter().chain(latest).min();
                 let now = core.driver.now();
-                before = Some(now);
                 deadline.map(|deadline| deadline - now)
             };
             core.driver
                 .turn(wait, COMPLETIONS_PER_TURN, &mut completions)?;
-            let last = std::mem::replace(&mut core.now, core.driver.now());
+            core.now = core.driver.now();
             core.turns += 1;
-            // Until it began to wait; all the time, if it did not.
-            let until = before.unwrap_or(core.now).as_nanos();
-            let busy = until.saturating_sub(last.as_nanos());
-            core.measure(completions.len(), busy, &self.0.executor);
+            core.measure(completions.len(), &self.0.executor);
             for completion in &completions {
                 core.complete(completion);
             }

@@ -65,6 +65,11 @@ impl Driver for SimDriver {
         Instant::from_nanos(self.kernel.borrow().now)
     }
 
+    /// Nothing takes any time.
+    fn cpu_nanos(&mut self) -> u64 {
+        0
+    }
+
     fn most_buffers(&self) -> usize {
         usize::from(u16::MAX)
     }

@@ -168,7 +168,7 @@ const WORKERS: [(Family, Read); 10] = [
         Family {
             name: "ringress_worker_busy_seconds_total",
             kind: Kind::Counter,
-            help: "Time spent on anything but waiting for completions.",
+            help: "Time that the worker was on a CPU, in user space and in the kernel.",
         },
         |reading| Value::Nanos(reading.busy_nanos),
     ),
