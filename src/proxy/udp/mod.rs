@@ -54,8 +54,6 @@ struct Flows {
     outbox: RefCell<Vec<Reply>>,
     /// The last one that was about datagrams.
     policy: RefCell<Arc<ListenerPolicy>>,
-    /// Datagrams that the socket has lost.
-    lost: Cell<u32>,
     /// Sessions pack up for another process.
     leaving: Cell<bool>,
     /// Those that have.
@@ -108,7 +106,6 @@ pub(super) async fn serve(ring: Ring, acceptor: Rc<Acceptor>, socket: DatagramSo
         live: Cell::new(0),
         outbox: RefCell::default(),
         policy: RefCell::new(acceptor.listener().state.policy.load_full()),
-        lost: Cell::new(0),
         leaving: Cell::new(false),
         left: RefCell::default(),
     });
@@ -152,6 +149,7 @@ impl Flows {
             flows: self,
             listener: &listener,
             policy: &policy,
+            lost: &acceptor.succession.lost,
             stopping,
         };
         while let Some(arrival) = self.socket.take() {
@@ -196,7 +194,7 @@ impl Flows {
         let listener = acceptor.listener();
         let policy = listener.state.policy.load_full();
         for adopted in acceptor.succession.adopted.take() {
-            self.lost.set(adopted.lost);
+            acceptor.succession.lost.set(adopted.lost);
             for (image, fd) in adopted.sessions {
                 let socket = self.ring.connected_datagrams(fd);
                 match Session::adopt(self, &listener, &policy, &image, socket) {
@@ -229,7 +227,7 @@ impl Flows {
             let _ = to.send(Left {
                 binding: acceptor.binding,
                 socket: acceptor.number,
-                lost: self.lost.get(),
+                lost: acceptor.succession.lost.get(),
                 sessions: self.left.take(),
             });
         }
@@ -344,6 +342,8 @@ struct Incoming<'a> {
     flows: &'a Rc<Flows>,
     listener: &'a Rc<LocalListener>,
     policy: &'a Arc<ListenerPolicy>,
+    /// As in [`Succession`].
+    lost: &'a Cell<u32>,
     stopping: bool,
 }
 
@@ -353,7 +353,7 @@ impl Incoming<'_> {
         let header = &arrival.header;
         let parcel = Parcel::of(arrival);
         if let Some(lost) = header.lost {
-            let before = self.flows.lost.replace(lost);
+            let before = self.lost.replace(lost);
             counters.drop(Dropped::Overflow, u64::from(lost.wrapping_sub(before)));
         }
         counters.datagrams_received.add(parcel.count());

@@ -24,6 +24,8 @@ pub(in crate::proxy) struct Succession {
     pub(in crate::proxy) adopted: RefCell<Vec<Adopted>>,
     /// Another process wants the sessions.
     pub(in crate::proxy) leave_to: RefCell<Option<Sender<Left>>>,
+    /// Datagrams that the socket had lost when that was counted last: the kernel tells the sum of its life.
+    pub(in crate::proxy) lost: Cell<u32>,
 }
 
 impl Succession {
@@ -32,6 +34,7 @@ impl Succession {
             waits: Cell::new(waits),
             adopted: RefCell::default(),
             leave_to: RefCell::default(),
+            lost: Cell::default(),
         }
     }
 
@@ -41,6 +44,7 @@ impl Succession {
             waits: self.waits.clone(),
             adopted: RefCell::new(self.adopted.take()),
             leave_to: RefCell::new(self.leave_to.take()),
+            lost: self.lost.clone(),
         }
     }
 }
