@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::listener::LocalListener;
+use super::record::{End, Names, Record};
+use super::relay::Outcome;
 use super::snapshot::ListenerPolicy;
 use super::worker::WorkerState;
 use crate::ring::{Ring, Socket};
@@ -15,12 +17,18 @@ use crate::telemetry::recorder::What;
 use crate::time::Instant;
 use crate::upstream::Upstream;
 
-/// A session's places under the caps of its listener and of the process; they are free again when
-/// it goes. If that is because the worker has panicked, it is counted as the session's end.
+/// A session's places under the caps of its listener and of the process, and what it is told by. The places
+/// are free again when it goes. If that is because the worker has panicked, it is the session's end, and
+/// booked as that.
 pub(super) struct Admission {
     pub(super) listener: Rc<LocalListener>,
     /// The session's number on its worker.
     pub(super) number: u32,
+    /// It was counted as accepted, and its end has not been booked.
+    pub(super) is_open: bool,
+    pub(super) began: Instant,
+    /// Where its end is told.
+    pub(super) record: Option<Box<Record>>,
 }
 
 /// What a session goes by.
@@ -69,12 +77,15 @@ impl Admission {
         listener: &Rc<LocalListener>,
         client: &Socket,
     ) -> Result<(Self, Policy), Reason> {
-        let (admission, policy) = Self::enter(listener)?;
+        let (mut admission, policy) = Self::enter(listener)?;
         let policy = Policy::new(ring, policy, client)?;
         let by = &policy.listener;
         if by.trusted.is_none() {
             by.screen(listener, policy.client, ring.now())?;
         }
+        let sessions = &listener.worker.shared.around.events.sessions;
+        admission.record = sessions.are_told().then(|| Record::of(ring, client));
+        admission.is_open = true;
         Ok((admission, policy))
     }
 
@@ -93,12 +104,7 @@ impl Admission {
             shared.active.leave();
             return Err(Reason::ListenerFull);
         }
-        worker.begin();
-        let admission = Self {
-            listener: listener.clone(),
-            number: worker.number_session(),
-        };
-        Ok((admission, policy))
+        Ok((Self::begin(listener), policy))
     }
 
     /// Takes the places of a session that another process has let in.
@@ -106,11 +112,27 @@ impl Admission {
         let LocalListener { worker, state } = &**listener;
         worker.shared.active.enter(usize::MAX);
         state.active.enter(usize::MAX);
+        let mut admission = Self::begin(listener);
+        admission.is_open = true;
+        admission
+    }
+
+    fn begin(listener: &Rc<LocalListener>) -> Self {
+        let worker = &listener.worker;
         worker.begin();
         Self {
             listener: listener.clone(),
             number: worker.number_session(),
+            is_open: false,
+            began: worker.ring.now(),
+            record: None,
         }
+    }
+
+    /// Frees the places; the end is the caller's to book.
+    pub(super) fn leave(mut self) -> (Rc<LocalListener>, Option<Box<Record>>) {
+        self.is_open = false;
+        (self.listener.clone(), self.record.take())
     }
 
     /// Notes in the flight recorder what has happened to the session.
@@ -128,13 +150,22 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         let LocalListener { worker, state } = &*self.listener;
-        if worker.is_falling() {
-            // There won't be another end.
-            self.listener.counters().close(Reason::WorkerPanicked);
-        }
         state.active.leave();
         worker.shared.active.leave();
         worker.end();
+        if self.is_open && worker.is_falling() {
+            let (now, record) = (worker.ring.now(), self.record.take());
+            let lost = End {
+                listener: &self.listener,
+                session: self.number,
+                at: now,
+                lasted: Some(now - self.began),
+                outcome: &Outcome::nothing(Reason::WorkerPanicked),
+                backend: None,
+                names: Names::default(),
+            };
+            lost.book(record);
+        }
     }
 }
 

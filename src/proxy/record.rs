@@ -1,17 +1,15 @@
-//! What a TCP session remembers only because its end is told. An idle session has it for as long as it lasts,
-//! so it is small: what most sessions never have is apart.
+//! The end of a session: counted, noted and told, once. And what a TCP session remembers only because it is
+//! told: an idle one has it for as long as it lasts, so it is small, and what most never have is apart.
 
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admission::Admission;
 use super::listener::LocalListener;
 use super::relay::Outcome;
 use crate::ring::{Ring, Socket};
+use crate::telemetry::Opening;
 use crate::telemetry::sessions::SessionRecord;
-use crate::telemetry::{Opening, Reason};
 use crate::time::Instant;
 use crate::upstream::Story;
 
@@ -26,11 +24,9 @@ pub(super) struct Record {
     route: u16,
 }
 
-/// What few have, or only for a while.
+/// What few have.
 #[derive(Default)]
 struct Rare {
-    /// Until there is a backend.
-    early: Option<Early>,
     opening: Option<Opening>,
     sni: Option<Box<str>>,
     queued: Option<Duration>,
@@ -38,30 +34,6 @@ struct Rare {
     late: Option<Duration>,
     /// What `Record::route` can't hold.
     route: Option<usize>,
-}
-
-impl Rare {
-    fn is_empty(&self) -> bool {
-        let Self {
-            early,
-            opening,
-            sni,
-            queued,
-            late,
-            route,
-        } = self;
-        let named = opening.is_some() || sni.is_some() || route.is_some();
-        !named && early.is_none() && queued.is_none() && late.is_none()
-    }
-}
-
-/// By which a session is told that its worker has lost before it had a backend.
-struct Early {
-    ring: Ring,
-    listener: Rc<LocalListener>,
-    /// The session's number on its worker.
-    session: u32,
-    began: Instant,
 }
 
 /// Microseconds, which is what the log has, of up to 71 minutes; the most = none.
@@ -86,36 +58,41 @@ pub(super) struct End<'a> {
     pub(super) listener: &'a LocalListener,
     /// The session's number on its worker.
     pub(super) session: u32,
-    /// When it ended, and how long it lasted.
     pub(super) at: Instant,
-    pub(super) duration: Duration,
+    /// How long it lasted; `None` = it was not let in.
+    pub(super) lasted: Option<Duration>,
     pub(super) outcome: &'a Outcome,
-    /// Names of upstream and backend, as far as they are known.
-    pub(super) upstream: Option<Arc<str>>,
-    pub(super) backend: Option<Arc<str>>,
+    /// The backend's number.
+    pub(super) backend: Option<u32>,
+    /// Only of use where there is a record.
+    pub(super) names: Names,
+}
+
+/// Of the upstream and of the backend, as far as they are known.
+pub(super) type Names = (Option<Arc<str>>, Option<Arc<str>>);
+
+impl End<'_> {
+    /// Counts it, notes it, and tells it where there is a record. Whoever hears of it shall find the session's
+    /// places free.
+    pub(super) fn book(self, record: Option<Box<Record>>) {
+        let (listener, outcome) = (self.listener, self.outcome);
+        listener.counters().close(outcome.reason);
+        if let Some(lasted) = self.lasted {
+            listener.counters().duration.record(lasted);
+        }
+        let subject = self.backend.unwrap_or(listener.state.number);
+        let bytes = outcome.bytes_received + outcome.bytes_sent;
+        let local = &listener.worker.local;
+        local.note_end((self.at, self.session), outcome.reason, subject, bytes);
+        if let Some(record) = record {
+            record.tell(self);
+        }
+    }
 }
 
 impl Record {
-    /// For a session that has just been let in; `None` = it won't be told.
-    pub(super) fn begin(ring: &Ring, admission: &Admission, client: &Socket) -> Option<Box<Self>> {
-        let listener = &admission.listener;
-        let sessions = &listener.worker.shared.around.events.sessions;
-        sessions.are_told().then(|| {
-            let early = Early {
-                ring: ring.clone(),
-                listener: listener.clone(),
-                session: admission.number,
-                began: ring.now(),
-            };
-            let mut record = Self::of(ring, client);
-            record.rare().early = Some(early);
-            record
-        })
-    }
-
-    /// For a session that ends at once.
-    pub(super) fn of(ring: &Ring, client: &Socket) -> Box<Self> {
-        let client = ring.peer(client).ok().flatten();
+    /// Of a session with this client.
+    pub(super) fn new(client: Option<SocketAddr>) -> Box<Self> {
         Box::new(Self {
             rare: None,
             connect: Span::NONE,
@@ -124,6 +101,11 @@ impl Record {
             retries: 0,
             route: u16::MAX,
         })
+    }
+
+    /// The same of a connection.
+    pub(super) fn of(ring: &Ring, client: &Socket) -> Box<Self> {
+        Self::new(ring.peer(client).ok().flatten())
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -159,16 +141,6 @@ impl Record {
         }
     }
 
-    /// There is a backend: from now on its session sees to it that it is told.
-    pub(super) fn settle(&mut self) {
-        if let Some(rare) = &mut self.rare {
-            rare.early = None;
-            if rare.is_empty() {
-                self.rare = None;
-            }
-        }
-    }
-
     /// The backend has said something, so long after it was asked.
     pub(super) fn answered(&mut self, after: Duration) {
         self.first_byte = Span::of(after);
@@ -177,9 +149,8 @@ impl Record {
         }
     }
 
-    /// Tells of the session.
-    pub(super) fn tell(&mut self, end: End<'_>) {
-        let rare = self.rare.take().map_or_else(Rare::default, |rare| *rare);
+    fn tell(self, end: End<'_>) {
+        let rare = self.rare.map_or_else(Rare::default, |rare| *rare);
         let (listener, worker) = (end.listener, &end.listener.worker);
         let sessions = &worker.shared.around.events.sessions;
         sessions.send(Box::new(SessionRecord {
@@ -188,43 +159,23 @@ impl Record {
             session: end.session,
             listener: listener.state.name.clone(),
             client: self.client.map(SocketAddr::from),
-            upstream: end.upstream,
+            upstream: end.names.0,
             route: rare
                 .route
                 .or((self.route != u16::MAX).then_some(self.route.into())),
-            backend: end.backend,
+            backend: end.names.1,
             retries: self.retries.into(),
             tls: rare.opening,
             sni: rare.sni,
             queued: rare.queued,
             connect: self.connect.get(),
             first_byte: rare.late.or(self.first_byte.get()),
-            duration: end.duration,
+            duration: end.lasted.unwrap_or_default(),
             bytes_received: end.outcome.bytes_received,
             bytes_sent: end.outcome.bytes_sent,
             reason: end.outcome.reason,
             detail: end.outcome.detail.clone(),
         }));
-    }
-}
-
-impl Drop for Record {
-    /// A session that had no backend yet when its worker panicked.
-    fn drop(&mut self) {
-        let rare = self.rare.as_mut();
-        if let Some(early) = rare.and_then(|rare| rare.early.take())
-            && early.listener.worker.is_falling()
-        {
-            self.tell(End {
-                listener: &early.listener,
-                session: early.session,
-                at: early.ring.now(),
-                duration: early.ring.now() - early.began,
-                outcome: &Outcome::nothing(Reason::WorkerPanicked),
-                upstream: None,
-                backend: None,
-            });
-        }
     }
 }
 

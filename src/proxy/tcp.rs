@@ -4,14 +4,12 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use super::admission::{Admission, Policy};
 use super::listener::{self, LocalListener};
 use super::opening::{self, Refusal};
-use super::record::{End, Record};
+use super::record::{End, Names, Record};
 use super::relay::{Ending, Outcome, Relay};
 use super::tls::Tls;
 use crate::config::Announce;
@@ -30,15 +28,11 @@ pub(super) fn session(
     policy: Policy,
     client: Socket,
 ) -> impl Future<Output = ()> {
-    // Before it is polled for the first time: it may be lost before.
-    let record = Record::begin(&ring, &admission, &client);
     let session = Session {
         admission,
         policy,
         client,
         tls: None,
-        began: ring.now(),
-        record,
         story: Story::default(),
         takes_ahead: true,
     };
@@ -57,8 +51,6 @@ struct Session {
     client: Socket,
     /// The client's TLS.
     tls: Option<Box<tls::Session>>,
-    began: Instant,
-    record: Option<Box<Record>>,
     /// How the look for a backend goes.
     story: Story,
     /// A connection that was open ahead will do.
@@ -73,13 +65,14 @@ impl Session {
             let opening = pin!(opening::open(&ring, admission, &mut self.policy, client));
             unless_aborted(admission, opening).await
         };
-        if let (Some(record), Some(announced)) = (&mut self.record, &self.policy.announced) {
+        let record = &mut self.admission.record;
+        if let (Some(record), Some(announced)) = (record, &self.policy.announced) {
             record.announced(announced.0);
         }
         match opened {
             Ok(opened) => {
                 self.tls = opened.tls;
-                if let Some(record) = &mut self.record {
+                if let Some(record) = &mut self.admission.record {
                     record.opened(opened.how, opened.name);
                 }
                 self.serve(ring).await;
@@ -103,17 +96,13 @@ impl Session {
             detail: refusal.detail,
             ..Outcome::nothing(refusal.reason)
         };
-        let upstream = self.record.as_ref();
-        let upstream = upstream.map(|_| self.policy.upstream().name().clone());
-        let told = self.record.map(|record| (record, upstream, None));
-        finish(ring, self.admission, (&outcome, self.began), told, None);
+        let told = self.admission.record.is_some();
+        let upstream = told.then(|| self.policy.upstream().name().clone());
+        finish(ring, self.admission, &outcome, None, (upstream, None));
     }
 
     fn relay(mut self, ring: &Ring, connection: Connection) {
         self.tell_story();
-        if let Some(record) = &mut self.record {
-            record.settle();
-        }
         let Connection {
             socket,
             tls,
@@ -128,17 +117,15 @@ impl Session {
                 relay,
                 admission: self.admission,
                 lease,
-                began: self.began,
                 answer: Answer::unasked(ring.now()),
                 again: ahead.then(|| Box::new(self.policy)),
             }),
-            record: self.record,
         });
     }
 
     /// What is known of where the session goes, for its record.
     fn tell_story(&mut self) {
-        if let Some(record) = &mut self.record {
+        if let Some(record) = &mut self.admission.record {
             record.went(self.policy.route, &self.story);
         }
     }
@@ -203,7 +190,6 @@ impl Session {
 struct Relaying {
     /// Until it ends.
     live: Option<Live>,
-    record: Option<Box<Record>>,
 }
 
 /// What a session has of the world.
@@ -211,7 +197,6 @@ struct Live {
     relay: Relay,
     admission: Admission,
     lease: Lease,
-    began: Instant,
     answer: Answer,
     /// What a session with another backend would go by, as long as there may be one.
     again: Option<Box<Policy>>,
@@ -267,14 +252,14 @@ impl Future for Relaying {
             live.lease.look(live.relay.ring(), received, sent);
         }
         if live.answer != Answer::COME {
-            live.await_answer(this.record.as_deref_mut());
+            live.await_answer();
         }
         if live.relay.is_worth_counting() {
             live.count_bytes();
         }
         let ending = std::task::ready!(ending);
         if let Some(live) = this.live.take() {
-            live.end(this.record.take(), ending);
+            live.end(ending);
         }
         Poll::Ready(())
     }
@@ -285,14 +270,14 @@ impl Drop for Relaying {
         if let Some(live) = self.live.take()
             && live.admission.worker().is_falling()
         {
-            live.lose(self.record.take());
+            live.end(Ending::LOST);
         }
     }
 }
 
 impl Live {
     /// Looks whether the backend was asked, and whether it has answered.
-    fn await_answer(&mut self, record: Option<&mut Record>) {
+    fn await_answer(&mut self) {
         let now = self.relay.ring().now();
         let (received, sent) = self.relay.bytes();
         if sent > 0 {
@@ -301,7 +286,7 @@ impl Live {
             self.lease.answered(self.admission.worker().index, after);
             let (backend, micros) = (self.lease.backend().number, after.as_micros() as u64);
             self.admission.note(now, What::FirstByte, backend, micros);
-            if let Some(record) = record {
+            if let Some(record) = &mut self.admission.record {
                 record.answered(after);
             }
         } else if received > 0 && !self.answer.is_asked() {
@@ -319,71 +304,44 @@ impl Live {
         backend.bytes_sent.add(sent);
     }
 
-    /// The worker has panicked. The end is counted with the admission's, and the backend is not to blame.
-    fn lose(mut self, record: Option<Box<Record>>) {
-        self.count_bytes();
-        let now = self.relay.ring().now();
-        let duration = now - self.began;
-        let listener = self.admission.listener.clone();
-        let reason = Reason::WorkerPanicked;
-        self.lease
-            .count_end(listener.worker.index, reason, duration);
-        let backend = self.lease.backend();
-        let (upstream, name) = (backend.upstream_name().clone(), backend.name.clone());
-        let session = self.admission.number;
-        let outcome = self.relay.close(Ending::LOST);
-        if let Some(mut record) = record {
-            record.tell(End {
-                listener: &listener,
-                session,
-                at: now,
-                duration,
-                outcome: &outcome,
-                upstream: Some(upstream),
-                backend: Some(name),
-            });
-        }
-    }
-
-    fn end(mut self, record: Option<Box<Record>>, ending: Ending) {
+    fn end(mut self, ending: Ending) {
         let ring = self.relay.ring().clone();
         let worker = self.admission.worker().index;
         if ending == Ending::STALE {
             self.lease.counters(worker).pool_stale.add(1);
-            return self.begin_again(&ring, record);
+            return self.begin_again(&ring);
         }
         self.count_bytes();
         let mut lease = self.lease;
         let outcome = self.relay.close(ending);
         lease.ended(outcome.reason, ring.now());
-        lease.count_end(worker, outcome.reason, ring.now() - self.began);
-        let (backend, number) = (lease.backend(), lease.backend().number);
-        let told = record.map(|record| {
-            let names = (backend.upstream_name().clone(), backend.name.clone());
-            (record, Some(names.0), Some(names.1))
-        });
+        let lasted = ring.now() - self.admission.began;
+        lease.count_end(worker, outcome.reason, lasted);
+        let backend = lease.backend();
+        let told = self.admission.record.is_some();
+        let names = (
+            told.then(|| backend.upstream_name().clone()),
+            told.then(|| backend.name.clone()),
+        );
+        let number = backend.number;
         drop(lease);
-        let ended = (&outcome, self.began);
-        finish(&ring, self.admission, ended, told, Some(number));
+        finish(&ring, self.admission, &outcome, Some(number), names);
     }
 
     /// The connection that was open ahead had been closed: the client gets a fresh one.
-    fn begin_again(self, ring: &Ring, record: Option<Box<Record>>) {
+    fn begin_again(self, ring: &Ring) {
         let admission = self.admission;
         let (client, tls) = self.relay.into_client();
         let Some(policy) = self.again else {
             client.abort();
             let outcome = Outcome::nothing(Reason::BackendClosed);
-            let told = record.map(|record| (record, None, None));
-            return finish(ring, admission, (&outcome, self.began), told, None);
+            return finish(ring, admission, &outcome, None, Names::default());
         };
         let session = Session {
             admission,
             policy: *policy,
             client,
             tls,
-            began: self.began,
-            record,
             story: Story::default(),
             takes_ahead: false,
         };
@@ -405,61 +363,44 @@ async fn unless_aborted<T, E: From<Reason>>(
     .await
 }
 
-/// A session's record, and the names of its upstream and its backend.
-type Told = (Box<Record>, Option<Arc<str>>, Option<Arc<str>>);
-
-/// Books the end of a session, with the number of its backend. Whoever hears of it shall find the session's
-/// places free.
+/// Books the end of a session that was let in, with the number of its backend.
 fn finish(
     ring: &Ring,
     admission: Admission,
-    (outcome, began): (&Outcome, Instant),
-    told: Option<Told>,
+    outcome: &Outcome,
     backend: Option<u32>,
+    names: Names,
 ) {
-    let (listener, number) = (admission.listener.clone(), admission.number);
-    drop(admission);
-    let duration = ring.now() - began;
-    listener.counters().duration.record(duration);
+    let (session, lasted) = (admission.number, ring.now() - admission.began);
+    let (listener, record) = admission.leave();
     let sessions = &listener.worker.shared.around.events.sessions;
-    let told = told.filter(|_| backend.is_some() || sessions.tells_refusal(ring.now()));
-    let session = (number, duration);
-    book(ring, &listener, (session, outcome), told, backend);
+    let record = record.filter(|_| backend.is_some() || sessions.tells_refusal(ring.now()));
+    let end = End {
+        listener: &listener,
+        session,
+        at: ring.now(),
+        lasted: Some(lasted),
+        outcome,
+        backend,
+        names,
+    };
+    end.book(record);
 }
 
 /// Refuses a client with RST.
 pub(super) fn refuse(ring: &Ring, listener: &LocalListener, client: Socket, reason: Reason) {
     let sessions = &listener.worker.shared.around.events.sessions;
     let told = sessions.tells_refusal(ring.now());
-    let told = told.then(|| (Record::of(ring, &client), None, None));
+    let record = told.then(|| Record::of(ring, &client));
     client.abort();
-    let session = (listener.worker.number_session(), Duration::ZERO);
-    let ended = (session, &Outcome::nothing(reason));
-    book(ring, listener, ended, told, None);
-}
-
-/// Counts the end of a session, and tells it where that is wanted.
-fn book(
-    ring: &Ring,
-    listener: &LocalListener,
-    ((session, duration), outcome): ((u32, Duration), &Outcome),
-    told: Option<Told>,
-    backend: Option<u32>,
-) {
-    listener.counters().close(outcome.reason);
-    let subject = backend.unwrap_or(listener.state.number);
-    let bytes = outcome.bytes_received + outcome.bytes_sent;
-    let local = &listener.worker.local;
-    local.note_end((ring.now(), session), outcome.reason, subject, bytes);
-    if let Some((mut record, upstream, backend)) = told {
-        record.tell(End {
-            listener,
-            session,
-            at: ring.now(),
-            duration,
-            outcome,
-            upstream,
-            backend,
-        });
-    }
+    let end = End {
+        listener,
+        session: listener.worker.number_session(),
+        at: ring.now(),
+        lasted: None,
+        outcome: &Outcome::nothing(reason),
+        backend: None,
+        names: Names::default(),
+    };
+    end.book(record);
 }

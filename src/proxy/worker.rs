@@ -126,6 +126,8 @@ pub(super) struct WorkerState {
     pub(super) draining: Cell<bool>,
     /// It has panicked, and its sessions are being ended.
     pub(super) falling: Cell<bool>,
+    /// What it runs on.
+    pub(super) ring: Ring,
     /// The next session that is polled panics.
     #[cfg(debug_assertions)]
     pub(super) trapped: Cell<bool>,
@@ -261,6 +263,7 @@ impl Worker {
             acceptors: RefCell::default(),
             draining: Cell::new(draining),
             falling: Cell::new(false),
+            ring: ring.clone(),
             #[cfg(debug_assertions)]
             trapped: Cell::new(false),
             aborting: Cell::new(Aborting::Nothing),

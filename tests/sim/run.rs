@@ -14,6 +14,8 @@ use ringress::ring::sim::{Advance, Ending, EventHandle, PeerRecord, Step, World}
 use ringress::ring::{BUFFER_BYTES, Mailbox, Ring, Usage};
 use ringress::telemetry::Reason;
 use ringress::telemetry::events::{Events, Told as Queues};
+use ringress::telemetry::latency::BucketCounts;
+use ringress::telemetry::recorder::{MOMENTS, Moment, What};
 use ringress::telemetry::sessions::SessionRecord;
 use ringress::time::Instant;
 use ringress::upstream::{Backend, Bell, Order};
@@ -353,6 +355,47 @@ impl Run {
         }
     }
 
+    /// Each end that was told was counted at its listener, with how long it lasted if it had a backend or was
+    /// lost with its worker, and is in the flight recorder as long as that has not gone round.
+    fn check_ends(&self, sessions: &[SessionRecord], broken: &mut Vec<String>) {
+        let noted: Vec<_> = self
+            .shared
+            .recorders
+            .iter()
+            .map(|it| it.moments())
+            .collect();
+        for session in sessions {
+            let moments = &noted[session.worker];
+            let is_it = |moment: &Moment| {
+                (moment.what, moment.session) == (What::Close, session.session)
+                    && moment.reason == Some(session.reason)
+            };
+            if moments.len() < MOMENTS && !moments.iter().any(is_it) {
+                broken.push(format!("not in the recorder: {session:?}"));
+            }
+        }
+        for listener in &self.shared.snapshot.load().listeners {
+            let own = || sessions.iter().filter(|it| it.listener == listener.name);
+            let closed: u64 = Reason::ALL
+                .map(|reason| listener.closed(reason))
+                .iter()
+                .sum();
+            let let_in =
+                |it: &&SessionRecord| it.backend.is_some() || it.reason == Reason::WorkerPanicked;
+            let least = own().filter(let_in).count() as u64;
+            let mut durations = BucketCounts::default();
+            let counters = listener.counters.iter();
+            counters.for_each(|it| it.duration.buckets.add_to(&mut durations));
+            let counted = (closed, durations.count());
+            if closed != own().count() as u64 || !(least..=closed).contains(&counted.1) {
+                broken.push(format!(
+                    "{}: counted {counted:?}, at least {least}",
+                    listener.name
+                ));
+            }
+        }
+    }
+
     /// Turns until all sessions are over. With connections ahead the world never comes to rest.
     fn settle(&mut self, plan: &Plan, broken: &mut Vec<String>) {
         if plan.policies.preconnect == 0 {
@@ -479,6 +522,7 @@ impl Run {
         let addresses: Vec<_> = (0..backends).map(Plan::backend_address).collect();
         let sessions: Vec<_> = sessions.collect();
         self.check_backends(&sessions, &mut broken);
+        self.check_ends(&sessions, &mut broken);
         if sessions.len() as u64 != closed {
             broken.push(format!(
                 "{closed} sessions ended, {} were told",

@@ -30,6 +30,7 @@ use crate::proxy::listener::LocalListener;
 use crate::proxy::snapshot::ListenerPolicy;
 use crate::ring::{Arrival, Datagram, DatagramSocket, Ring, Timer, Waker};
 use crate::telemetry::recorder::What;
+use crate::telemetry::tallies::BackendCounters;
 use crate::telemetry::{Dropped, Reason};
 use crate::time::Instant;
 use crate::upstream::datagrams::{self, Sender};
@@ -47,8 +48,6 @@ pub(super) struct Session {
     listener: Rc<LocalListener>,
     /// Until it ends.
     admission: Cell<Option<Admission>>,
-    /// Its number on this worker.
-    number: u32,
     policy: Arc<ListenerPolicy>,
     /// `None` once it has left for another process.
     backend: RefCell<Option<Side>>,
@@ -84,10 +83,6 @@ struct Side {
     offload: bool,
     /// Datagrams that its socket has lost.
     lost: u32,
-    /// Bytes to it.
-    received: u64,
-    /// Bytes from it.
-    sent: u64,
 }
 
 /// Who a session is to be for.
@@ -103,7 +98,7 @@ impl Session {
     /// Begins a session, or says why not.
     pub(super) fn begin(
         flows: &Rc<Flows>,
-        admission: Admission,
+        mut admission: Admission,
         policy: Arc<ListenerPolicy>,
         caller: Caller,
     ) -> Result<Rc<Self>, Dropped> {
@@ -117,6 +112,7 @@ impl Session {
         let listener = admission.listener.clone();
         let side = connect(ring, &listener, &policy, client.ip(), lease)?;
         listener.counters().accepted.add(1);
+        admission.is_open = true;
         admission.note(ring.now(), What::Accept, listener.state.number, 0);
         admission.note(ring.now(), What::Pick, side.lease.backend().number, 0);
         let session = Rc::new(Self {
@@ -125,7 +121,6 @@ impl Session {
             local,
             destination: flows.destination(local),
             listener,
-            number: admission.number,
             admission: Cell::new(Some(admission)),
             policy,
             backend: RefCell::new(Some(side)),
@@ -242,8 +237,14 @@ impl Session {
     fn note_sent(&self, parcel: Parcel<'_>, now: Instant) {
         let again =
             self.policy.upstream.backends().len() > 1 || self.side().lease.backend().is_gone();
-        self.side_mut().received += parcel.bytes.len() as u64;
+        let bytes = parcel.bytes.len() as u64;
+        self.for_backend(|counters| counters.bytes_received.add(bytes));
         self.unanswered.borrow_mut().sent(parcel, again, now);
+    }
+
+    /// Counts something for the backend of the moment.
+    fn for_backend(&self, count: impl FnOnce(&BackendCounters)) {
+        count(self.side().lease.counters(self.listener.worker.index));
     }
 
     fn note_dropped(&self, dropped: Dropped, count: u64) {
@@ -319,7 +320,6 @@ impl Session {
         if self.take_replies(flows) {
             self.end(Reason::Answered);
         }
-        self.count_bytes();
         let before = self.backend.replace(Some(side));
         if let Some(mut before) = before {
             before.lease.ended(reason, ring.now());
@@ -388,7 +388,8 @@ impl Session {
         self.heard.set(flows.ring.now());
         self.unanswered.borrow_mut().answered();
         add(&self.bytes_sent, arrival.bytes().len());
-        self.side_mut().sent += arrival.bytes().len() as u64;
+        let bytes = arrival.bytes().len() as u64;
+        self.for_backend(|counters| counters.bytes_sent.add(bytes));
         let counters = self.listener.counters();
         if let Some(lost) = arrival.header.lost {
             let before = std::mem::replace(&mut self.side_mut().lost, lost);
@@ -445,8 +446,6 @@ impl Side {
             lease,
             offload: true,
             lost: 0,
-            received: 0,
-            sent: 0,
         }
     }
 }

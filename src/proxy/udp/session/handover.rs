@@ -46,7 +46,6 @@ impl Session {
             local: image.local(),
             destination: flows.destination(image.local()),
             listener: listener.clone(),
-            number: admission.number,
             admission: Cell::new(Some(admission)),
             policy: policy.clone(),
             backend: RefCell::new(Some(side)),
@@ -74,8 +73,9 @@ impl Session {
         }
         let image = self.image();
         let side = self.backend.take().expect(HAS_BACKEND);
+        // Who leaves has no end here.
+        let _ = self.admission.take().map(Admission::leave);
         flows.end(self);
-        drop(self.admission.take());
         match side.socket.detach() {
             Ok(socket) => flows.left.borrow_mut().push((image, socket)),
             Err(_) => {
