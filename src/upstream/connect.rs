@@ -115,7 +115,8 @@ pub async fn connect(
 ) -> Result<Connection, Failure> {
     upstream.state.budget.request(ring.now());
     let counters = upstream.state.counters(local.worker());
-    counters.requests.add(1);
+    // Else it is a session that has asked before.
+    counters.requests.add(u64::from(caller.takes_ahead));
     let mut search = Search::new(ring, local, upstream, caller);
     let mut failure = Failure::Refused;
     for attempt in 0..=upstream.retry.attempts {
@@ -215,9 +216,16 @@ impl<'a> Search<'a> {
             generation: Arc::as_ptr(self.upstream) as usize,
             choosy: !self.tried.is_empty(),
         };
-        let since = self.ring.now();
+        let waiting = Waiting {
+            search: self,
+            since: self.ring.now(),
+        };
         let waited = queue::wait(waiter, || self.look()).await;
-        self.note_wait(self.ring.now() - since);
+        match waited {
+            // It did not.
+            Err(queue::Refusal::QueueFull) => std::mem::forget(waiting),
+            _ => drop(waiting),
+        }
         if self.caller.socket.is_gone() {
             return Err(Failure::ClientGone);
         }
@@ -287,6 +295,19 @@ impl<'a> Search<'a> {
                 Err((choice.index, lease, error))
             }
         }
+    }
+}
+
+/// A session that waits for a place. However that ends, it is counted.
+struct Waiting<'a, 'b> {
+    search: &'a Search<'b>,
+    since: Instant,
+}
+
+impl Drop for Waiting<'_, '_> {
+    fn drop(&mut self) {
+        let search = self.search;
+        search.note_wait(search.ring.now() - self.since);
     }
 }
 
