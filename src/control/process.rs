@@ -65,6 +65,8 @@ pub(super) struct Process {
     pub(super) ancestors: Ancestors,
     pub(super) state: ProcessState,
     pub(super) started: Instant,
+    /// The same in the system's time, since 1970.
+    pub(super) started_unix: Duration,
 }
 
 /// Something that the control thread has to see to.

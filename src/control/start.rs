@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use serde_json::Value;
 
@@ -296,6 +297,7 @@ impl Ready {
             ancestors: Ancestors::default(),
             state: ProcessState::Serving,
             started: ring::now(),
+            started_unix: UNIX_EPOCH.elapsed().unwrap_or_default(),
         };
         let predecessors_socket = self.control_socket;
         let options = Options {

@@ -68,7 +68,7 @@ pub struct BackendCounters {
 }
 
 /// [`BackendCounters`] of all workers at one time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct BackendTotals {
     /// [`BackendCounters::connections`]
     pub connections: u64,
@@ -92,24 +92,6 @@ pub struct BackendTotals {
     pub first_byte: BucketCounts,
     /// [`BackendCounters::duration`]
     pub duration: BucketCounts,
-}
-
-impl Default for BackendTotals {
-    fn default() -> Self {
-        Self {
-            connections: 0,
-            sessions: 0,
-            pool_hits: 0,
-            pool_stale: 0,
-            bytes_received: 0,
-            bytes_sent: 0,
-            failed: [0; FAULTS],
-            closed: [0; REASONS],
-            connect: BucketCounts::default(),
-            first_byte: BucketCounts::default(),
-            duration: BucketCounts::default(),
-        }
-    }
 }
 
 impl BackendCounters {
@@ -197,9 +179,13 @@ impl BackendTallies {
         self.workers[worker].get_or_init(Box::default)
     }
 
-    /// A probe is over. `why` it failed, if it did. Only the prober calls this.
+    /// A probe is over. `why` it failed, if it did. One that this machine could not make says nothing of the
+    /// backend. Only the prober calls this.
     pub fn probed(&self, what: Probed, why: Option<String>, took: Duration) {
         self.probes[what as usize].add();
+        if what == Probed::NoResources {
+            return;
+        }
         self.probe_duration.record(took);
         *self
             .last_failure

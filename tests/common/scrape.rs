@@ -32,6 +32,12 @@ impl Scrape {
         self.samples.get(series).copied().unwrap_or_default()
     }
 
+    /// The same, of a series that has to be there.
+    pub(crate) fn present(&self, series: &str) -> u64 {
+        let found = self.samples.get(series);
+        *found.unwrap_or_else(|| panic!("{series} is not there")) as u64
+    }
+
     /// The same of a counter.
     pub(crate) fn count(&self, series: &str) -> u64 {
         self.value(series) as u64

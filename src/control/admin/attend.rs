@@ -78,6 +78,7 @@ impl Process {
             worker_restarts: self.workers.restarts(),
             draining: self.state != ProcessState::Serving,
             uptime: ring::now() - self.started,
+            started: self.started_unix,
             old_processes: self.ancestors.count(),
             max_series: self.config.admin.max_series.get(),
         }

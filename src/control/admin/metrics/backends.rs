@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::listeners::write_both;
 use super::text::{Family, Kind, Labels, Text};
-use crate::policy::breaker;
 use crate::proxy::Snapshot;
 use crate::ring;
 use crate::telemetry::Reason;
 use crate::telemetry::latency::BucketCounts;
 use crate::telemetry::tallies::{BackendTotals, ConnectFault, Probed};
-use crate::upstream::{Backend, BackendImage, Order};
+use crate::time::Instant;
+use crate::upstream::{Backend, Order};
 
 struct View {
     labels: Labels,
@@ -24,19 +24,17 @@ struct View {
 }
 
 impl View {
-    fn new(upstream: &str, backend: &Arc<Backend>, known: &BackendImage) -> Self {
-        let now = ring::now().as_nanos();
+    fn new(upstream: &str, backend: &Arc<Backend>, now: Instant) -> Self {
         Self {
             labels: Labels::of(&[("upstream", upstream), ("backend", &backend.name)]),
             backend: backend.clone(),
             totals: backend.state.tallies.totals(),
             healthy: backend.is_healthy(),
-            enabled: known.order == Order::Enabled,
-            ejected: known.outlier.ejected_until_nanos > Some(now),
-            breaker: match known.breaker.kind {
-                breaker::Kind::Closed => 0,
-                breaker::Kind::HalfOpen => 1,
-                breaker::Kind::Open => 2,
+            enabled: backend.state.order() == Order::Enabled,
+            ejected: backend.ejected_until() > Some(now),
+            breaker: match backend.broken_until() {
+                Some(_) => 2,
+                None => backend.is_half_open().into(),
             },
         }
     }
@@ -59,7 +57,7 @@ const NUMBERS: [(Family, Number); 11] = [
         Family {
             name: "ringress_backend_sessions_total",
             kind: Kind::Counter,
-            help: "Sessions that got a connection.",
+            help: "Sessions that got a connection, those whose connection was stale included.",
         },
         |view| view.totals.sessions,
     ),
@@ -207,9 +205,8 @@ const BREATH: usize = 64;
 pub(super) fn write(text: &mut Text, snapshot: &Snapshot) {
     let mut views = Vec::new();
     for upstream in &snapshot.upstreams {
-        let known = upstream.image();
-        for (backend, known) in upstream.backends().iter().zip(&known.backends) {
-            views.push(View::new(upstream.name(), backend, known));
+        for backend in upstream.backends() {
+            views.push(View::new(upstream.name(), backend, ring::now()));
             if views.len().is_multiple_of(BREATH) {
                 std::thread::yield_now();
             }
@@ -218,13 +215,13 @@ pub(super) fn write(text: &mut Text, snapshot: &Snapshot) {
     for (family, number) in &NUMBERS {
         text.family(family);
         for view in &views {
-            text.sample(family, &view.labels, None, number(view));
+            text.sample(&view.labels, None, number(view));
         }
     }
     text.family(&BYTES);
     for view in &views {
         let both = (view.totals.bytes_received, view.totals.bytes_sent);
-        write_both(text, &BYTES, &view.labels, both);
+        write_both(text, &view.labels, both);
     }
     write_reasons(text, &views);
     write_turns(text, &views);
@@ -245,7 +242,7 @@ fn write_reasons(text: &mut Text, views: &[View]) {
         let closed = Reason::ALL.into_iter().zip(view.totals.closed);
         for (reason, count) in closed.filter(|(_, count)| *count > 0) {
             let more = Some(("reason", reason.as_str()));
-            text.sample(&CLOSED, &view.labels, more, count);
+            text.sample(&view.labels, more, count);
         }
     }
     text.family(&FAILURES);
@@ -253,7 +250,7 @@ fn write_reasons(text: &mut Text, views: &[View]) {
         let failed = ConnectFault::ALL.into_iter().zip(view.totals.failed);
         for (fault, count) in failed.filter(|(_, count)| *count > 0) {
             let more = Some(("reason", fault.as_str()));
-            text.sample(&FAILURES, &view.labels, more, count);
+            text.sample(&view.labels, more, count);
         }
     }
 }
@@ -264,7 +261,7 @@ fn write_turns(text: &mut Text, views: &[View]) {
     for view in views {
         let ejections = view.backend.state.tallies.ejections.value();
         if ejections > 0 {
-            text.sample(&EJECTIONS, &view.labels, None, ejections);
+            text.sample(&view.labels, None, ejections);
         }
     }
     text.family(&TRANSITIONS);
@@ -273,7 +270,7 @@ fn write_turns(text: &mut Text, views: &[View]) {
         for (state, tally) in tallies.zip(&view.backend.state.tallies.breaker) {
             if tally.value() > 0 {
                 let more = Some(("to", state));
-                text.sample(&TRANSITIONS, &view.labels, more, tally.value());
+                text.sample(&view.labels, more, tally.value());
             }
         }
     }
@@ -282,7 +279,7 @@ fn write_turns(text: &mut Text, views: &[View]) {
         for (what, tally) in Probed::ALL.iter().zip(&view.backend.state.tallies.probes) {
             if tally.value() > 0 {
                 let more = Some(("result", what.as_str()));
-                text.sample(&PROBES, &view.labels, more, tally.value());
+                text.sample(&view.labels, more, tally.value());
             }
         }
     }
@@ -298,7 +295,7 @@ fn write_histograms(
     for view in views {
         let counts = counts(view);
         if counts.count() > 0 {
-            text.histogram(family, &view.labels, &counts);
+            text.histogram(&view.labels, &counts);
         }
     }
 }

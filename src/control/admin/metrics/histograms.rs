@@ -26,7 +26,7 @@ const OF_UPSTREAM: [(&str, Of); 4] = [
 /// One interval, from the start of the process until now, per listener or upstream and what was measured.
 pub(super) fn log(source: &Source, snapshot: &Snapshot) -> Vec<u8> {
     let (mut log, mut serializer) = (Vec::new(), V2DeflateSerializer::new());
-    let started = UNIX_EPOCH + UNIX_EPOCH.elapsed().unwrap_or_default() - source.uptime;
+    let started = UNIX_EPOCH + source.started;
     let mut builder = IntervalLogWriterBuilder::new();
     let builder = builder
         .with_start_time(started)

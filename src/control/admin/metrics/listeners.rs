@@ -125,30 +125,30 @@ pub(super) fn write(text: &mut Text, snapshot: &Snapshot) {
     for (family, count) in &COUNTS {
         text.family(family);
         for view in &views {
-            text.sample(family, &view.labels, None, count(&view.totals));
+            text.sample(&view.labels, None, count(&view.totals));
         }
     }
     text.family(&ACTIVE);
     for view in &views {
-        text.sample(&ACTIVE, &view.labels, None, view.state.active.now());
+        text.sample(&view.labels, None, view.state.active.now());
     }
     text.family(&BYTES);
     for view in &views {
         let (received, sent) = (view.totals.bytes_received, view.totals.bytes_sent);
-        write_both(text, &BYTES, &view.labels, (received, sent));
+        write_both(text, &view.labels, (received, sent));
     }
     text.family(&CLOSED);
     for view in &views {
         for reason in Reason::ALL {
             let more = Some(("reason", reason.as_str()));
-            text.sample(&CLOSED, &view.labels, more, view.totals.closed(reason));
+            text.sample(&view.labels, more, view.totals.closed(reason));
         }
     }
     write_openings(text, &views);
     write_datagrams(text, &views);
     text.family(&DURATION);
     for view in &views {
-        text.histogram(&DURATION, &view.labels, &view.duration());
+        text.histogram(&view.labels, &view.duration());
     }
 }
 
@@ -173,14 +173,14 @@ fn write_openings(text: &mut Text, views: &[View]) {
         for (version, resumed, opening) in VERSIONS {
             let listener = ("listener", &*view.state.name);
             let labels = Labels::of(&[listener, ("version", version), ("resumed", resumed)]);
-            text.sample(&HANDSHAKES, &labels, None, view.totals.opened(opening));
+            text.sample(&labels, None, view.totals.opened(opening));
         }
     }
     text.family(&HELLOS);
     for view in views.iter().filter(|view| view.passes_hellos) {
         for opening in FOUND {
             let more = Some(("found", opening.as_str()));
-            text.sample(&HELLOS, &view.labels, more, view.totals.opened(opening));
+            text.sample(&view.labels, more, view.totals.opened(opening));
         }
     }
 }
@@ -191,21 +191,21 @@ fn write_datagrams(text: &mut Text, views: &[View]) {
     for view in of_datagrams() {
         let totals = &view.totals;
         let both = (totals.datagrams_received, totals.datagrams_sent);
-        write_both(text, &DATAGRAMS, &view.labels, both);
+        write_both(text, &view.labels, both);
     }
     text.family(&DROPPED);
     for view in of_datagrams() {
         for reason in Dropped::ALL {
             let more = Some(("reason", reason.as_str()));
-            text.sample(&DROPPED, &view.labels, more, view.totals.dropped(reason));
+            text.sample(&view.labels, more, view.totals.dropped(reason));
         }
     }
 }
 
 /// In both directions.
-pub(super) fn write_both(text: &mut Text, family: &Family, labels: &Labels, both: (u64, u64)) {
+pub(super) fn write_both(text: &mut Text, labels: &Labels, both: (u64, u64)) {
     for (direction, count) in [("received", both.0), ("sent", both.1)] {
         let more = Some(("direction", direction));
-        text.sample(family, labels, more, Value::Count(count));
+        text.sample(labels, more, Value::Count(count));
     }
 }

@@ -38,6 +38,8 @@ pub(in crate::control) struct Source {
     pub(super) worker_restarts: u64,
     /// Since the process started.
     pub(super) uptime: Duration,
+    /// When that was, since 1970.
+    pub(super) started: Duration,
     /// It takes no new connections any more, or is about to.
     pub(super) draining: bool,
     /// Processes before this one that still have sessions.

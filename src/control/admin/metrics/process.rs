@@ -99,7 +99,7 @@ pub(super) fn write(text: &mut Text, source: &Source) {
     let shared = &source.shared;
     let build = Labels::of(&[("version", env!("CARGO_PKG_VERSION"))]);
     text.family(&BUILD);
-    text.sample(&BUILD, &build, None, 1_u64);
+    text.sample(&build, None, 1_u64);
     write_usage(text, source);
     text.single(&UPTIME, Value::Nanos(source.uptime.as_nanos() as u64));
     text.single(&GENERATION, source.generation);
@@ -107,7 +107,7 @@ pub(super) fn write(text: &mut Text, source: &Source) {
     let Reloads { done, refused } = source.reloads;
     for (result, count) in [("done", done), ("refused", refused)] {
         let more = Some(("result", result));
-        text.sample(&RELOADS, &Labels::default(), more, count);
+        text.sample(&Labels::default(), more, count);
     }
     text.single(&RESTARTS, source.worker_restarts);
     text.single(&DRAINING, source.draining);
@@ -122,15 +122,13 @@ pub(super) fn write(text: &mut Text, source: &Source) {
         ("unwritten", &losses.unwritten),
     ] {
         let more = Some(("reason", why));
-        text.sample(&LOST, &Labels::default(), more, tally.value());
+        text.sample(&Labels::default(), more, tally.value());
     }
 }
 
 fn write_usage(text: &mut Text, source: &Source) {
     let usage = Usage::now();
-    let started = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let started = started.saturating_sub(source.uptime);
-    text.single(&START, Value::Number(started.as_secs_f64()));
+    text.single(&START, Value::Nanos(source.started.as_nanos() as u64));
     text.single(&CPU, Value::Nanos(usage.cpu.as_nanos() as u64));
     if let Some((resident, mapped)) = usage.memory {
         text.single(&RESIDENT, resident);
@@ -241,7 +239,7 @@ pub(super) fn write_workers(text: &mut Text, shared: &Shared) {
     for (family, read) in &WORKERS {
         text.family(family);
         for (labels, reading) in &readings {
-            text.sample(family, labels, None, read(reading));
+            text.sample(labels, None, read(reading));
         }
     }
 }
@@ -255,6 +253,6 @@ pub(super) fn write_certificates(text: &mut Text, source: &Source) {
         };
         let labels = Labels::of(&[owner, ("file", &certificate.file)]);
         let at = Value::Number(certificate.not_after as f64);
-        text.sample(&CERTIFICATES, &labels, None, at);
+        text.sample(&labels, None, at);
     }
 }

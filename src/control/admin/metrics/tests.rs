@@ -38,6 +38,7 @@ fn source(max_series: u32) -> Source {
         },
         worker_restarts: 0,
         uptime: Duration::from_millis(1500),
+        started: Duration::from_secs(1_700_000_000),
         draining: false,
         old_processes: 0,
         certificates: vec![
@@ -118,6 +119,7 @@ fn samples(text: &str) -> BTreeMap<&str, &str> {
 const SAMPLES: &[(&str, &str)] = &[
     (r#"ringress_reloads_total{result="refused"}"#, "1"),
     ("ringress_uptime_seconds", "1.500000000"),
+    ("process_start_time_seconds", "1700000000.000000000"),
     (
         r#"ringress_listener_connections_total{listener="web"}"#,
         "2",
@@ -292,17 +294,17 @@ fn table(text: &str) -> String {
         let help = help
             .strip_prefix("# HELP ")
             .and_then(|it| it.split_once(' '));
-        let labels = text
-            .lines()
-            .nth(number + 1)
-            .expect("its first sample is after it");
-        let mut labels: Vec<_> = labels
-            .split(['{', ','])
-            .skip(1)
-            .filter_map(|it| it.split_once('='))
-            .map(|it| it.0)
-            .collect();
-        labels.retain(|label| *label != "le");
+        let samples = text.lines().skip(number + 1);
+        let samples = samples.take_while(|line| !line.starts_with('#'));
+        let mut labels = Vec::new();
+        for sample in samples {
+            let parts = sample.split(['{', ',']).skip(1);
+            for (label, _) in parts.filter_map(|it| it.split_once('=')) {
+                if label != "le" && !labels.contains(&label) {
+                    labels.push(label);
+                }
+            }
+        }
         let labels = labels.join(", ");
         let (_, help) = help.expect("it has a name and a meaning");
         writeln!(table, "| `{name}` | {kind} | {labels} | {help} |").expect("it is memory");

@@ -16,8 +16,10 @@ pub(super) struct Text {
     omitted: u64,
     /// Length at which others are let in front.
     breath_at: usize,
-    /// The family of the next sample, if that is the first one.
-    begun: Option<Family>,
+    /// Of what comes next.
+    family: Family,
+    /// It has no sample yet.
+    fresh: bool,
 }
 
 /// What its samples mean.
@@ -107,24 +109,25 @@ impl Text {
             left: most,
             omitted: 0,
             breath_at: BREATH,
-            begun: None,
+            family: OMITTED,
+            fresh: true,
         }
     }
 
     /// What comes next are samples of this, if any.
     pub(super) fn family(&mut self, family: &Family) {
-        self.begun = Some(*family);
+        (self.family, self.fresh) = (*family, true);
     }
 
-    fn head(&mut self, family: &Family) {
-        let Family { name, kind, help } = family;
+    fn head(&mut self) {
+        let Family { name, kind, help } = self.family;
         // OpenMetrics names a family without the suffix that its samples have.
         let (name, kind) = match (self.open, kind) {
             (true, Kind::Counter) => (name.strip_suffix("_total").unwrap_or(name), "counter"),
             (true, Kind::Info) => (name.strip_suffix("_info").unwrap_or(name), "info"),
-            (false, Kind::Counter) => (*name, "counter"),
-            (_, Kind::Gauge | Kind::Info) => (*name, "gauge"),
-            (_, Kind::Histogram) => (*name, "histogram"),
+            (false, Kind::Counter) => (name, "counter"),
+            (_, Kind::Gauge | Kind::Info) => (name, "gauge"),
+            (_, Kind::Histogram) => (name, "histogram"),
         };
         let unit = ["seconds", "bytes"].into_iter();
         let unit = unit.filter(|unit| name.ends_with(unit)).find(|_| self.open);
@@ -138,24 +141,18 @@ impl Text {
     /// The one sample of a family that has one.
     pub(super) fn single(&mut self, family: &Family, value: impl Into<Value>) {
         self.family(family);
-        self.sample(family, &Labels::default(), None, value);
+        self.sample(&Labels::default(), None, value);
     }
 
     /// A sample of the family that was begun last.
-    pub(super) fn sample(
-        &mut self,
-        family: &Family,
-        labels: &Labels,
-        more: More<'_>,
-        value: impl Into<Value>,
-    ) {
+    pub(super) fn sample(&mut self, labels: &Labels, more: More<'_>, value: impl Into<Value>) {
         if self.takes(1) {
-            self.line((family.name, ""), labels, more, value.into());
+            self.line("", labels, more, value.into());
         }
     }
 
     /// The samples of a histogram of times, of the family that was begun last.
-    pub(super) fn histogram(&mut self, family: &Family, labels: &Labels, counts: &BucketCounts) {
+    pub(super) fn histogram(&mut self, labels: &Labels, counts: &BucketCounts) {
         if !self.takes(BUCKETS as u32 + 2) {
             return;
         }
@@ -163,11 +160,11 @@ impl Text {
         for (count, bound) in counts.counts.iter().zip(BOUNDS_TEXT) {
             sum += count;
             let more = Some(("le", bound));
-            self.line((family.name, "_bucket"), labels, more, Value::Count(sum));
+            self.line("_bucket", labels, more, Value::Count(sum));
         }
         let seconds = Value::Nanos(counts.sum_nanos);
-        self.line((family.name, "_sum"), labels, None, seconds);
-        self.line((family.name, "_count"), labels, None, Value::Count(sum));
+        self.line("_sum", labels, None, seconds);
+        self.line("_count", labels, None, Value::Count(sum));
     }
 
     /// All of it, with what was left out.
@@ -193,16 +190,16 @@ impl Text {
             std::thread::yield_now();
         }
         let takes = self.omitted == 0;
-        if takes && let Some(family) = self.begun.take() {
-            self.head(&family);
+        if takes && std::mem::take(&mut self.fresh) {
+            self.head();
         }
         takes
     }
 
-    fn line(&mut self, name: (&str, &str), labels: &Labels, more: More<'_>, value: Value) {
+    fn line(&mut self, suffix: &str, labels: &Labels, more: More<'_>, value: Value) {
         let out = &mut self.out;
-        out.push_str(name.0);
-        out.push_str(name.1);
+        out.push_str(self.family.name);
+        out.push_str(suffix);
         if !labels.0.is_empty() || more.is_some() {
             out.push('{');
             out.push_str(&labels.0);
@@ -298,7 +295,7 @@ mod tests {
         (counts.counts[0], counts.counts[13], counts.counts[20]) = (1, 2, 4);
         let mut text = Text::new(true, 100);
         text.family(&WAIT);
-        text.histogram(&WAIT, &Labels::of(&[("a", "b")]), &counts);
+        text.histogram(&Labels::of(&[("a", "b")]), &counts);
         let written = text.finish();
         for line in [
             "# UNIT wait_seconds seconds",
@@ -318,11 +315,11 @@ mod tests {
     fn what_is_beyond_the_cap_is_left_out_and_counted_and_nothing_after_it_gets_in() {
         let mut text = Text::new(false, 2);
         text.family(&HITS);
-        text.sample(&HITS, &Labels::default(), None, 1_u64);
+        text.sample(&Labels::default(), None, 1_u64);
         text.family(&WAIT);
-        text.histogram(&WAIT, &Labels::default(), &BucketCounts::default());
+        text.histogram(&Labels::default(), &BucketCounts::default());
         text.family(&HITS);
-        text.sample(&HITS, &Labels::of(&[("late", "1")]), None, 2_u64);
+        text.sample(&Labels::of(&[("late", "1")]), None, 2_u64);
         let written = text.finish();
         assert!(!written.contains("wait_seconds_") && !written.contains("late"));
         assert!(

@@ -130,13 +130,13 @@ pub(super) fn write(text: &mut Text, snapshot: &Snapshot) {
         for (labels, upstream) in &views {
             let workers = upstream.counters().iter();
             let sum: u64 = workers.map(|counters| counter(counters).value()).sum();
-            text.sample(family, labels, None, sum);
+            text.sample(labels, None, sum);
         }
     }
     for (family, value) in &GAUGES {
         text.family(family);
         for (labels, upstream) in &views {
-            text.sample(family, labels, None, value(upstream));
+            text.sample(labels, None, value(upstream));
         }
     }
     for (family, times) in &TIMES {
@@ -145,7 +145,7 @@ pub(super) fn write(text: &mut Text, snapshot: &Snapshot) {
             let mut sum = BucketCounts::default();
             let workers = upstream.counters().iter();
             workers.for_each(|counters| times(counters).buckets.add_to(&mut sum));
-            text.histogram(family, labels, &sum);
+            text.histogram(labels, &sum);
         }
     }
 }
