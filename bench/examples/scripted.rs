@@ -1,7 +1,7 @@
 //! A fixed run of a worker on the simulated driver, for counting instructions: the same ops, bytes
 //! and completions each time, whatever the machine is doing. `bench/tests/instructions.rs` runs it
 //! under callgrind. With the argument `policies` the worker does the same work with traffic policy
-//! on, of which nothing refuses anybody. `plain MIB` and `passthrough MIB` echo so much on each of a few
+//! on, of which nothing refuses anybody; with `logged` every session is told to the access log. `plain MIB` and `passthrough MIB` echo so much on each of a few
 //! connections behind a ClientHello: one takes the clients to the listener's upstream, the other where
 //! the name leads.
 
@@ -70,16 +70,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [] => exchanges(BARE),
-        ["policies"] => exchanges(POLICIES),
+        [] => exchanges(BARE, false),
+        ["policies"] => exchanges(POLICIES, false),
+        ["logged"] => exchanges(BARE, true),
         ["plain", mib] => bulk(mib.parse()?, false),
         ["passthrough", mib] => bulk(mib.parse()?, true),
-        _ => Err(format!("not nothing, policies, plain MIB or passthrough MIB: {words:?}").into()),
+        _ => Err(format!(
+            "not nothing, policies, logged, plain MIB or passthrough MIB: {words:?}"
+        )
+        .into()),
     }
 }
 
-/// Kept connections with many exchanges, and fresh ones with one each.
-fn exchanges(text: &str) -> Result<(), Box<dyn Error>> {
+/// Kept connections with many exchanges, and fresh ones with one each. `logged`: the end of each is told.
+fn exchanges(text: &str, logged: bool) -> Result<(), Box<dyn Error>> {
     let config = config::parse(text, "the script", &mut config::SystemResolver)?;
     let world = world();
     for backend in &config.upstreams[0].backends {
@@ -88,7 +92,10 @@ fn exchanges(text: &str) -> Result<(), Box<dyn Error>> {
     for script in scripts() {
         world.client(Instant::default(), &front(), script);
     }
-    serve(&world, &config)?;
+    let lines = serve(&world, &config, logged)?;
+    if lines != if logged { KEPT + FRESH } else { 0 } {
+        return Err(format!("{lines} sessions were told").into());
+    }
     println!(
         "{} sessions, {} exchanges",
         KEPT + FRESH,
@@ -119,7 +126,7 @@ fn bulk(mib: u64, by_name: bool) -> Result<(), Box<dyn Error>> {
         let script = ClientScript::exchange(bytes);
         world.client_with_opening(Instant::default(), &front(), script, &hello);
     }
-    serve(&world, &config)?;
+    serve(&world, &config, false)?;
     // Each way.
     println!("{BULKY} sessions, {} bytes", BULKY as u64 * 2 * bytes);
     Ok(())
@@ -137,9 +144,10 @@ fn world() -> World {
     World::new(1, faults)
 }
 
-/// One worker, from its start until all clients have gone and it has drained.
-fn serve(world: &World, config: &Config) -> Result<(), Box<dyn Error>> {
-    let (events, _) = Events::new();
+/// One worker, from its start until all clients have gone and it has drained. How many sessions were told.
+fn serve(world: &World, config: &Config, logged: bool) -> Result<usize, Box<dyn Error>> {
+    let (events, told) = Events::new();
+    events.sessions.tell(logged);
     let shared = Shared::new(config, 1, 10_000, events, 1);
     let ring = Ring::new(Box::new(world.driver()), 64 << 20);
     let listener = ListenerSocket {
@@ -170,7 +178,7 @@ fn serve(world: &World, config: &Config) -> Result<(), Box<dyn Error>> {
     if !whole || !violations.is_empty() || !worker.is_done() {
         return Err(format!("the run went wrong: {violations:?}").into());
     }
-    Ok(())
+    Ok(told.records.try_iter().count())
 }
 
 /// A ClientHello of TLS 1.3 for `name`, in one record (RFC 8446, 4.1.2; RFC 6066, 3), without what only

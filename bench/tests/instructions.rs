@@ -1,7 +1,8 @@
 //! Guards what was won, on a fixed scripted run (`examples/scripted.rs`, on the simulated driver): the
 //! instructions that ringress's own code spends on it may not grow by more than 3 %, with traffic
-//! policy on it may not take more than 3 % more, nor may bulk that a name has led to its backend. Counted by callgrind, so that the figures are the
-//! same however busy the machine is.
+//! policy on it may not take more than 3 % more, nor may bulk that a name has led to its backend; telling every
+//! session to the access log may take 2 %. Counted by callgrind, so that the figures are the same however busy
+//! the machine is.
 //!
 //! The accepted figures are in `bench/instructions.txt`. When a change is worth what it costs, or
 //! saves: `RINGRESS_ACCEPT=1 cargo test -p ringress-bench --test instructions`.
@@ -18,6 +19,8 @@ use ringress::policy::clients::Clients;
 const TOLERANCE: f64 = 0.03;
 /// What policies may cost beside the bare relay.
 const POLICIES_MOST: f64 = 0.03;
+/// What it may cost that every session is told to the access log.
+const LOGGED_MOST: f64 = 0.02;
 /// What passthrough may cost beside plain TCP, once the ClientHello has been passed on.
 const PASSTHROUGH_MOST: f64 = 0.03;
 /// Functions below this share of the total are not listed.
@@ -74,21 +77,34 @@ fn policies_take_at_most_3_percent_more_instructions_than_the_bare_relay() {
     let (Some(program), Some((bare, requests))) = (&*PROGRAM, &*BARE) else {
         return;
     };
-    let (policies, same) = exchanges(program, &["policies"]);
-    assert_eq!(*requests, same, "both runs do the same work");
-    let per_request = |profile: &Profile| profile.whole as f64 / *requests as f64;
-    let more = policies.whole as f64 / bare.whole as f64 - 1.0;
+    costs_at_most(program, "policies", POLICIES_MOST, bare, *requests);
+}
+
+#[test]
+fn the_access_log_takes_at_most_2_percent_more_instructions_than_the_bare_relay() {
+    let (Some(program), Some((bare, requests))) = (&*PROGRAM, &*BARE) else {
+        return;
+    };
+    costs_at_most(program, "logged", LOGGED_MOST, bare, *requests);
+}
+
+/// The same run with `what` takes at most so much more than the bare one.
+fn costs_at_most(program: &Path, what: &str, most: f64, bare: &Profile, requests: u64) {
+    let (with, same) = exchanges(program, &[what]);
+    assert_eq!(requests, same, "both runs do the same work");
+    let per_request = |profile: &Profile| profile.whole as f64 / requests as f64;
+    let more = with.whole as f64 / bare.whole as f64 - 1.0;
     println!(
-        "instructions per request: {:.1} bare, {:.1} with policies, {:+.2} %",
+        "instructions per request: {:.1} bare, {:.1} {what}, {:+.2} %",
         per_request(bare),
-        per_request(&policies),
+        per_request(&with),
         more * 100.0
     );
     assert!(
-        more <= POLICIES_MOST,
-        "policies cost {:.2} %, by function:\n{}",
+        more <= most,
+        "{what} cost {:.2} %, by function:\n{}",
         more * 100.0,
-        growth(&bare.own, &policies.own)
+        growth(&bare.own, &with.own)
     );
 }
 
