@@ -23,17 +23,28 @@ const QUICK_MS: u32 = 20;
 const SMALL: u32 = 32 * 1024;
 
 /// The tier and what it is chosen by.
-#[derive(Default)]
 pub(super) struct Bulk {
     pipe: Option<Box<Pipe>>,
     /// Windows in a row (buffers), or small moves in a row (splice).
     streak: u8,
-    /// How often splicing was given up; each doubles what it takes to begin again.
-    relapses: u8,
+    /// The streak of windows after which it is bulk: twice as many each time that splicing was given up.
+    enough: u8,
     /// What was moved since, in 64 bytes.
     since: u16,
     /// When the last window began, in ms; it may wrap, since only short differences count.
     window_at: u32,
+}
+
+impl Default for Bulk {
+    fn default() -> Self {
+        Self {
+            pipe: None,
+            streak: 0,
+            enough: STREAK,
+            since: 0,
+            window_at: 0,
+        }
+    }
 }
 
 impl Bulk {
@@ -43,7 +54,19 @@ impl Bulk {
     }
 
     /// Moves what `source` has sent to `target`.
+    #[inline(always)]
     pub(super) fn relay(&mut self, source: &Socket, target: &Socket, now: Instant) -> Relayed {
+        if self.pipe.is_some() || self.streak >= self.enough {
+            return self.splice(source, target, now);
+        }
+        let relayed = source.relay_to(target, WINDOW);
+        self.note_buffers(relayed.moved, now);
+        relayed
+    }
+
+    /// The same of what is bulk, or has just become it. Apart, so that messages don't pay for it.
+    #[inline(never)]
+    fn splice(&mut self, source: &Socket, target: &Socket, now: Instant) -> Relayed {
         if let Some(pipe) = &mut self.pipe {
             let relayed = source.splice_to(target, pipe);
             if pipe.is_stuck() {
@@ -54,11 +77,6 @@ impl Bulk {
                 return next;
             }
             self.note_move(relayed.moved);
-            return relayed;
-        }
-        if self.streak < STREAK.saturating_mul(1 << self.relapses) {
-            let relayed = source.relay_to(target, WINDOW);
-            self.note_buffers(relayed.moved, now);
             return relayed;
         }
         let relayed = source.relay_to(target, 0);
@@ -109,7 +127,7 @@ impl Bulk {
         if self.streak >= STREAK && self.is_empty() {
             self.pipe = None;
             self.streak = 0;
-            self.relapses = (self.relapses + 1).min(3);
+            self.enough = (self.enough * 2).min(8 * STREAK);
         }
     }
 }

@@ -167,6 +167,7 @@ impl Core {
     }
 
     /// The send is over: nothing of it is kept. An idle connection holds neither slices nor a timer.
+    #[inline(always)]
     fn drop_send(&mut self, index: u32) {
         let slot = &mut self.slots[index];
         if slot.memory.is_some() {
