@@ -11,7 +11,7 @@ use super::resolve::{Resolver, SystemResolver};
 use super::section::{Findings, Section};
 use super::{
     AccessLog, Config, Log, LogFormat, LogLevel, access_log, admin, keys, listeners, runtime,
-    syntax, upstreams, value,
+    secret, syntax, upstreams, value,
 };
 use crate::settled;
 
@@ -55,7 +55,7 @@ fn parse_at(
     }
     Err(Diagnostics::locate(
         name,
-        admin::without_token(text, table.get_ref()),
+        secret::without_token(text, table.get_ref()),
         syntax::without_echoes(text, findings, syntax_errors),
     ))
 }

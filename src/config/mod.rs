@@ -22,6 +22,7 @@ mod rate_limit;
 mod resolve;
 mod routes;
 mod runtime;
+mod secret;
 mod section;
 mod share;
 mod syntax;
