@@ -214,6 +214,12 @@ mod tests {
             "listen = '127.0.0.1:9' token = 'hunter2'",
             "listen = '127.0.0.1:9', token = 'hunter2'",
             "max_series = 0 # token = 'hunter2'",
+            "hunter2",
+            "token = 'old'\r\ntoken = 'hunter2'",
+            "token = 'old'\rtoken = 'hunter2'",
+            "token = [\n'old',\n'hunter2'\n] x",
+            "listen = 'x'\n'token' : \"hunter2\"",
+            "# token = 'old'\n'token' = 'hunter2' 'hunter2'",
         ] {
             let said = said_of(&format!("[admin]\n{slip}"));
             assert!(!said.contains("hunter2"), "{slip}\n{said}");
@@ -239,6 +245,23 @@ mod tests {
             "[admn]\ntokn 'hunter2'",
             "[ 'admin' ]\npassword = 'hunter2'",
             "[[admin]]\ntoken 'hunter2'",
+            "admin . token = 'old'\nadmin . token 'hunter2'",
+            "admin.'token' = 'old'\nadmin.'token' = 'hunter2'",
+            "\"admin\".\"token\" 'hunter2'",
+            "'admin'.token: \"hunter2\"",
+            "admin.token = [\n'hunter2'\n",
+            "admin.token = [\n'old',\n'hunter2'\n] x",
+            "admin = {\n  listen = 5,\n  token 'hunter2'\n}",
+            "admin = {\n  token = 'old',\n  'token' = 'hunter2',\n}",
+            "admin = {\n  tokn = 'old'\n  password = 'hunter2',\n}",
+            "admin = { 'token' = 'old', \"token\" = \"hunter2\" }",
+            "admin = { token: hunter2 }",
+            "admin = 'hunter2'",
+            "admin 'hunter2'",
+            "admin.password = 'hunter2'",
+            "[admin.token]\nis = 'hunter2'",
+            "[admin]\n[token]\nhunter2",
+            "[admin] 'hunter2'",
         ] {
             let said = said_of(slip);
             assert!(!said.contains("hunter2"), "{slip}\n{said}");
@@ -259,6 +282,8 @@ mod tests {
             "[upstreams.tokens]\nbackends = ['token.example']",
             "[upstreams.b]\nbackends = ['127.0.0.1:1', 'token.example']",
             "[listeners.token] # is wrong",
+            "admin.listen = 'nonsense'",
+            "admin = {\n  token = 'a',\n  listen = 'nonsense',\n}\nnonsense = 5",
             "[listeners.b]\nbind = '127.0.0.1:82'\nupstream = \"token\"",
         ] {
             let quoted = line.lines().last().unwrap();

@@ -65,7 +65,7 @@ fn in_word(c: char) -> bool {
 }
 
 fn is_meant(word: &str) -> bool {
-    word.to_ascii_lowercase().contains(KEY) || nearest(word, [KEY]).is_some()
+    word.to_ascii_lowercase().contains(KEY) || is_of(word, &[KEY])
 }
 
 const KEY: &str = "token";
@@ -129,8 +129,8 @@ fn end_of_line(text: &str, at: usize) -> usize {
         .map_or(text.len(), |length| at + length)
 }
 
-/// Lines of `[admin]` that don't begin with another of its keys: what is there may be the token without its
-/// key, or go on from the line before.
+/// Of the lines of `[admin]` those that don't begin with another of its keys: what is there may be the token
+/// without its key, or go on from the line before. Of a line that opens the table it is what follows.
 fn strange_lines(text: &str) -> impl Iterator<Item = Range<usize>> {
     let (mut inside, mut end) = (false, 0);
     let lines = text.split_inclusive('\n').map(move |line| {
@@ -138,13 +138,26 @@ fn strange_lines(text: &str) -> impl Iterator<Item = Range<usize>> {
         (end - line.len()..end, line)
     });
     let strange = move |(range, line): (Range<usize>, &str)| {
-        let word = next_word(line, 0).map_or("", |word| &line[word]);
-        let begins_with = |keys: &[&'static str]| nearest(word, keys.iter().copied());
+        let first = next_word(line, 0).unwrap_or_default();
+        let opens = is_of(&line[first.clone()], &["admin"]);
         if line.trim_start().starts_with('[') {
-            inside = begins_with(keys::ROOT.keys) == Some("admin");
-            return None;
+            inside = opens || is_meant(&line[first]);
+            let header = line.rfind(']')?;
+            return inside.then_some(range.start + header + 1..range.end);
         }
-        (inside && begins_with(keys::ADMIN.keys).is_none()).then_some(range)
+        if opens {
+            inside = line.contains('{') && !line.contains('}');
+            let next = next_word(line, first.end).unwrap_or_default();
+            let is_key = is_of(&line[next], keys::ADMIN.keys);
+            return (!is_key).then_some(range.start + first.end..range.end);
+        }
+        inside &= !line.trim_start().starts_with('}');
+        (inside && !is_of(&line[first], keys::ADMIN.keys)).then_some(range)
     };
     lines.filter_map(strange)
+}
+
+/// Or a slip for one of them.
+fn is_of(word: &str, keys: &[&'static str]) -> bool {
+    nearest(word, keys.iter().copied()).is_some()
 }
