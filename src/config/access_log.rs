@@ -1,5 +1,6 @@
 //! `log.access_log`: where a line per session goes.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use toml::de::DeValue;
@@ -19,6 +20,17 @@ pub enum AccessLog {
     Stdout,
     /// At the end of this file; absolute.
     File(PathBuf),
+}
+
+/// As it stands in the file.
+impl fmt::Display for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Stdout => f.write_str("stdout"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// Of the section `log`.

@@ -10,7 +10,7 @@ use super::endpoint::{self, Target};
 use super::resolve::Resolver;
 use super::section::{Findings, Section, Value, check_name, one_or_many};
 use super::value::{self, Read};
-use super::{Backend, keys};
+use super::{Backend, WEIGHT_MAX, keys};
 use crate::address::Address;
 
 /// All backends; `None` if something about them was wrong, so that nothing more is concluded from them.
@@ -61,8 +61,6 @@ fn some_can_work(backends: &[Backend]) -> Read<()> {
     })
 }
 
-const MOST_WEIGHT: u64 = 256;
-
 /// A backend as the file has it.
 #[derive(Default)]
 struct Written<'a> {
@@ -105,7 +103,7 @@ fn written<'a>(entry: &'a Value<'a>, findings: &mut Findings) -> Option<Written<
     }
     let section = Section::open(entry, keys::BACKEND, findings);
     let weight = section.read("weight", None, findings, |value| {
-        value::count(value, 0..=MOST_WEIGHT).map(|number| Some(number as u16))
+        value::count(value, 0..=u64::from(WEIGHT_MAX)).map(|number| Some(number as u16))
     });
     let name = section.read("name", None, findings, |value| {
         let name = value::string(value)?;

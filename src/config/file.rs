@@ -77,16 +77,11 @@ fn config<'a>(table: &'a DeTable<'a>, files: &mut Files<'_>, findings: &mut Find
 }
 
 fn log(root: &Section<'_>, files: &Files<'_>, findings: &mut Findings) -> (Log, AccessLog) {
-    use LogLevel::{Debug, Error, Trace, Warn};
     let default = Log::default();
     let section = root.child("log", keys::LOG, findings);
     let log = Log {
         level: section.read("level", default.level, findings, |value| {
-            value::word(
-                value,
-                &keys::LEVEL,
-                &[Error, Warn, LogLevel::Info, Debug, Trace],
-            )
+            value::word(value, &keys::LEVEL, &LogLevel::ALL)
         }),
         format: section.read("format", default.format, findings, |value| {
             value::word(value, &keys::FORMAT, &[LogFormat::Text, LogFormat::Json])

@@ -139,6 +139,15 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
+    /// From the most severe on.
+    pub const ALL: [Self; 5] = [
+        Self::Error,
+        Self::Warn,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
+
     /// As it stands in the file.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -158,6 +167,16 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+impl LogFormat {
+    /// As it stands in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// `[listeners.NAME]`

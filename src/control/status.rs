@@ -11,7 +11,7 @@ use super::socket::{
     BackendStatus, BreakerState, CertificateStatus, DatagramStatus, DrainStatus, LatencyStatus,
     ListenerState, ListenerStatus, LogStatus, Status, UpstreamStatus,
 };
-use crate::config::{AccessLog, Config, LogFormat, LogLevel};
+use crate::config::{Config, LogLevel};
 use crate::policy::breaker;
 use crate::proxy;
 use crate::ring;
@@ -171,18 +171,10 @@ fn counted(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
 
 fn log(config: &Config, ordered: Option<LogLevel>) -> LogStatus {
     let level = ordered.unwrap_or(config.log.level).as_str();
-    let format = match config.log.format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    };
     LogStatus {
         level: level.to_owned(),
-        format: format.to_owned(),
-        access_log: match &config.access_log {
-            AccessLog::Off => "off".to_owned(),
-            AccessLog::Stdout => "stdout".to_owned(),
-            AccessLog::File(path) => path.display().to_string(),
-        },
+        format: config.log.format.as_str().to_owned(),
+        access_log: config.access_log.to_string(),
     }
 }
 

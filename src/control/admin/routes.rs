@@ -128,15 +128,11 @@ fn drain(query: &mut Query<'_>) -> Result<Route, String> {
 }
 
 fn level(query: &mut Query<'_>) -> Result<LogLevel, String> {
-    use LogLevel::{Debug, Error, Info, Trace, Warn};
-    match query.take("level").as_deref() {
-        Some("error") => Ok(Error),
-        Some("warn") => Ok(Warn),
-        Some("info") => Ok(Info),
-        Some("debug") => Ok(Debug),
-        Some("trace") => Ok(Trace),
-        _ => Err("expected ?level= with error, warn, info, debug or trace".to_owned()),
-    }
+    let word = query.take("level");
+    let mut levels = LogLevel::ALL.into_iter();
+    levels
+        .find(|level| word.as_deref() == Some(level.as_str()))
+        .ok_or_else(|| "expected ?level= with error, warn, info, debug or trace".to_owned())
 }
 
 fn weight(query: &mut Query<'_>) -> Result<Option<u16>, String> {
