@@ -29,7 +29,7 @@ pub(super) fn protocol(listener: &Section<'_>, findings: &mut Findings) -> Proto
 }
 
 /// Keys of a listener that are about connections.
-const KEYS_OF_CONNECTIONS: [&str; 9] = [
+pub(super) const KEYS_OF_CONNECTIONS: [&str; 9] = [
     "backlog",
     "tcp_keepalive",
     "congestion",

@@ -1,73 +1,36 @@
-//! A configuration as a list of keys with values, and with the rule for each. Structs are taken apart
-//! field by field, so that a new field does not compile until it has its rule here.
+//! A configuration as a list of keys with values, and with the rule for each. The difference is made of
+//! it, and so is what is shown of the configuration in effect. Structs are taken apart field by field, so
+//! that a new field does not compile until it has its rule here.
 
 use std::collections::BTreeMap;
 
 use super::How;
 use super::How::{Live, NeedsUpgrade, NewConnections, Rebind};
 use super::tls;
-use super::written::{self, duration, list, or, text};
+use super::value::{Value, table};
+use super::written;
 use crate::config::{
-    Admin, Announce, Backend, Config, HealthCheck, Listener, Log, Pool, Protocol, Queue, RateLimit,
-    Runtime, SessionKey, Timeouts, Udp, Upstream,
+    AccessLog, Admin, Announce, Backend, Config, ControlSocket, Exchange, HealthCheck, Listener,
+    Log, Pool, Probe, Protocol, Queue, RateLimit, Route, Runtime, SessionKey, Timeouts, Udp,
+    Upstream,
 };
 use crate::policy::{breaker, health, outlier, retry};
 
 /// The parts of a key. Parts, since names may have dots in them.
-pub(super) type Path = Vec<String>;
+pub(in crate::config) type Path = Vec<String>;
 
 /// Sorted: a table is followed by what is in it.
-pub(super) type Entries = BTreeMap<Path, Entry>;
+pub(in crate::config) type Entries = BTreeMap<Path, Entry>;
 
 /// A key, or a table that may be there or not.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
-    pub(super) value: Value,
+pub(in crate::config) struct Entry {
+    pub(in crate::config) value: Value,
     pub(super) how: How,
 }
 
-/// Two are equal if they mean the same.
-#[derive(Clone, Debug)]
-pub(super) enum Value {
-    /// Of a key. Different values have different texts.
-    Text(String),
-    /// Of a key whose value is a list; sorted, as its order means nothing.
-    List(Vec<String>),
-    /// Of a key whose value is a list in an order that means something.
-    Sequence(Vec<String>),
-    /// Of a table: what it is about. What is in it has entries of its own.
-    Table(String),
-}
-
-impl PartialEq for Value {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Text(a), Self::Text(b)) => a == b,
-            (Self::List(a), Self::List(b)) | (Self::Sequence(a), Self::Sequence(b)) => a == b,
-            (Self::Table(_), Self::Table(_)) => true,
-            _ => false,
-        }
-    }
-}
-
-impl Eq for Value {}
-
-impl Value {
-    /// As it is told to somebody who is told `other` beside it.
-    pub(super) fn shown(&self, other: Option<&Self>) -> String {
-        match (self, other) {
-            (Self::List(items), Some(Self::List(others))) => written::items(items, others),
-            (Self::List(items), _) => written::items(items, &[]),
-            (Self::Sequence(items), Some(Self::Sequence(others))) => {
-                written::sequence(items, others)
-            }
-            (Self::Sequence(items), _) => written::sequence(items, &[]),
-            (Self::Text(text) | Self::Table(text), _) => text.clone(),
-        }
-    }
-}
-
-pub(super) fn flatten(config: &Config) -> Entries {
+/// Every key.
+pub(in crate::config) fn flatten(config: &Config) -> Entries {
     let Config {
         runtime,
         log,
@@ -84,7 +47,11 @@ pub(super) fn flatten(config: &Config) -> Entries {
     runtime_keys(&mut root.within("runtime"), runtime);
     let mut section = root.within("log");
     log_keys(&mut section, log);
-    section.key("access_log", written::access_log(access_log), Live);
+    let log = match access_log {
+        AccessLog::File(path) => Value::path(path),
+        word => Value::Word(word.to_string()),
+    };
+    section.key("access_log", log, Live);
     admin_keys(&mut root.within("admin"), admin);
     // An upstream is the same if it has the same name, whatever its index.
     let name = |upstream: usize| upstreams.get(upstream).map_or("", |it| &it.name);
@@ -123,21 +90,14 @@ impl Section<'_> {
         section
     }
 
-    pub(super) fn key(&mut self, key: &str, value: impl ToString, how: How) {
-        self.put(key, Value::Text(value.to_string()), how);
-    }
-
-    fn list(&mut self, key: &str, items: Vec<String>, how: How) {
-        self.put(key, Value::List(items), how);
-    }
-
-    pub(super) fn sequence(&mut self, key: &str, items: Vec<String>, how: How) {
-        self.put(key, Value::Sequence(items), how);
-    }
-
-    fn put(&mut self, key: &str, value: Value, how: How) {
+    pub(super) fn key(&mut self, key: &str, value: impl Into<Value>, how: How) {
+        let value = value.into();
         let Section { entries, path } = self.within(key);
         entries.insert(path, Entry { value, how });
+    }
+
+    fn number(&mut self, key: &str, number: impl TryInto<i64>, how: How) {
+        self.key(key, Value::number(number), how);
     }
 }
 
@@ -153,28 +113,33 @@ fn runtime_keys(section: &mut Section<'_>, runtime: &Runtime) {
         group,
         control_socket,
     } = runtime;
-    section.key("workers", or("auto", workers), NeedsUpgrade);
-    section.key("pin_workers", pin_workers, NeedsUpgrade);
+    section.key("workers", Value::or("auto", *workers), NeedsUpgrade);
+    section.key("pin_workers", *pin_workers, NeedsUpgrade);
     section.key(
         "max_connections",
-        or("auto", max_connections),
+        Value::or("auto", *max_connections),
         NewConnections,
     );
-    section.key("drain_timeout", duration(*drain_timeout), Live);
-    section.key("drain_delay", duration(*drain_delay), Live);
-    let memory = buffer_memory.map(written::size);
-    section.key("buffer_memory", or("auto", &memory), NeedsUpgrade);
-    let name = |name: &Option<_>| or("none", &name.as_deref().map(text));
-    section.key("user", name(user), NeedsUpgrade);
-    section.key("group", name(group), NeedsUpgrade);
-    let socket = written::control_socket(control_socket);
+    section.key("drain_timeout", *drain_timeout, Live);
+    section.key("drain_delay", *drain_delay, Live);
+    let memory = Value::or("auto", buffer_memory.map(Value::Size));
+    section.key("buffer_memory", memory, NeedsUpgrade);
+    let user = user.as_ref().map(Value::text);
+    section.key("user", Value::some(user), NeedsUpgrade);
+    let group = group.as_ref().map(Value::text);
+    section.key("group", Value::some(group), NeedsUpgrade);
+    let socket = match control_socket {
+        ControlSocket::Auto => "auto".into(),
+        ControlSocket::Off => "off".into(),
+        ControlSocket::Path(path) => Value::path(path),
+    };
     section.key("control_socket", socket, NeedsUpgrade);
 }
 
 fn log_keys(section: &mut Section<'_>, log: &Log) {
     let Log { level, format } = log;
     section.key("level", level.as_str(), Live);
-    section.key("format", written::format(*format), Live);
+    section.key("format", format.as_str(), Live);
 }
 
 fn admin_keys(section: &mut Section<'_>, admin: &Admin) {
@@ -183,12 +148,12 @@ fn admin_keys(section: &mut Section<'_>, admin: &Admin) {
         token,
         max_series,
     } = admin;
-    let listen = listen.as_ref().map(|it| text(it.to_string()));
-    section.key("listen", or("none", &listen), Rebind);
+    let listen = listen.as_ref().map(|it| Value::Text(it.to_string()));
+    section.key("listen", Value::some(listen), Rebind);
     // Whoever reads it is to learn no more than that it is another one.
-    let token = token.as_ref().map(|it| format!("secret {}", it.mark()));
-    section.key("token", or("none", &token), Live);
-    section.key("max_series", max_series, Live);
+    let token = token.as_ref().map(|it| Value::Secret(it.mark()));
+    section.key("token", Value::some(token), Live);
+    section.number("max_series", max_series.get(), Live);
 }
 
 fn listener_keys<'a>(
@@ -220,33 +185,34 @@ fn listener_keys<'a>(
         deny,
         rate_limit,
     } = listener;
-    let bind = list(bind);
-    let about = written::items(&bind, &[]);
-    let mut section = listeners.table(name, about, Rebind);
-    section.list("bind", bind, Rebind);
+    let bind = Value::list(bind);
+    let mut section = listeners.table(name, bind.shown(None), Rebind);
+    section.key("bind", bind, Rebind);
     section.key("protocol", protocol_word(protocol), Rebind);
-    section.key("upstream", text(name_of(*upstream)), NewConnections);
-    section.sequence("routes", written::routes(routes, name_of), NewConnections);
+    section.key("upstream", Value::text(name_of(*upstream)), NewConnections);
+    section.key("routes", routed(routes, name_of), NewConnections);
     let accepted = match trusted_proxies {
         Some(_) => "require",
         None => "off",
     };
     section.key("accept_proxy_protocol", accepted, NewConnections);
-    let trusted = written::set(trusted_proxies.as_deref().unwrap_or_default());
-    section.list("trusted_proxies", trusted, NewConnections);
-    section.key("backlog", backlog, Live);
-    section.key("max_connections", or("0", max_connections), NewConnections);
-    let keepalive = tcp_keepalive.map(duration);
-    section.key("tcp_keepalive", or("off", &keepalive), NewConnections);
-    section.key("congestion", or("system", congestion), NewConnections);
-    section.key("ipv6_only", ipv6_only, Rebind);
-    section.key("unix_mode", format!("{unix_mode:04o}"), Live);
-    section.list("allow", written::set(allow), NewConnections);
-    section.list("deny", written::set(deny), NewConnections);
+    let trusted = Value::set(trusted_proxies.as_deref().unwrap_or_default());
+    section.key("trusted_proxies", trusted.unless_empty(), NewConnections);
+    section.number("backlog", backlog.get(), Live);
+    let most = Value::cap(max_connections.map(usize::from));
+    section.key("max_connections", most, NewConnections);
+    let keepalive = Value::or("off", *tcp_keepalive);
+    section.key("tcp_keepalive", keepalive, NewConnections);
+    let congestion = Value::or("system", congestion.as_ref().map(Value::text));
+    section.key("congestion", congestion, NewConnections);
+    section.key("ipv6_only", *ipv6_only, Rebind);
+    section.key("unix_mode", &*format!("{unix_mode:04o}"), Live);
+    section.key("allow", Value::set(allow), NewConnections);
+    section.key("deny", Value::set(deny), NewConnections);
     let mut timeouts = section.within("timeouts");
-    timeouts.key("idle", duration(*idle), NewConnections);
-    timeouts.key("half_close", duration(*half_close), NewConnections);
-    timeouts.key("handshake", duration(*handshake), NewConnections);
+    timeouts.key("idle", *idle, NewConnections);
+    timeouts.key("half_close", *half_close, NewConnections);
+    timeouts.key("handshake", *handshake, NewConnections);
     rate_limit_keys(&mut section.within("rate_limit"), rate_limit);
     if let Some(settings) = tls {
         tls::server_keys(&mut section, settings);
@@ -254,6 +220,18 @@ fn listener_keys<'a>(
     if let Protocol::Udp(udp) = protocol {
         udp_keys(&mut section.within("udp"), udp);
     }
+}
+
+/// Name by name, as which of them share a table means nothing.
+fn routed<'a>(routes: &[Route], name_of: &dyn Fn(usize) -> &'a str) -> Value {
+    let (mut names, mut tables) = (Vec::new(), Vec::new());
+    for Route { sni, upstream } in routes {
+        let to = Value::text(name_of(*upstream));
+        let shown = to.shown(None);
+        names.extend(sni.iter().map(|name| format!("{name} to {shown}")));
+        tables.push(table([("sni", Value::sequence(sni)), ("upstream", to)]));
+    }
+    Value::Sequence(names, tables.into()).unless_empty()
 }
 
 fn protocol_word(protocol: &Protocol) -> &'static str {
@@ -273,7 +251,7 @@ fn udp_keys(section: &mut Section<'_>, udp: &Udp) {
         reject_privileged_sources,
     } = udp;
     let how = NewConnections;
-    section.key("session_timeout", duration(*session_timeout), how);
+    section.key("session_timeout", *session_timeout, how);
     let key = match session_key {
         SessionKey::SourceIpPort => "source-ip-port",
         SessionKey::SourceIp => "source-ip",
@@ -284,9 +262,9 @@ fn udp_keys(section: &mut Section<'_>, udp: &Udp) {
         false => "session",
     };
     section.key("mode", mode, how);
-    section.key("max_sessions", or("auto", max_sessions), how);
-    section.key("responses", or("0", responses), how);
-    let rejects = reject_privileged_sources;
+    section.key("max_sessions", Value::or("auto", *max_sessions), how);
+    section.key("responses", Value::cap(responses.map(u32::from)), how);
+    let rejects = *reject_privileged_sources;
     section.key("reject_privileged_sources", rejects, how);
 }
 
@@ -305,14 +283,13 @@ fn rate_limit_keys(section: &mut Section<'_>, limits: &RateLimit) {
         ("connections_per_ip", connections_per_ip),
         ("datagrams_per_ip", datagrams_per_ip),
     ] {
-        let rate = rate.map(|rate| written::rate(rate, |tokens| tokens.to_string()));
-        section.key(key, or("none", &rate), NewConnections);
+        section.key(key, Value::some(rate.map(Value::Rate)), NewConnections);
     }
-    let bandwidth = bandwidth.map(|rate| written::rate(rate, written::size));
-    section.key("bandwidth", or("none", &bandwidth), NewConnections);
-    section.key("ipv6_prefix", ipv6_prefix, NewConnections);
-    section.key("max_clients", max_clients, NewConnections);
-    section.key("dry_run", dry_run, NewConnections);
+    let bandwidth = Value::some(bandwidth.map(Value::Bandwidth));
+    section.key("bandwidth", bandwidth, NewConnections);
+    section.number("ipv6_prefix", *ipv6_prefix, NewConnections);
+    section.number("max_clients", max_clients.get(), NewConnections);
+    section.key("dry_run", *dry_run, NewConnections);
 }
 
 fn upstream_keys(upstreams: &mut Section<'_>, upstream: &Upstream) {
@@ -341,21 +318,20 @@ fn upstream_keys(upstreams: &mut Section<'_>, upstream: &Upstream) {
         backend_keys(&mut section.within("backends"), backend);
     }
     section.key("balance", balance.name, how);
-    section.key("connect_timeout", duration(*connect_timeout), how);
-    section.list("source", list(source), how);
-    let keepalive = tcp_keepalive.map(duration);
-    section.key("tcp_keepalive", or("off", &keepalive), how);
-    section.key("tcp_user_timeout", duration(*tcp_user_timeout), how);
+    section.key("connect_timeout", *connect_timeout, how);
+    section.key("source", Value::list(source).unless_empty(), how);
+    section.key("tcp_keepalive", Value::or("off", *tcp_keepalive), how);
+    section.key("tcp_user_timeout", *tcp_user_timeout, how);
     let (version, which) = match announce {
-        Announce::Never => ("off", "every"),
-        Announce::V1 => ("v1", "every"),
-        Announce::V2First => ("v2", "first"),
-        Announce::V2Every => ("v2", "every"),
+        Announce::Never => ("off", Value::Absent("every")),
+        Announce::V1 => ("v1", Value::Absent("every")),
+        Announce::V2First => ("v2", "first".into()),
+        Announce::V2Every => ("v2", "every".into()),
     };
     section.key("send_proxy_protocol", version, how);
     section.key("proxy_protocol_datagrams", which, how);
-    section.key("slow_start", duration(*slow_start), how);
-    section.key("fail_open_below", written::share(*fail_open_below), how);
+    section.key("slow_start", *slow_start, how);
+    section.key("fail_open_below", *fail_open_below, how);
     if let Some(check) = health_check {
         health_check_keys(&mut section, check);
     }
@@ -368,8 +344,8 @@ fn upstream_keys(upstreams: &mut Section<'_>, upstream: &Upstream) {
     retry_keys(&mut section.within("retry"), retry);
     let Queue { max, timeout } = queue;
     let mut queue = section.within("queue");
-    queue.key("max", max, how);
-    queue.key("timeout", duration(*timeout), how);
+    queue.number("max", *max, how);
+    queue.key("timeout", *timeout, how);
     pool_keys(&mut section.within("pool"), pool);
     if let Some(settings) = tls {
         tls::client_keys(&mut section, settings);
@@ -388,17 +364,15 @@ fn backend_keys(backends: &mut Section<'_>, backend: &Backend) {
         max_connections,
         backup,
     } = backend;
-    let address = text(address.to_string());
-    let mut section = backends.table(name, address.clone(), NewConnections);
-    // Its certificate may have to be for that.
-    let written = match host {
-        Some(host) => format!("{address} of {}", text(host)),
-        None => address,
-    };
-    section.key("address", written, NewConnections);
-    section.key("weight", weight, NewConnections);
-    section.key("max_connections", or("0", max_connections), NewConnections);
-    section.key("backup", backup, NewConnections);
+    let address = address.to_string();
+    let about = Value::text(&address).shown(None);
+    let address = Value::Address(address, host.clone());
+    let mut section = backends.table(name, about, NewConnections);
+    section.key("address", address, NewConnections);
+    section.number("weight", *weight, NewConnections);
+    let most = Value::cap(max_connections.map(usize::from));
+    section.key("max_connections", most, NewConnections);
+    section.key("backup", *backup, NewConnections);
 }
 
 fn health_check_keys(upstream: &mut Section<'_>, check: &HealthCheck) {
@@ -410,19 +384,49 @@ fn health_check_keys(upstream: &mut Section<'_>, check: &HealthCheck) {
         settings: health::Settings { rise, fall, start },
     } = check;
     let mut section = upstream.table("health_check", WHOLE.to_owned(), Live);
-    let probe = written::probe(probe);
-    section.key("type", probe.kind, Live);
-    section.key("path", or("none", &probe.path), Live);
-    section.key("host", or("none", &probe.host), Live);
-    section.list("expect_status", probe.expect_status, Live);
-    section.key("send", or("none", &probe.send), Live);
-    section.key("expect", or("none", &probe.expect), Live);
-    section.key("interval", duration(*interval), Live);
-    section.key("jitter", written::share(*jitter), Live);
-    section.key("timeout", duration(*timeout), Live);
-    section.key("rise", rise, Live);
-    section.key("fall", fall, Live);
-    section.key("start", written::start(*start), Live);
+    probe_keys(&mut section, probe);
+    section.key("interval", *interval, Live);
+    section.key("jitter", *jitter, Live);
+    section.key("timeout", *timeout, Live);
+    section.number("rise", rise.get(), Live);
+    section.number("fall", fall.get(), Live);
+    let start = match start {
+        health::Start::Up => "up",
+        health::Start::Down => "down",
+        health::Start::Checked => "checked",
+    };
+    section.key("start", start, Live);
+}
+
+/// Also those that the type does not have: they are absent.
+fn probe_keys(section: &mut Section<'_>, probe: &Probe) {
+    for key in ["path", "host", "send", "expect"] {
+        section.key(key, Value::Absent("none"), Live);
+    }
+    section.key("expect_status", Value::Absent("[]"), Live);
+    let mut exchange = |kind: &str, Exchange { send, expect }: &Exchange| {
+        let bytes = |bytes: &Option<_>| Value::some(bytes.clone().map(Value::Bytes));
+        section.key("type", kind, Live);
+        section.key("send", bytes(send), Live);
+        section.key("expect", bytes(expect), Live);
+    };
+    match probe {
+        Probe::Tcp(it) => exchange("tcp", it),
+        Probe::Tls(it) => exchange("tls", it),
+        Probe::Udp(it) => exchange("udp", it),
+        Probe::Http {
+            path,
+            host,
+            expect_status,
+        } => {
+            section.key("type", "http", Live);
+            section.key("path", Value::text(path), Live);
+            let host = host.as_ref().map(Value::text);
+            section.key("host", Value::some(host), Live);
+            let ranges: Vec<_> = expect_status.iter().map(written::statuses).collect();
+            section.key("expect_status", Value::set(&ranges), Live);
+        }
+    }
 }
 
 fn outlier_keys(upstream: &mut Section<'_>, settings: &outlier::Settings) {
@@ -434,10 +438,10 @@ fn outlier_keys(upstream: &mut Section<'_>, settings: &outlier::Settings) {
     } = settings;
     let how = NewConnections;
     let mut section = upstream.table("outlier", WHOLE.to_owned(), how);
-    section.key("consecutive_failures", consecutive_failures, how);
-    section.key("eject_for", duration(*eject_for), how);
-    section.key("max_eject_for", duration(*max_eject_for), how);
-    section.key("max_ejected", written::share(*max_ejected), how);
+    section.number("consecutive_failures", consecutive_failures.get(), how);
+    section.key("eject_for", *eject_for, how);
+    section.key("max_eject_for", *max_eject_for, how);
+    section.key("max_ejected", *max_ejected, how);
 }
 
 fn circuit_breaker_keys(upstream: &mut Section<'_>, settings: &breaker::Settings) {
@@ -450,11 +454,11 @@ fn circuit_breaker_keys(upstream: &mut Section<'_>, settings: &breaker::Settings
     } = settings;
     let how = NewConnections;
     let mut section = upstream.table("circuit_breaker", WHOLE.to_owned(), how);
-    section.key("failure_ratio", written::share(*failure_ratio), how);
-    section.key("min_requests", min_requests, how);
-    section.key("window", duration(*window), how);
-    section.key("open_for", duration(*open_for), how);
-    section.key("half_open_requests", half_open_requests, how);
+    section.key("failure_ratio", *failure_ratio, how);
+    section.number("min_requests", min_requests.get(), how);
+    section.key("window", *window, how);
+    section.key("open_for", *open_for, how);
+    section.number("half_open_requests", half_open_requests.get(), how);
 }
 
 fn retry_keys(section: &mut Section<'_>, settings: &retry::Settings) {
@@ -464,10 +468,10 @@ fn retry_keys(section: &mut Section<'_>, settings: &retry::Settings) {
         max_backoff,
         budget,
     } = settings;
-    section.key("attempts", attempts, NewConnections);
-    section.key("backoff", duration(*backoff), NewConnections);
-    section.key("max_backoff", duration(*max_backoff), NewConnections);
-    section.key("budget", written::share(*budget), NewConnections);
+    section.number("attempts", *attempts, NewConnections);
+    section.key("backoff", *backoff, NewConnections);
+    section.key("max_backoff", *max_backoff, NewConnections);
+    section.key("budget", *budget, NewConnections);
 }
 
 fn pool_keys(section: &mut Section<'_>, pool: &Pool) {
@@ -476,7 +480,7 @@ fn pool_keys(section: &mut Section<'_>, pool: &Pool) {
         idle_timeout,
         max_lifetime,
     } = pool;
-    section.key("preconnect", preconnect, Live);
-    section.key("idle_timeout", duration(*idle_timeout), Live);
-    section.key("max_lifetime", duration(*max_lifetime), Live);
+    section.number("preconnect", *preconnect, Live);
+    section.key("idle_timeout", *idle_timeout, Live);
+    section.key("max_lifetime", *max_lifetime, Live);
 }

@@ -34,8 +34,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::Probe;
     use crate::config::diff::tests::read;
+    use crate::config::{Probe, effective};
 
     /// Lines of a valid file and what each may be instead, in the order of the tables.
     const CHOICES: &[&[&str]] = &[
@@ -62,6 +62,8 @@ mod tests {
         &[
             "",
             "listeners.a = { bind = '127.0.0.1:0', upstream = 'app' }",
+            "listeners.a = { bind = '127.0.0.1:0', upstream = 'a-b', protocol = 'udp' }",
+            "listeners.a = { bind = '127.0.0.1:0', upstream = 'a-b', protocol = 'udp', udp.responses = 1, rate_limit.datagrams_per_ip.rate = 5 }",
         ],
         &[
             "",
@@ -82,6 +84,7 @@ mod tests {
             "",
             "rate_limit.connections = { rate = 5 }",
             "rate_limit.connections = { rate = 5, burst = 6 }",
+            "rate_limit.bandwidth = { rate = '10KiB', burst = 1025 }",
         ],
         &[
             "",
@@ -134,6 +137,12 @@ mod tests {
             "source = '10.0.0.1'",
             "source = ['10.0.0.2', '10.0.0.1']",
             "source = ['10.0.0.1', '10.0.0.2']",
+        ],
+        &[
+            "",
+            "send_proxy_protocol = 'v1'",
+            "send_proxy_protocol = 'v2'",
+            "send_proxy_protocol = 'v2'\nproxy_protocol_datagrams = 'first'",
         ],
         &[
             "",
@@ -202,6 +211,21 @@ mod tests {
             check_laws(&old, &new);
             let same = in_one_order(&old) == in_one_order(&new);
             prop_assert_eq!(between(&old, &new).is_empty(), same);
+        }
+
+        #[test]
+        fn what_is_in_effect_can_be_read_and_means_the_same(
+            choices in prop::collection::vec(any::<prop::sample::Index>(), CHOICES.len()),
+        ) {
+            let mut config = read(&file(&choices));
+            // Neither is in it, or not so that it can be read.
+            config.admin.token = None;
+            for backend in config.upstreams.iter_mut().flat_map(|it| &mut it.backends) {
+                backend.host = None;
+            }
+            let again = read(&effective::table(&config).to_string());
+            prop_assert_eq!(between(&config, &again), []);
+            prop_assert_eq!(in_one_order(&config), in_one_order(&again));
         }
     }
 }

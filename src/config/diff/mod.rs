@@ -1,15 +1,15 @@
 //! What is different in another configuration, key by key, and what it takes to apply it to a running
 //! process. Complete: two configurations without a difference mean the same. Applies nothing itself.
 //!
-//! Each configuration becomes a sorted list of keys with their values as text; two such lists are
-//! merged.
+//! Each configuration becomes a sorted list of keys with their values; two such lists are merged.
 
-mod flat;
+pub(super) mod flat;
 mod laws;
 #[cfg(test)]
 pub(in crate::config) mod tests;
 mod tls;
-pub(super) mod written;
+mod value;
+mod written;
 
 use std::collections::BTreeSet;
 use std::fmt;
