@@ -103,12 +103,17 @@ pub(super) fn page() -> Answer {
     answer
 }
 
-/// JSON with the newline that terminals like.
+/// JSON.
 pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {
+    whole(status, JSON, json_line(value))
+}
+
+/// JSON with the newline that terminals like.
+pub(super) fn json_line(value: &impl serde::Serialize) -> Bytes {
     // No value here has keys that are no text.
     let mut bytes = serde_json::to_vec(value).unwrap_or_default();
     bytes.push(b'\n');
-    whole(status, JSON, bytes)
+    bytes.into()
 }
 
 /// One line that says what was expected; JSON for who wants that.

@@ -1,6 +1,8 @@
 //! Renderings that are shared: whoever asks for one while it is under way, or has just been made, gets the
 //! same, so that a thousand scrapes cost what one does.
 
+use std::future::Future;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -13,18 +15,32 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use super::answer;
 use super::ask::{Ask, Asking};
 use super::metrics::{self, Format};
+use crate::config::effective;
 
-/// How old one may be.
+/// How old metrics may be.
 const FRESH: Duration = Duration::from_millis(250);
 
 /// How far the thread that renders stands back: where every core is taken, it gets a tenth of one.
 const NICE: i32 = 10;
 
-/// What `make` makes, on a thread that lets others in front: workers have the same cores. `None` = there is no
-/// such thread to be had.
-async fn beside<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Why there is nothing to show.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The process is ending.
+    Ending,
+    /// There is no thread to be had that renders.
+    Thread(io::Error),
+    /// What renders has panicked.
+    Panicked,
+}
+
+/// What `make` makes, on a thread that lets others in front: workers have the same cores.
+async fn beside<T: Send + 'static>(
+    make: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
     let (tell, told) = oneshot::channel();
     let thread = thread::Builder::new().name("rendering".to_owned());
     let work = move || {
@@ -33,14 +49,16 @@ async fn beside<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) ->
         // Whoever asked may have gone.
         let _ = tell.send(make());
     };
-    thread.spawn(work).ok()?;
-    told.await.ok()
+    thread.spawn(work).map_err(Failure::Thread)?;
+    told.await.map_err(|_| Failure::Panicked)
 }
 
 /// The last ones. Who has the lock makes the next one.
 pub(super) struct Renderings {
     metrics: [Slot; Format::ALL.len()],
     status: Slot,
+    /// As TOML, and as JSON.
+    config: [Slot; 2],
 }
 
 type Slot = Arc<Mutex<Option<Rendering>>>;
@@ -55,49 +73,160 @@ impl Renderings {
         Self {
             metrics: Format::ALL.map(|_| Arc::default()),
             status: Arc::default(),
+            config: [Arc::default(), Arc::default()],
         }
     }
 
-    /// One that is fresh; `None` = the process is ending. Once begun it is made even if nobody waits for it
-    /// any more, so that there is never more than one under way.
-    pub(super) async fn get(&self, format: Format, asking: &Rc<Asking>) -> Option<Bytes> {
-        let mut slot = self.metrics[format as usize].clone().lock_owned().await;
-        if let Some(last) = slot.as_ref().filter(|it| it.begun.elapsed() < FRESH) {
-            return Some(last.bytes.clone());
-        }
+    /// Metrics.
+    ///
+    /// # Errors
+    /// As [`Failure`] says.
+    pub(super) async fn metrics(
+        &self,
+        format: Format,
+        asking: &Rc<Asking>,
+    ) -> Result<Bytes, Failure> {
         let asking = asking.clone();
-        let making = spawn_local(async move {
-            let begun = Instant::now();
-            let source = asking.ask(Ask::Source).await?;
-            let bytes = beside(move || metrics::render(&source, format)).await?;
-            let shared = bytes.clone();
-            *slot = Some(Rendering {
-                begun,
-                bytes: shared,
-            });
-            Some(bytes)
-        });
-        making.await.ok().flatten()
+        let make = async move {
+            let source = asking.ask(Ask::Source).await.ok_or(Failure::Ending)?;
+            beside(move || metrics::render(&source, format)).await
+        };
+        shared(&self.metrics[format as usize], FRESH, make).await
     }
 
     /// The status as JSON, as of a moment after it was asked for: whoever has just ordered something sees what
-    /// came of it. Those who wait at the same time get the same.
-    pub(super) async fn status(&self, asking: &Rc<Asking>) -> Option<Bytes> {
-        let asked = Instant::now();
-        let mut slot = self.status.lock().await;
-        if let Some(last) = slot.as_ref().filter(|it| it.begun >= asked) {
-            return Some(last.bytes.clone());
-        }
+    /// came of it.
+    ///
+    /// # Errors
+    /// As [`Failure`] says.
+    pub(super) async fn status(&self, asking: &Rc<Asking>) -> Result<Bytes, Failure> {
+        let asking = asking.clone();
+        let make = async move {
+            let status = asking.ask(Ask::Status).await.ok_or(Failure::Ending)?;
+            Ok(answer::json_line(&status))
+        };
+        shared(&self.status, Duration::ZERO, make).await
+    }
+
+    /// The configuration, as TOML or as `json`, as of a moment after it was asked for.
+    ///
+    /// # Errors
+    /// As [`Failure`] says.
+    pub(super) async fn config(&self, json: bool, asking: &Rc<Asking>) -> Result<Bytes, Failure> {
+        let asking = asking.clone();
+        let make = async move {
+            let config = asking.ask(Ask::Config).await.ok_or(Failure::Ending)?;
+            let write = move || {
+                let table = effective::table(&config);
+                match json {
+                    true => answer::json_line(&table),
+                    false => Bytes::from(table.to_string()),
+                }
+            };
+            beside(write).await
+        };
+        shared(&self.config[usize::from(json)], Duration::ZERO, make).await
+    }
+}
+
+/// The last rendering, if that was begun so shortly before now or later, or else what `make` makes. Those who
+/// wait meanwhile share the next one, however long it takes. Once begun it is made even if nobody waits for it
+/// any more, so that there is never more than one under way.
+async fn shared(
+    slot: &Slot,
+    fresh: Duration,
+    make: impl Future<Output = Result<Bytes, Failure>> + 'static,
+) -> Result<Bytes, Failure> {
+    // Before the wait for the lock: who waits for a long one would find it old.
+    let asked = Instant::now();
+    let mut slot = slot.clone().lock_owned().await;
+    if let Some(last) = slot.as_ref().filter(|it| it.begun + fresh >= asked) {
+        return Ok(last.bytes.clone());
+    }
+    let making = spawn_local(async move {
         let begun = Instant::now();
-        let status = asking.ask(Ask::Status).await?;
-        let mut json = serde_json::to_vec(&status).unwrap_or_default();
-        json.push(b'\n');
-        let bytes = Bytes::from(json);
+        let bytes = make.await?;
         let shared = bytes.clone();
         *slot = Some(Rendering {
             begun,
             bytes: shared,
         });
-        Some(bytes)
+        Ok(bytes)
+    });
+    making.await.unwrap_or(Err(Failure::Panicked))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::task::LocalSet;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// How long a rendering of the tests takes: longer than one is fresh.
+    const SLOW: Duration = Duration::from_secs(1);
+
+    /// Asks for metrics that are slow to make; `made` counts how often.
+    async fn ask(slot: &Slot, made: &Rc<Cell<u8>>) -> Bytes {
+        let made = made.clone();
+        let make = async move {
+            made.set(made.get() + 1);
+            sleep(SLOW).await;
+            Ok(Bytes::from(vec![made.get()]))
+        };
+        shared(slot, FRESH, make).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_for_a_slow_rendering_get_the_same() {
+        let (slot, made) = (Slot::default(), Rc::new(Cell::new(0)));
+        let waiter = || {
+            let (slot, made) = (slot.clone(), made.clone());
+            spawn_local(async move { ask(&slot, &made).await })
+        };
+        let all = async {
+            let waiters: Vec<_> = (0..10).map(|_| waiter()).collect();
+            for waiter in waiters {
+                assert_eq!(waiter.await.unwrap(), [1][..]);
+            }
+            assert_eq!(made.get(), 1);
+            assert_eq!(
+                ask(&slot, &made).await,
+                [2][..],
+                "the first one is old by now"
+            );
+        };
+        LocalSet::new().run_until(all).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_when_the_one_under_way_is_old_waits_for_the_next() {
+        let (slot, made) = (Slot::default(), Rc::new(Cell::new(0)));
+        let all = async {
+            let first = spawn_local({
+                let (slot, made) = (slot.clone(), made.clone());
+                async move { ask(&slot, &made).await }
+            });
+            sleep(FRESH + Duration::from_millis(1)).await;
+            assert_eq!(ask(&slot, &made).await, [2][..]);
+            assert_eq!(first.await.unwrap(), [1][..]);
+        };
+        LocalSet::new().run_until(all).await;
+    }
+
+    #[tokio::test]
+    async fn a_rendering_that_panics_is_told_from_a_process_that_ends() {
+        let panicked = beside(|| panic!("on purpose")).await;
+        assert!(matches!(panicked, Err::<(), _>(Failure::Panicked)));
+        let (asking, asks) = Asking::new(1);
+        drop(asks);
+        let renderings = Renderings::new();
+        let all = async {
+            let ended = renderings.status(&Rc::new(asking)).await;
+            assert!(matches!(ended, Err(Failure::Ending)));
+        };
+        LocalSet::new().run_until(all).await;
     }
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderValue};
@@ -18,7 +19,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::capacity::ADMIN_CONNECTIONS;
@@ -28,9 +29,9 @@ use super::events::Subscribers;
 use super::guard::{self, Denial, Door};
 use super::listen::{Acceptor, Stream};
 use super::metrics::Format;
-use super::render::Renderings;
+use super::render::{Failure, Renderings};
 use super::routes::{self, Miss, Route};
-use crate::config::{self, Token, effective};
+use crate::config::{self, Token};
 
 /// For a request's head to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -192,62 +193,62 @@ impl Endpoint {
             Ok(route @ (Route::End(_) | Route::Order(_))) => {
                 self.order(route, &head, body, visit).await
             }
-            Ok(route) => self.tell(route, &head, visit).await,
+            Ok(route) => {
+                let told = self.tell(route, &head, visit).await;
+                told.unwrap_or_else(|failure| failed(&failure, &head))
+            }
             Err(miss) => missed(&miss, &head),
         }
     }
 
-    async fn tell(&self, route: Route, head: &request::Parts, visit: &Visit) -> Answer {
-        let told = match route {
-            Route::Page => Some(answer::page()),
-            Route::Healthz => Some(answer::whole(StatusCode::OK, answer::TEXT, "ok\n")),
-            Route::Readyz => self.asking.ask(Ask::Readiness).await.map(readiness),
-            Route::Status => {
-                let status = self.renderings.status(&self.asking).await;
-                status.map(|status| answer::whole(StatusCode::OK, answer::JSON, status))
+    async fn tell(
+        &self,
+        route: Route,
+        head: &request::Parts,
+        visit: &Visit,
+    ) -> Result<Answer, Failure> {
+        let (kind, told) = match route {
+            Route::Page => return Ok(answer::page()),
+            Route::Healthz => (answer::TEXT, "ok\n".into()),
+            Route::Readyz => {
+                let reasons = self.asking.ask(Ask::Readiness).await;
+                return reasons.map(readiness).ok_or(Failure::Ending);
             }
-            Route::Config => self.configuration(head).await,
+            Route::Status => (answer::JSON, self.renderings.status(&self.asking).await?),
+            Route::Config => {
+                let kinds = [answer::TOML, answer::JSON];
+                let wanted = answer::prefers(&head.headers, &kinds).unwrap_or(0);
+                let told = self.renderings.config(wanted == 1, &self.asking).await?;
+                (kinds[wanted], told)
+            }
             Route::Metrics => {
                 let kinds = ["text/plain", "application/openmetrics-text"];
                 let format = match answer::prefers(&head.headers, &kinds) {
                     Some(1) => Format::OpenMetrics,
                     _ => Format::Text,
                 };
-                self.rendering(format).await
+                self.scraped(format).await?
             }
-            Route::Histograms => self.rendering(Format::Histograms).await,
-            Route::Events => self.events(head, visit).await,
-            Route::End(_) | Route::Order(_) => None,
+            Route::Histograms => self.scraped(Format::Histograms).await?,
+            Route::Events => return self.events(head, visit).await,
+            // They have a way of their own.
+            Route::End(_) | Route::Order(_) => return Err(Failure::Ending),
         };
-        told.unwrap_or_else(|| ending(head))
+        Ok(answer::whole(StatusCode::OK, kind, told))
     }
 
-    /// TOML, or JSON for who wants that. Written beside the control thread: it may be long.
-    async fn configuration(&self, head: &request::Parts) -> Option<Answer> {
-        let config = self.asking.ask(Ask::Config).await?;
-        let json = answer::prefers(&head.headers, &[answer::TOML, answer::JSON]) == Some(1);
-        let written = spawn_blocking(move || {
-            let table = effective::table(&config);
-            match json {
-                true => answer::json(StatusCode::OK, &table),
-                false => answer::whole(StatusCode::OK, answer::TOML, table.to_string()),
-            }
-        });
-        written.await.ok()
+    async fn scraped(&self, format: Format) -> Result<(&'static str, Bytes), Failure> {
+        let bytes = self.renderings.metrics(format, &self.asking).await?;
+        Ok((format.content_type(), bytes))
     }
 
-    async fn rendering(&self, format: Format) -> Option<Answer> {
-        let bytes = self.renderings.get(format, &self.asking).await?;
-        Some(answer::whole(StatusCode::OK, format.content_type(), bytes))
-    }
-
-    async fn events(&self, head: &request::Parts, visit: &Visit) -> Option<Answer> {
+    async fn events(&self, head: &request::Parts, visit: &Visit) -> Result<Answer, Failure> {
         if head.method == Method::HEAD {
-            return Some(answer::whole(StatusCode::OK, "text/event-stream", ""));
+            return Ok(answer::whole(StatusCode::OK, "text/event-stream", ""));
         }
         let cut = visit.cut.clone();
         let heard = self.asking.ask(|answer| Ask::LookOn { cut, answer });
-        Some(match heard.await? {
+        Ok(match heard.await.ok_or(Failure::Ending)? {
             Some(events) => {
                 visit.looks_on.set(true);
                 answer::stream(events)
@@ -372,8 +373,19 @@ fn outcome(ordered: &Ordered) -> (StatusCode, String) {
 
 const ENDING: &str = "the process is draining or ending";
 
-fn ending(head: &request::Parts) -> Answer {
-    answer::failed(StatusCode::SERVICE_UNAVAILABLE, ENDING, &head.headers)
+fn failed(failure: &Failure, head: &request::Parts) -> Answer {
+    let (status, error) = match failure {
+        Failure::Ending => (StatusCode::SERVICE_UNAVAILABLE, ENDING.to_owned()),
+        Failure::Thread(error) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("there is no thread to write this: {error}; try again"),
+        ),
+        Failure::Panicked => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "writing this has failed, which is a bug: stderr of the process says where".to_owned(),
+        ),
+    };
+    answer::failed(status, &error, &head.headers)
 }
 
 fn missed(miss: &Miss, head: &request::Parts) -> Answer {
