@@ -1,5 +1,6 @@
 //! Renderings that are shared: whoever asks for one while it is under way, or has just been made, gets the
-//! same, so that a thousand scrapes cost what one does.
+//! same, so that a thousand scrapes cost what one does. Whoever reads slowly keeps one alive, and of those
+//! there are only so many.
 
 use std::future::Future;
 use std::io;
@@ -15,13 +16,34 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use super::super::capacity::ADMIN_CONNECTIONS;
 use super::answer;
 use super::ask::{Ask, Asking};
 use super::metrics::{self, Format};
 use crate::config::effective;
 
-/// How old metrics may be.
-const FRESH: Duration = Duration::from_millis(250);
+/// For metrics: of ten thousand backends they are tens of MiB, and there may be a new one every 250 ms, so that
+/// it is better to show an older one than to keep one for each who doesn't read.
+const METRICS: Terms = Terms {
+    fresh: Duration::from_millis(250),
+    held_max: 4,
+};
+
+/// For what has to be as it is now: whoever has just ordered something sees what came of it. Each connection
+/// holds one at most.
+const AS_IT_IS: Terms = Terms {
+    fresh: Duration::ZERO,
+    held_max: ADMIN_CONNECTIONS as usize,
+};
+
+/// When the newest rendering will do.
+#[derive(Clone, Copy)]
+struct Terms {
+    /// It was begun so shortly before it is asked for, or later.
+    fresh: Duration,
+    /// So many are still being read.
+    held_max: usize,
+}
 
 /// How far the thread that renders stands back: where every core is taken, it gets a tenth of one.
 const NICE: i32 = 10;
@@ -53,7 +75,7 @@ async fn beside<T: Send + 'static>(
     told.await.map_err(|_| Failure::Panicked)
 }
 
-/// The last ones. Who has the lock makes the next one.
+/// The last ones of each kind. Who has the lock makes the next one.
 pub(super) struct Renderings {
     metrics: [Slot; Format::ALL.len()],
     status: Slot,
@@ -61,7 +83,8 @@ pub(super) struct Renderings {
     config: [Slot; 2],
 }
 
-type Slot = Arc<Mutex<Option<Rendering>>>;
+/// The newest last. The others are kept as long as somebody reads them, to be counted.
+type Slot = Arc<Mutex<Vec<Rendering>>>;
 
 struct Rendering {
     begun: Instant,
@@ -91,7 +114,7 @@ impl Renderings {
             let source = asking.ask(Ask::Source).await.ok_or(Failure::Ending)?;
             beside(move || metrics::render(&source, format)).await
         };
-        shared(&self.metrics[format as usize], FRESH, make).await
+        shared(&self.metrics[format as usize], METRICS, make).await
     }
 
     /// The status as JSON, as of a moment after it was asked for: whoever has just ordered something sees what
@@ -105,7 +128,7 @@ impl Renderings {
             let status = asking.ask(Ask::Status).await.ok_or(Failure::Ending)?;
             Ok(answer::json_line(&status))
         };
-        shared(&self.status, Duration::ZERO, make).await
+        shared(&self.status, AS_IT_IS, make).await
     }
 
     /// The configuration, as TOML or as `json`, as of a moment after it was asked for.
@@ -125,31 +148,34 @@ impl Renderings {
             };
             beside(write).await
         };
-        shared(&self.config[usize::from(json)], Duration::ZERO, make).await
+        shared(&self.config[usize::from(json)], AS_IT_IS, make).await
     }
 }
 
-/// The last rendering, if that was begun so shortly before now or later, or else what `make` makes. Those who
-/// wait meanwhile share the next one, however long it takes. Once begun it is made even if nobody waits for it
-/// any more, so that there is never more than one under way.
+/// The newest rendering, if it will do by the `terms`, or else what `make` makes. Those who wait meanwhile share
+/// the next one, however long it takes. Once begun it is made even if nobody waits for it any more, so that
+/// there is never more than one under way.
 async fn shared(
     slot: &Slot,
-    fresh: Duration,
+    terms: Terms,
     make: impl Future<Output = Result<Bytes, Failure>> + 'static,
 ) -> Result<Bytes, Failure> {
     // Before the wait for the lock: who waits for a long one would find it old.
     let asked = Instant::now();
     let mut slot = slot.clone().lock_owned().await;
-    if let Some(last) = slot.as_ref().filter(|it| it.begun + fresh >= asked) {
+    // Who was given one has a part of it as long as not all is sent.
+    slot.retain(|it| it.begun + terms.fresh >= asked || !it.bytes.is_unique());
+    let are_held = slot.len() >= terms.held_max;
+    let newest = slot.last();
+    if let Some(last) = newest.filter(|it| are_held || it.begun + terms.fresh >= asked) {
         return Ok(last.bytes.clone());
     }
     let making = spawn_local(async move {
         let begun = Instant::now();
         let bytes = make.await?;
-        let shared = bytes.clone();
-        *slot = Some(Rendering {
+        slot.push(Rendering {
             begun,
-            bytes: shared,
+            bytes: bytes.clone(),
         });
         Ok(bytes)
     });
@@ -176,7 +202,7 @@ mod tests {
             sleep(SLOW).await;
             Ok(Bytes::from(vec![made.get()]))
         };
-        shared(slot, FRESH, make).await.unwrap()
+        shared(slot, METRICS, make).await.unwrap()
     }
 
     #[tokio::test(start_paused = true)]
@@ -209,9 +235,32 @@ mod tests {
                 let (slot, made) = (slot.clone(), made.clone());
                 async move { ask(&slot, &made).await }
             });
-            sleep(FRESH + Duration::from_millis(1)).await;
+            sleep(METRICS.fresh + Duration::from_millis(1)).await;
             assert_eq!(ask(&slot, &made).await, [2][..]);
             assert_eq!(first.await.unwrap(), [1][..]);
+        };
+        LocalSet::new().run_until(all).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_dont_read_keep_four_renderings_and_no_more() {
+        let (slot, made) = (Slot::default(), Rc::new(Cell::new(0)));
+        let all = async {
+            let mut held = Vec::new();
+            for _ in 0..8 {
+                // Each is older by then than one may be.
+                sleep(SLOW).await;
+                held.push(ask(&slot, &made).await);
+            }
+            let numbers: Vec<u8> = held.iter().map(|bytes| bytes[0]).collect();
+            assert_eq!(numbers, [1, 2, 3, 4, 4, 4, 4, 4]);
+            assert_eq!(slot.lock().await.len(), METRICS.held_max);
+            // As soon as one of them is read to its end there is a new one.
+            held.remove(1);
+            assert_eq!(ask(&slot, &made).await, [5][..]);
+            held.clear();
+            assert_eq!(ask(&slot, &made).await, [6][..]);
+            assert_eq!(slot.lock().await.len(), 1, "nobody has those before it");
         };
         LocalSet::new().run_until(all).await;
     }
