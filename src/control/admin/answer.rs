@@ -2,24 +2,25 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
-use tokio::sync::mpsc;
 
+use super::events::Heard;
 use super::guard::Denial;
 use super::page;
 
 /// What the kernel is given at once: it does not stop copying for a worker that has something to do.
 const FRAME: usize = 64 * 1024;
 
-/// A body: all of it, or what comes until its sender goes.
-pub(super) enum Payload {
-    Whole(Option<Bytes>),
-    Stream(mpsc::Receiver<Bytes>),
+/// A body: what is there, and then what comes until its sender goes.
+pub(super) struct Payload {
+    /// Of what is there, what was not taken yet.
+    rest: Bytes,
+    more: Option<Heard>,
 }
 
 impl Body for Payload {
@@ -30,26 +31,31 @@ impl Body for Payload {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let next = match self.get_mut() {
-            Self::Whole(Some(bytes)) if bytes.len() > FRAME => {
-                Poll::Ready(Some(bytes.split_to(FRAME)))
+        let Self { rest, more } = self.get_mut();
+        while rest.is_empty() {
+            let Some(heard) = more else {
+                return Poll::Ready(None);
+            };
+            match ready!(heard.events.poll_recv(context)) {
+                Some(event) => *rest = event,
+                None => *more = None,
             }
-            Self::Whole(bytes) => Poll::Ready(bytes.take()),
-            Self::Stream(receiver) => receiver.poll_recv(context),
-        };
-        next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+        }
+        if let Some(heard) = more {
+            heard.reads.set(true);
+        }
+        let frame = rest.split_to(rest.len().min(FRAME));
+        Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
+        self.rest.is_empty() && self.more.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |it| it.len() as u64))
-            }
-            Self::Stream(_) => SizeHint::default(),
+        match self.more {
+            None => SizeHint::with_exact(self.rest.len() as u64),
+            Some(_) => SizeHint::default(),
         }
     }
 }
@@ -63,16 +69,20 @@ pub(super) const TOML: &str = "application/toml";
 
 /// With these bytes.
 pub(super) fn whole(status: StatusCode, kind: &'static str, bytes: impl Into<Bytes>) -> Answer {
-    new(status, kind, Payload::Whole(Some(bytes.into())))
+    let payload = Payload {
+        rest: bytes.into(),
+        more: None,
+    };
+    new(status, kind, payload)
 }
 
 /// With what is to come.
-pub(super) fn stream(receiver: mpsc::Receiver<Bytes>) -> Answer {
-    new(
-        StatusCode::OK,
-        "text/event-stream",
-        Payload::Stream(receiver),
-    )
+pub(super) fn stream(heard: Heard) -> Answer {
+    let payload = Payload {
+        rest: Bytes::new(),
+        more: Some(heard),
+    };
+    new(StatusCode::OK, "text/event-stream", payload)
 }
 
 fn new(status: StatusCode, kind: &'static str, payload: Payload) -> Answer {
@@ -173,7 +183,42 @@ fn range(range: &str) -> (&str, u32) {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
+    use http_body_util::BodyExt;
+    use tokio::sync::mpsc;
+
     use super::*;
+
+    /// How long its frames are.
+    async fn frames(answer: Answer) -> Vec<usize> {
+        let mut body = answer.into_body();
+        let mut lengths = Vec::new();
+        while let Some(Ok(frame)) = body.frame().await {
+            lengths.push(frame.data_ref().map_or(0, Bytes::len));
+        }
+        assert!(body.is_end_stream());
+        lengths
+    }
+
+    #[tokio::test]
+    async fn what_is_long_goes_out_in_frames_also_where_more_is_to_come() {
+        let long = || Bytes::from(vec![b'x'; 2 * FRAME + 1]);
+        let answer = whole(StatusCode::OK, TEXT, long());
+        assert_eq!(answer.body().size_hint().exact(), Some(2 * 65_536 + 1));
+        assert_eq!(frames(answer).await, [FRAME, FRAME, 1]);
+        assert!(frames(whole(StatusCode::OK, TEXT, "")).await.is_empty());
+        let (sender, events) = mpsc::channel(3);
+        for event in [long(), Bytes::new(), "short".into()] {
+            sender.try_send(event).unwrap();
+        }
+        drop(sender);
+        let reads = Rc::default();
+        assert_eq!(
+            frames(stream(Heard { events, reads })).await,
+            [FRAME, FRAME, 1, 5]
+        );
+    }
 
     fn preferred(accept: &str, kinds: &[&str]) -> Option<usize> {
         let mut headers = HeaderMap::new();

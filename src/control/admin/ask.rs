@@ -3,11 +3,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::super::socket::{Part, Status};
+use super::events::Heard;
 use super::metrics::Source;
 use crate::config::{Config, LogLevel};
 
@@ -25,7 +25,7 @@ pub(in crate::control) enum Ask {
     LookOn {
         /// Notified when it has not read.
         cut: Rc<Notify>,
-        answer: oneshot::Sender<Option<mpsc::Receiver<Bytes>>>,
+        answer: oneshot::Sender<Option<Heard>>,
     },
     /// To drain the whole process.
     End {

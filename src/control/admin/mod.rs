@@ -39,6 +39,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 pub(super) use self::ask::Ask;
+pub(super) use self::events::Heard;
 pub(super) use self::listen::Bound;
 pub use self::listen::ListenError;
 pub(super) use self::metrics::Reloads;
@@ -156,9 +157,13 @@ impl Admin {
         self.endpoint.subscribers.count() > 0
     }
 
-    /// One more looks on, and hears `opening` first; `None` = there are as many as there may be. `cut` is notified
-    /// when it has not read.
-    pub(super) fn look_on(&self, cut: Rc<Notify>, opening: Bytes) -> Option<mpsc::Receiver<Bytes>> {
+    /// One more looks on, and hears the `opening` first; `None` = there are as many as there may be. `cut` is
+    /// notified when it has not read.
+    pub(super) fn look_on(
+        &self,
+        cut: Rc<Notify>,
+        opening: impl FnOnce() -> Bytes,
+    ) -> Option<Heard> {
         self.endpoint.subscribers.add(cut, opening)
     }
 

@@ -26,18 +26,25 @@ impl History {
         }
     }
 
-    /// All of them, the oldest first, as an event.
-    pub(super) fn event(&self) -> String {
-        let mut list = String::with_capacity(self.bytes + self.pulses.len());
-        for pulse in &self.pulses {
-            if !list.is_empty() {
-                list.push(',');
+    /// All of them, the oldest first, as an event with `others` behind it. It is long: it is written once.
+    pub(super) fn event_before(&self, others: &str) -> String {
+        let length = BEGIN.len() + self.bytes + self.pulses.len() + END.len() + others.len();
+        let mut text = String::with_capacity(length);
+        text.push_str(BEGIN);
+        for (place, pulse) in self.pulses.iter().enumerate() {
+            if place > 0 {
+                text.push(',');
             }
-            list.push_str(pulse);
+            text.push_str(pulse);
         }
-        super::event("history", &format!("{{\"pulses\":[{list}]}}"))
+        text.push_str(END);
+        text.push_str(others);
+        text
     }
 }
+
+const BEGIN: &str = "event: history\ndata: {\"pulses\":[";
+const END: &str = "]}\n\n";
 
 #[cfg(test)]
 mod tests {
@@ -46,12 +53,13 @@ mod tests {
     #[test]
     fn the_last_five_minutes_are_kept_in_their_order() {
         let mut history = History::default();
-        assert_eq!(history.event(), "event: history\ndata: {\"pulses\":[]}\n\n");
+        let none = "event: history\ndata: {\"pulses\":[]}\n\n";
+        assert_eq!(history.event_before(""), none);
         (0..302).for_each(|it| history.add(it.to_string()));
         assert_eq!(history.pulses.len(), PULSES_MAX);
-        let event = history.event();
+        let event = history.event_before("more");
         assert!(event.starts_with("event: history\ndata: {\"pulses\":[2,3,"));
-        assert!(event.ends_with(",300,301]}\n\n"));
+        assert!(event.ends_with(",300,301]}\n\nmore"));
     }
 
     #[test]

@@ -21,11 +21,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use self::history::History;
 use self::marks::{BackendMark, ListenerMark, Marks, UpstreamMark};
+use super::admin::Heard;
 use super::apply::unix_ms;
 use super::process::Process;
 use super::socket::{
@@ -51,6 +52,8 @@ pub(super) struct Pulses {
     taking: Taking,
     latest: Pulse,
     history: History,
+    /// What whoever begins to look on before the next one hears, once somebody has.
+    opening: Option<Bytes>,
     /// Somebody has asked for one.
     asked: Option<Instant>,
     /// The number of the last line that those who look on have heard.
@@ -87,6 +90,7 @@ impl Pulses {
             taking: Taking::default(),
             latest: Pulse::default(),
             history: History::default(),
+            opening: None,
             asked: None,
             told: 0,
         }
@@ -98,6 +102,7 @@ impl Pulses {
     }
 
     fn take(&mut self, shared: &Shared, about: &About, now: Instant, watched: bool) {
+        self.opening = None;
         let is_first = self.taking.last.is_none();
         self.latest = self.taking.take(shared, about, now);
         if !is_first {
@@ -125,12 +130,15 @@ impl Pulses {
         &self.latest
     }
 
-    /// What whoever begins to look on hears first.
-    fn opening(&self) -> Bytes {
-        let lines = news().after(0);
-        let heard = lines.iter().filter(|line| line.number <= self.told);
-        let lines = lines_event(heard);
-        Bytes::from(self.history.event() + &lines)
+    /// What whoever begins to look on hears first. All who do so before the next pulse share it.
+    fn opening(&mut self) -> Bytes {
+        let (history, told) = (&self.history, self.told);
+        let opening = self.opening.get_or_insert_with(|| {
+            let lines = news().after(0);
+            let heard = lines.iter().filter(|line| line.number <= told);
+            Bytes::from(history.event_before(&lines_event(heard)))
+        });
+        opening.clone()
     }
 
     /// What those who look on hear of the latest one.
@@ -327,8 +335,8 @@ impl Process {
     }
 
     /// One more looks on: where it hears; `None` = there are as many as there may be.
-    pub(super) fn look_on(&self, cut: Rc<Notify>) -> Option<mpsc::Receiver<Bytes>> {
-        self.admin.look_on(cut, self.pulses.opening())
+    pub(super) fn look_on(&mut self, cut: Rc<Notify>) -> Option<Heard> {
+        self.admin.look_on(cut, || self.pulses.opening())
     }
 }
 

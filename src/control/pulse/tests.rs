@@ -273,6 +273,22 @@ async fn backends_are_told_while_somebody_looks_and_for_some_seconds_after_a_que
 }
 
 #[tokio::test]
+async fn who_begins_to_look_on_between_two_pulses_shares_the_history() {
+    let played = Played::untouched(ONE);
+    let mut pulses = Pulses::new();
+    let opened = |pulses: &mut Pulses, second| {
+        pulses.take(&played.shared, &about(second), at(second), true);
+        let [opening, again] = [(); 2].map(|()| pulses.opening());
+        assert_eq!(opening.as_ptr(), again.as_ptr(), "it is the same");
+        String::from_utf8_lossy(&opening)
+            .matches("period_ms")
+            .count()
+    };
+    let counts = [1, 2, 3].map(|second| opened(&mut pulses, second));
+    assert_eq!(counts, [0, 1, 2]);
+}
+
+#[tokio::test]
 async fn the_history_is_brief_and_has_no_pulse_without_a_period() {
     let played = Played::untouched(ONE);
     let mut pulses = Pulses::new();
