@@ -1,17 +1,21 @@
 //! The access log: a line per session, written by a thread of its own out of a bounded queue, so that a slow
 //! disk holds up nobody. What can't be written is counted and forgotten, and serving goes on.
 
+mod batch;
 mod line;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use self::batch::{Batch, Unwritten};
 use super::Error;
+use super::writing::{self, Writing};
 use crate::config::{self, Config, LogFormat, LogLevel};
 use crate::ring;
 use crate::telemetry::events::Events;
@@ -56,8 +60,7 @@ impl Settings {
 /// The thread that writes.
 pub(super) struct AccessLog {
     asked: Arc<Mutex<Asked>>,
-    /// Disconnected when it has ended.
-    ended: Receiver<()>,
+    writing: Writing,
 }
 
 /// What the thread is to do before its next line.
@@ -86,6 +89,18 @@ impl Opened {
             }
         })
     }
+
+    /// What is written to one goes on in the other.
+    fn goes_on_in(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Stdout, Self::Stdout) => true,
+            (Self::File(one), Self::File(other)) => {
+                let file = |file: &File| file.metadata().map(|it| (it.dev(), it.ino())).ok();
+                file(one).is_some() && file(one) == file(other)
+            }
+            _ => false,
+        }
+    }
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -113,30 +128,19 @@ impl AccessLog {
         events: &Arc<Events>,
         prepared: Prepared,
     ) -> io::Result<Self> {
+        let Prepared(settings, opened) = prepared;
+        settings.want_of(events);
         let asked = Arc::new(Mutex::new(Asked::default()));
-        let (ends, ended) = mpsc::channel();
         let mut writer = Writer {
-            settings: prepared.0.clone(),
-            opened: Opened::Nothing,
+            settings,
+            opened,
             asked: asked.clone(),
             losses: events.sessions.losses.clone(),
-            lines: Vec::new(),
-            count: 0,
-            torn: false,
-            skipped: 0,
-            dropped: 0,
+            batch: Batch::default(),
             complained: None,
         };
-        let log = Self { asked, ended };
-        log.change(events, prepared);
-        let write = move || {
-            let _ends: mpsc::Sender<()> = ends;
-            writer.write_all(&records);
-        };
-        thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(write)?;
-        Ok(log)
+        let writing = writing::begin("access-log", move || writer.write_all(&records))?;
+        Ok(Self { asked, writing })
     }
 
     /// Goes by these settings from the next line on.
@@ -165,10 +169,7 @@ impl AccessLog {
 
     /// Waits until all is written, once nobody has anything to tell any more.
     pub(super) fn finish(&self) {
-        /// A terminal may be stuck, and the process shall end all the same.
-        const PATIENCE: Duration = Duration::from_secs(1);
-        // Nothing is ever sent: it is over in time, or not.
-        let _ = self.ended.recv_timeout(PATIENCE);
+        self.writing.finish();
     }
 }
 
@@ -188,14 +189,7 @@ struct Writer {
     opened: Opened,
     asked: Arc<Mutex<Asked>>,
     losses: Arc<Losses>,
-    lines: Vec<u8>,
-    /// Lines in `lines`.
-    count: u64,
-    /// The last line in the file is not whole.
-    torn: bool,
-    /// Of both, how many were told.
-    skipped: u64,
-    dropped: u64,
+    batch: Batch,
     complained: Option<crate::time::Instant>,
 }
 
@@ -234,23 +228,36 @@ impl Writer {
         };
         if let Some((settings, opened)) = asked.settings {
             self.settings = settings;
-            self.opened = opened;
+            self.write_to(opened);
         }
         if let Some(in_log) = asked.in_log {
             self.settings.in_log = in_log;
         }
-        if let (true, config::AccessLog::File(path)) = (asked.reopen, &self.settings.sink) {
-            match open(path) {
-                Ok(file) => {
-                    self.opened = Opened::File(file);
-                    self.torn = false;
-                    tracing::info!(path = %path.display(), "access log opened again");
-                }
-                Err(error) => {
-                    tracing::error!(%error, path = %path.display(), "the access log can't be opened again: the old file stays in use");
-                }
+        if asked.reopen {
+            self.reopen();
+        }
+    }
+
+    fn reopen(&mut self) {
+        let config::AccessLog::File(path) = self.settings.sink.clone() else {
+            return;
+        };
+        match open(&path) {
+            Ok(file) => {
+                self.write_to(Opened::File(file));
+                tracing::info!(path = %path.display(), "access log opened again");
+            }
+            Err(error) => {
+                tracing::error!(%error, path = %path.display(), "the access log can't be opened again: the old file stays in use");
             }
         }
+    }
+
+    fn write_to(&mut self, opened: Opened) {
+        if !self.opened.goes_on_in(&opened) {
+            self.batch.begin_anew();
+        }
+        self.opened = opened;
     }
 
     fn take(&mut self, record: &SessionRecord) {
@@ -259,44 +266,33 @@ impl Writer {
         }
         if self.settings.sink != config::AccessLog::Off {
             let ago = ring::now() - record.at;
-            line::write(&mut self.lines, record, ago, self.settings.format);
-            self.count += 1;
+            self.batch.add(record, ago, self.settings.format);
         }
     }
 
-    /// What is missing in the log stands there as a number.
     fn tell_losses(&mut self) {
-        let (skipped, dropped) = (self.losses.skipped.value(), self.losses.dropped.value());
-        let news = (skipped - self.skipped, dropped - self.dropped);
-        if news == (0, 0) || self.settings.sink == config::AccessLog::Off {
-            return;
+        if self.settings.sink != config::AccessLog::Off {
+            let now = batch::Losses {
+                skipped: self.losses.skipped.value(),
+                dropped: self.losses.dropped.value(),
+            };
+            self.batch.add_losses(now, self.settings.format);
         }
-        (self.skipped, self.dropped) = (skipped, dropped);
-        line::write_losses(&mut self.lines, news, self.settings.format);
     }
 
     fn flush(&mut self) {
-        if self.lines.is_empty() {
-            return;
-        }
-        if std::mem::take(&mut self.torn) {
-            self.lines.insert(0, b'\n');
-        }
         let written = match &mut self.opened {
-            Opened::Nothing => Ok(()),
-            Opened::Stdout => write_whole(&mut io::stdout().lock(), &self.lines, &mut self.torn),
-            Opened::File(file) => write_whole(file, &self.lines, &mut self.torn),
+            Opened::Nothing => self.batch.write(&mut io::sink()),
+            Opened::Stdout => self.batch.write(&mut io::stdout().lock()),
+            Opened::File(file) => self.batch.write(file),
         };
-        if let Err(error) = written {
-            self.complain(&error);
+        if let Err(unwritten) = written {
+            self.complain(&unwritten);
         }
-        self.lines.clear();
-        self.count = 0;
     }
 
-    fn complain(&mut self, error: &io::Error) {
-        let lost = self.count;
-        (0..lost).for_each(|_| self.losses.unwritten.add());
+    fn complain(&mut self, Unwritten { lost, error }: &Unwritten) {
+        (0..*lost).for_each(|_| self.losses.unwritten.add());
         let now = ring::now();
         if self
             .complained
@@ -308,59 +304,20 @@ impl Writer {
     }
 }
 
-/// `torn`: only a part was written.
-fn write_whole(to: &mut impl Write, bytes: &[u8], torn: &mut bool) -> io::Result<()> {
-    let mut left = bytes;
-    let outcome = loop {
-        match to.write(left) {
-            Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => left = &left[count..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => break Err(error),
-        }
-        if left.is_empty() {
-            break to.flush();
-        }
-    };
-    let written = &bytes[..bytes.len() - left.len()];
-    *torn = written.last().is_some_and(|last| *last != b'\n');
-    outcome
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Takes so many bytes.
-    struct Full(usize, Vec<u8>);
-
-    impl Write for Full {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let count = bytes.len().min(self.0);
-            if count == 0 {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            self.0 -= count;
-            self.1.extend(&bytes[..count]);
-            Ok(count)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
-    fn a_full_disk_is_an_error_and_tells_whether_a_line_was_cut() {
-        for (room, fails, cut) in [
-            (0, true, false),
-            (3, true, true),
-            (4, true, false),
-            (8, false, false),
-        ] {
-            let (mut disk, mut torn) = (Full(room, Vec::new()), false);
-            let outcome = write_whole(&mut disk, b"abc\ndef\n", &mut torn);
-            assert_eq!((outcome.is_err(), torn), (fails, cut), "{room}");
-        }
+    fn a_file_is_known_again_and_another_one_by_its_name_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.log");
+        let open = || Opened::File(open(&path).expect("it can be written"));
+        let first = open();
+        assert!(first.goes_on_in(&open()));
+        std::fs::rename(&path, folder.path().join("a.log.1")).expect("it is there");
+        assert!(!first.goes_on_in(&open()));
+        assert!(!first.goes_on_in(&Opened::Stdout));
+        assert!(Opened::Stdout.goes_on_in(&Opened::Stdout));
     }
 }

@@ -2,46 +2,23 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
-use std::time::Duration;
+use std::sync::mpsc::Receiver;
 
+use super::writing::{self, Writing};
 use crate::telemetry::events::{BackendNews, Event, Events};
 
-/// The thread that writes.
-pub(super) struct Reporter {
-    /// Disconnected when it has ended.
-    ended: Receiver<()>,
-}
-
 /// Starts logging the events.
-pub(super) fn report(told: Receiver<Event>, events: &Arc<Events>) -> io::Result<Reporter> {
+pub(super) fn report(told: Receiver<Event>, events: &Arc<Events>) -> io::Result<Writing> {
     let events = Arc::downgrade(events);
-    let (ends, ended) = mpsc::channel();
-    thread::Builder::new()
-        .name("events".to_owned())
-        .spawn(move || {
-            let _ends: mpsc::Sender<()> = ends;
-            for event in told {
-                write(&event);
-                let dropped = events.upgrade().map_or(0, |events| events.take_dropped());
-                if dropped > 0 {
-                    tracing::warn!(dropped, "more events than could be logged");
-                }
+    writing::begin("events", move || {
+        for event in told {
+            write(&event);
+            let dropped = events.upgrade().map_or(0, |events| events.take_dropped());
+            if dropped > 0 {
+                tracing::warn!(dropped, "more events than could be logged");
             }
-        })?;
-    Ok(Reporter { ended })
-}
-
-impl Reporter {
-    /// Waits until all is written, once nobody has anything to tell any more: how the last sessions
-    /// ended would be lost with the process.
-    pub(super) fn finish(self) {
-        /// A terminal may be stuck, and the process shall end all the same.
-        const PATIENCE: Duration = Duration::from_secs(1);
-        // Nothing is ever sent: it is over in time, or not.
-        let _ = self.ended.recv_timeout(PATIENCE);
-    }
+        }
+    })
 }
 
 fn write(event: &Event) {

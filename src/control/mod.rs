@@ -30,6 +30,7 @@ mod stopped;
 mod succession;
 mod upgrade;
 mod workers;
+mod writing;
 
 use std::fmt;
 use std::io;

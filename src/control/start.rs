@@ -31,6 +31,7 @@ use super::succession::{Ancestors, State, Succession};
 use super::upgrade::sessions::{self, Came};
 use super::upgrade::{Committed, Inheritance, Launch, OfferedBinding, Predecessor};
 use super::workers::{Plan, Workers};
+use super::writing::Writing;
 use super::{
     Error, events, max_connections, plan, screen, seed, tell_max_sessions, with_max_sessions,
 };
@@ -256,7 +257,7 @@ impl Ready {
         &self,
         events: &Arc<Events>,
         told: Told,
-    ) -> Result<(events::Reporter, Rc<AccessLog>), Error> {
+    ) -> Result<(Writing, Rc<AccessLog>), Error> {
         let reporter = events::report(told.events, events).map_err(Error::Resources)?;
         let settings = access_log::Settings::of(&self.config);
         let sink = access_log::prepare(settings)?;
