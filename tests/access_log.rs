@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::Path;
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -236,4 +237,42 @@ fn a_log_that_cant_be_opened_is_an_error_at_start() {
         said.contains("can't open the access log /none/such/access.log"),
         "{said}"
     );
+}
+
+#[test]
+fn a_fifo_that_nobody_reads_refuses_the_reload_and_one_with_a_reader_gets_its_lines() {
+    let backend = Backend::echo();
+    let folder = tempfile::tempdir().expect("a folder");
+    let [file, fifo] = ["a.log", "a.fifo"].map(|name| folder.path().join(name));
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
+    let with = |path: &Path| {
+        config(
+            &[&backend.address],
+            "",
+            "",
+            &logged(&path.display().to_string()),
+        )
+    };
+    let proxy = Proxy::start(&with(&file));
+    let refused = proxy.reload(&with(&fifo)).to_string();
+    assert!(
+        refused.contains("a.fifo: it is a FIFO that nobody reads"),
+        "{refused}"
+    );
+    // Its control thread goes on.
+    assert_eq!(proxy.status()["generation"], 1);
+    let nonblocking = OFlags::RDONLY | OFlags::NONBLOCK;
+    let reader = rustix::fs::open(&fifo, nonblocking, Mode::empty()).expect("it is there");
+    assert_eq!(proxy.reload(&with(&fifo))["message"], "reloaded");
+    drop(exchange(None, &proxy.address("web")).expect("served"));
+    let mut reader = std::fs::File::from(reader);
+    let mut read = Vec::new();
+    eventually("a line in the FIFO", || {
+        // Until it has come there is none.
+        let _ = reader.read_to_end(&mut read);
+        read.ends_with(b"\n").then_some(())
+    });
+    let line: Value = serde_json::from_slice(&read).expect("one line of JSON");
+    assert_eq!(line["listener"], "web");
+    proxy.end();
 }

@@ -6,12 +6,15 @@ mod line;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 
 use self::batch::{Batch, Unwritten};
 use super::Error;
@@ -104,7 +107,23 @@ impl Opened {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+    // To open a FIFO waits for its reader, and who opens this has more to do.
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).custom_flags(flags);
+    let file = options.open(path).map_err(|error| {
+        match Errno::from_io_error(&error) {
+            Some(Errno::NXIO) => io::Error::new(
+                error.kind(),
+                "it is a FIFO that nobody reads, or a socket: start the reader first, or name a file",
+            ),
+            _ => error,
+        }
+    })?;
+    // It is the thread that writes that waits from now on, which may.
+    let flags = fcntl_getfl(&file)?;
+    fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 /// A sink that was tried out, for [`AccessLog::change`].
