@@ -396,6 +396,8 @@ const listen = async () => {
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return null;
+    // Over a slow line the first event takes longer than one may be silent.
+    heard();
     const from = Math.max(0, text.length - 1);
     text += value;
     for (let end = text.indexOf("\n\n", from); end >= 0; end = text.indexOf("\n\n")) {
@@ -410,7 +412,6 @@ const take = (event) => {
   const of = (name) => fields.filter(([key]) => key === name).map(([, value]) => value).join("\n");
   const what = receive[of("event")];
   if (!what) return;
-  heard();
   try {
     what(JSON.parse(of("data")));
   } catch (error) {
