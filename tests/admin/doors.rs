@@ -130,5 +130,8 @@ fn a_long_body_is_refused_in_words_that_arrive() {
     let refused = sent((64 << 10) + 1);
     assert_eq!(refused.status, 413, "{refused:?}");
     assert!(refused.body.contains("at most 64 KiB"), "{refused:?}");
+    proxy.wait_line("the refusal in the log", |line| {
+        (line["message"] == "admin request" && line["status"] == 413).then_some(())
+    });
     proxy.end();
 }

@@ -215,3 +215,28 @@ fn the_level_of_the_log_holds_until_the_next_reload() {
         .filter(|line| text(line, "message") == "session closed");
     assert_eq!(told.count(), 1);
 }
+
+#[test]
+fn each_post_is_logged_also_one_that_comes_to_nothing() {
+    let (proxy, _backend, _folder) = at_a_path();
+    let admin = proxy.admin();
+    for (target, status) in [
+        ("/log-level?level=info", 200),
+        ("/log-level?level=loud", 400),
+        ("/nothing", 404),
+        ("/drain?listener=no", 404),
+        ("/status", 405),
+        ("/backends/app/b9/enable", 404),
+    ] {
+        assert_eq!(post(&admin, target).status, status, "{target}");
+        let request = format!("POST {target}");
+        let logged = proxy.wait_line(target, |line| {
+            (line["message"] == "admin request" && line["request"] == *request)
+                .then(|| line.clone())
+        });
+        assert_eq!(logged["status"], status, "{logged}");
+        assert!(text(&logged, "from").starts_with("uid "), "{logged}");
+    }
+    assert_eq!(get(&admin, "/status").json()["generation"], 1);
+    proxy.end();
+}

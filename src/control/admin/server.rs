@@ -37,6 +37,9 @@ use crate::config::{self, Token};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// From accepting to the last byte of the answer.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For an order to be carried out, beside that: as long as `ringress reload` waits, since a file has names to
+/// resolve.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(120);
 /// For the rest of a request that was not wanted, so that its sender reads the answer instead of a reset.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -71,12 +74,24 @@ struct Visit {
     tcp: bool,
     /// Who it is, as people are told.
     peer: String,
-    /// It looks on, for as long as it likes.
-    looks_on: Cell<bool>,
+    stay: Cell<Stay>,
     /// It doesn't read.
     cut: Rc<Notify>,
     /// The request goes on, and is not wanted.
     unread: Cell<bool>,
+    /// Held until what was ordered is done, too, whoever has gone.
+    _place: OwnedSemaphorePermit,
+}
+
+/// How long a visit may last.
+#[derive(Clone, Copy)]
+enum Stay {
+    /// As long as an exchange.
+    Exchange,
+    /// As long as an order takes, too.
+    Order,
+    /// It looks on, for as long as it likes.
+    LookingOn,
 }
 
 impl Endpoint {
@@ -123,14 +138,9 @@ impl Endpoint {
         let _ = self.places.acquire_many(ADMIN_CONNECTIONS).await;
     }
 
-    async fn converse(self: Rc<Self>, stream: Stream, _place: OwnedSemaphorePermit) {
-        let visit = Rc::new(Visit {
-            tcp: matches!(stream, Stream::Tcp(_)),
-            peer: stream.peer(),
-            looks_on: Cell::new(false),
-            cut: Rc::default(),
-            unread: Cell::new(false),
-        });
+    async fn converse(self: Rc<Self>, stream: Stream, place: OwnedSemaphorePermit) {
+        let tcp = matches!(stream, Stream::Tcp(_));
+        let visit = Rc::new(Visit::new(tcp, stream.peer(), place));
         match stream {
             Stream::Tcp(stream) => self.exchange(stream, visit).await,
             Stream::Unix(stream) => self.exchange(stream, visit).await,
@@ -170,7 +180,7 @@ impl Endpoint {
         }
     }
 
-    async fn answer(&self, visit: &Visit, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, visit: &Rc<Visit>, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
         visit.unread.set(!body.is_end_stream());
         let path = head.uri.path();
@@ -197,7 +207,18 @@ impl Endpoint {
                 let told = self.tell(route, &head, visit).await;
                 told.unwrap_or_else(|failure| failed(&failure, &head))
             }
-            Err(miss) => missed(&miss, &head),
+            Err(miss) => {
+                let (status, error) = missed(&miss);
+                if orders {
+                    visit.note(&shown(&head), status, &error);
+                }
+                let mut answer = answer::failed(status, &error, &head.headers);
+                if let Miss::Method(allow) = miss {
+                    let allow = HeaderValue::from_static(allow);
+                    answer.headers_mut().insert(header::ALLOW, allow);
+                }
+                answer
+            }
         }
     }
 
@@ -250,7 +271,7 @@ impl Endpoint {
         let heard = self.asking.ask(|answer| Ask::LookOn { cut, answer });
         Ok(match heard.await.ok_or(Failure::Ending)? {
             Some(events) => {
-                visit.looks_on.set(true);
+                visit.stay.set(Stay::LookingOn);
                 answer::stream(events)
             }
             None => {
@@ -270,7 +291,7 @@ impl Endpoint {
         route: Route,
         head: &request::Parts,
         body: Incoming,
-        visit: &Visit,
+        visit: &Rc<Visit>,
     ) -> Answer {
         // It says nothing that the path doesn't; but who sends one waits for it to be taken.
         if let Err(error) = Limited::new(body, BODY_BYTES_MAX).collect().await {
@@ -281,45 +302,76 @@ impl Endpoint {
                 ),
                 None => (StatusCode::BAD_REQUEST, "the body can't be read"),
             };
+            visit.note(&shown(head), status, error);
             return answer::failed(status, error, &head.headers);
         }
         visit.unread.set(false);
-        let ordered = match route {
-            Route::End(deadline) => {
-                self.asking
-                    .ask(|answer| Ask::End { deadline, answer })
-                    .await
-            }
-            Route::Order(order) => self.asking.ask(|answer| Ask::Order(order, answer)).await,
-            _ => None,
-        };
-        let ordered = ordered.unwrap_or(Err(Refusal::Ending));
-        let (status, outcome) = outcome(&ordered);
-        tracing::info!(
-            request = shown(head),
-            from = visit.peer,
-            status = status.as_u16(),
-            outcome = outcome.lines().next(),
-            "admin request"
-        );
-        match ordered {
-            Ok(done) => answer::json(status, &done),
-            Err(_) => answer::failed(status, &outcome, &head.headers),
+        visit.stay.set(Stay::Order);
+        let (asking, ordering, request) = (self.asking.clone(), visit.clone(), shown(head));
+        // What is ordered is done even if whoever has ordered it goes, and then logged.
+        let done = spawn_local(async move {
+            let ordered = ordered(&asking, route).await;
+            let (status, outcome) = outcome(&ordered);
+            ordering.note(&request, status, &outcome);
+            (ordered, status, outcome)
+        });
+        let done = done.await;
+        visit.stay.set(Stay::Exchange);
+        match done {
+            Ok((Ok(done), status, _)) => answer::json(status, &done),
+            Ok((Err(_), status, outcome)) => answer::failed(status, &outcome, &head.headers),
+            Err(_) => failed(&Failure::Panicked, head),
         }
     }
 }
 
 impl Visit {
+    fn new(tcp: bool, peer: String, place: OwnedSemaphorePermit) -> Self {
+        Self {
+            tcp,
+            peer,
+            stay: Cell::new(Stay::Exchange),
+            cut: Rc::default(),
+            unread: Cell::new(false),
+            _place: place,
+        }
+    }
+
     /// Waits until its time is over.
     async fn overstays(&self) {
         tokio::select! {
             () = self.cut.notified() => return,
             () = sleep(EXCHANGE_TIMEOUT) => {}
         }
-        if self.looks_on.get() {
-            self.cut.notified().await;
+        match self.stay.get() {
+            Stay::Exchange => {}
+            // It may have begun only now, and its answer has to be read.
+            Stay::Order => sleep(ORDER_TIMEOUT + EXCHANGE_TIMEOUT).await,
+            Stay::LookingOn => self.cut.notified().await,
         }
     }
+
+    /// Logs what came of a request that was to change something.
+    fn note(&self, request: &str, status: StatusCode, outcome: &str) {
+        tracing::info!(
+            request,
+            from = self.peer,
+            status = status.as_u16(),
+            outcome = outcome.lines().next(),
+            "admin request"
+        );
+    }
+}
+
+/// Has it done.
+async fn ordered(asking: &Asking, route: Route) -> Ordered {
+    let ordered = match route {
+        Route::End(deadline) => asking.ask(|answer| Ask::End { deadline, answer }).await,
+        Route::Order(order) => asking.ask(|answer| Ask::Order(order, answer)).await,
+        // Nothing else comes here.
+        _ => None,
+    };
+    ordered.unwrap_or(Err(Refusal::Ending))
 }
 
 impl Denials {
@@ -388,21 +440,14 @@ fn failed(failure: &Failure, head: &request::Parts) -> Answer {
     answer::failed(status, &error, &head.headers)
 }
 
-fn missed(miss: &Miss, head: &request::Parts) -> Answer {
-    let failed = |status, error: &str| answer::failed(status, error, &head.headers);
+fn missed(miss: &Miss) -> (StatusCode, String) {
     match miss {
-        Miss::Path => failed(
-            StatusCode::NOT_FOUND,
-            &format!("there is {}", routes::PATHS),
+        Miss::Path => (StatusCode::NOT_FOUND, format!("there is {}", routes::PATHS)),
+        Miss::Malformed(error) => (StatusCode::BAD_REQUEST, error.clone()),
+        Miss::Method(allow) => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("this takes {allow}"),
         ),
-        Miss::Malformed(error) => failed(StatusCode::BAD_REQUEST, error),
-        Miss::Method(allow) => {
-            let error = format!("this takes {allow}");
-            let mut answer = failed(StatusCode::METHOD_NOT_ALLOWED, &error);
-            let allow = HeaderValue::from_static(allow);
-            answer.headers_mut().insert(header::ALLOW, allow);
-            answer
-        }
     }
 }
 
@@ -415,3 +460,6 @@ fn readiness(reasons: Vec<String>) -> Answer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
