@@ -103,7 +103,7 @@ impl Admin {
     /// Begins to accept, once the process serves. Within a `LocalSet`.
     pub(super) fn open(&mut self) {
         self.accepting = JoinSet::new();
-        let Some(bound) = &mut self.bound else {
+        let Some(mut bound) = self.bound.take() else {
             return;
         };
         bound.settle();
@@ -112,8 +112,12 @@ impl Admin {
                 let accept = self.endpoint.clone().accept(acceptor);
                 self.accepting.spawn_local(accept);
                 tracing::info!(address = %bound.address(), "admin endpoint");
+                self.bound = Some(bound);
             }
-            Err(error) => tracing::error!(%error, "no admin endpoint: no descriptor left"),
+            // It is given up, so that a reload doesn't find it there already.
+            Err(error) => {
+                tracing::error!(%error, "no admin endpoint: no descriptor left; a reload tries again");
+            }
         }
     }
 
