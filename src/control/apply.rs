@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::process::{ENDING, Process};
+use super::process::Process;
 use super::reload::{Answer, Read};
 use super::socket::{Outcome, Planned, ReloadReport, Reloaded, Reply};
 use super::{Error, access_log, certificates, health, max_connections, with_max_sessions};
@@ -63,9 +63,8 @@ impl Process {
         if self.reload.is_under_way() {
             tracing::warn!("reload given up: this process is to end");
         }
-        for answer in std::mem::take(&mut self.reload).give_up() {
-            let _ = answer.send(Reply::failed(ENDING));
-        }
+        // Whoever asked is told by the lack of an answer.
+        drop(std::mem::take(&mut self.reload).give_up());
     }
 
     /// Keeps the outcome for those who ask later.

@@ -55,6 +55,8 @@ pub(super) struct Process {
     pub(super) access_log: Rc<AccessLog>,
     /// As ordered until the next reload; `None` = as configured.
     pub(super) ordered_level: Option<LogLevel>,
+    /// How long sessions may go on when the process drains, as ordered; `None` = as configured.
+    pub(super) ordered_timeout: Option<Duration>,
     pub(super) reloads: Reloads,
     pub(super) parts: Parts,
     /// Workers look at sessions one by one, as those of some parts are to end.
@@ -328,7 +330,7 @@ impl Process {
 
     /// Returns how long sessions may go on.
     fn begin_to_drain(&mut self, urgency: Urgency) -> Duration {
-        let timeout = self.config.runtime.drain_timeout;
+        let timeout = self.drain_timeout();
         let sessions = self.shared.active.now();
         self.state = ProcessState::Draining;
         // One that rests after a panic has a queue to serve.
@@ -342,8 +344,8 @@ impl Process {
     }
 
     fn notify_stopping(&self) {
-        let runtime = &self.config.runtime;
-        let within = runtime.drain_delay + runtime.drain_timeout + ABORT_TIMEOUT * 2;
+        let delay = self.config.runtime.drain_delay;
+        let within = delay + self.drain_timeout() + ABORT_TIMEOUT * 2;
         self.notifier.stopping(within, "draining");
     }
 

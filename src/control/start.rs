@@ -290,6 +290,7 @@ impl Ready {
             last_reload: None,
             access_log: access_log.clone(),
             ordered_level: None,
+            ordered_timeout: None,
             reloads: Reloads::default(),
             parts: Parts::default(),
             aborting_parts: false,

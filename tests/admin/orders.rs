@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::at_a_path;
 use crate::common::commands::named;
-use crate::common::http::{get, is_closed, post};
+use crate::common::http::{ask, get, is_closed, post};
 use crate::common::lineage::Lineage;
 use crate::common::mortal::{self, Mortal, behind_two_workers};
 use crate::common::proxy::text;
@@ -239,4 +239,22 @@ fn each_post_is_logged_also_one_that_comes_to_nothing() {
     }
     assert_eq!(get(&admin, "/status").json()["generation"], 1);
     proxy.end();
+}
+
+#[test]
+fn a_deadline_that_is_ordered_is_not_configured() {
+    let (mut proxy, _backend, _folder) = at_a_path();
+    let admin = proxy.admin();
+    let configured = |admin: &str| {
+        let config = ask(admin, "GET", "/config", &["Accept: application/json"]);
+        config.json()["runtime"]["drain_timeout"].clone()
+    };
+    let before = configured(&admin);
+    let client = exchange(None, &proxy.address("web")).expect("it is served");
+    assert_eq!(post(&admin, "/drain?deadline=1h").status, 200);
+    let draining = proxy.wait_message(0, "draining");
+    assert_eq!(text(&draining, "timeout"), "3600s");
+    assert_eq!(configured(&admin), before);
+    drop(client);
+    assert_eq!(proxy.wait_exit().code(), Some(0));
 }

@@ -12,7 +12,7 @@ use super::super::access_log::Settings;
 use super::super::certificates::{Material, of_listener, of_upstream};
 use super::super::orders::ORDERS_WAIT;
 use super::super::parts::is_in;
-use super::super::process::{ENDING, Process};
+use super::super::process::Process;
 use super::super::socket::{Command, Part, ProcessState, Reply, Request};
 use super::ask::{Ask, Order, Ordered, Refusal};
 use super::metrics::{Certificate, Owner, Source};
@@ -42,11 +42,15 @@ impl Process {
         deadline: Option<Duration>,
         answer: oneshot::Sender<Ordered>,
     ) {
-        if let Some(deadline) = deadline {
-            self.config.runtime.drain_timeout = deadline;
-        }
+        self.ordered_timeout = deadline;
         let sessions = self.shared.active.now();
         let _ = answer.send(Ok(json!({ "draining": { "sessions_left": sessions } })));
+    }
+
+    /// How long sessions may go on when the process drains.
+    pub(in crate::control) fn drain_timeout(&self) -> Duration {
+        let configured = self.config.runtime.drain_timeout;
+        self.ordered_timeout.unwrap_or(configured)
     }
 
     fn readiness(&self) -> Vec<String> {
@@ -157,7 +161,6 @@ fn ordered(replied: Result<Reply, oneshot::error::RecvError>) -> Ordered {
     match replied {
         // Outcomes have no keys that are no text.
         Ok(Reply::Done(outcome)) => Ok(serde_json::to_value(outcome).unwrap_or_default()),
-        Ok(Reply::Failed { error }) if error == ENDING => Err(Refusal::Ending),
         Ok(Reply::Failed { error }) => Err(Refusal::Because(error)),
         Err(_) => Err(Refusal::Ending),
     }
