@@ -19,7 +19,7 @@ use crate::telemetry::counters::Counter;
 use crate::telemetry::latency::{BucketCounts, Times, histogram};
 use crate::telemetry::tallies::UpstreamCounters;
 use crate::telemetry::{Dropped, Opening, Reason};
-use crate::upstream::{Backend, BackendImage, Order, Upstream};
+use crate::upstream::{Backend, Order, Upstream};
 
 impl Process {
     /// Everything, as of now.
@@ -111,8 +111,6 @@ impl Process {
     }
 
     fn upstream_status(&self, upstream: &Upstream, sum: &mut Histogram<u64>) -> UpstreamStatus {
-        let known = upstream.image();
-        let backends = upstream.backends().iter().zip(&known.backends);
         let mut models = self.config.upstreams.iter();
         let model = models.find(|model| model.name == *upstream.name());
         let counters = upstream.counters();
@@ -129,7 +127,7 @@ impl Process {
             waiting: upstream.waiting() as u64,
             connect: latency(counters.iter().map(|it| &it.connect), sum),
             first_byte: latency(counters.iter().map(|it| &it.first_byte), sum),
-            backends: backends.map(|(it, known)| backend(it, known)).collect(),
+            backends: upstream.backends().iter().map(|it| backend(it)).collect(),
             certificates: self.certificates_status(model.map_or_else(Vec::new, of_upstream)),
         }
     }
@@ -202,19 +200,20 @@ fn estimate(counts: &BucketCounts) -> LatencyStatus {
     }
 }
 
-fn backend(backend: &Backend, known: &BackendImage) -> BackendStatus {
-    let (state, now) = (&backend.state, ring::now().as_nanos());
+/// As the configuration in effect has it: what a reload took away may stand where it stood.
+fn backend(backend: &Backend) -> BackendStatus {
+    let state = &backend.state;
     let totals = state.tallies.totals();
     BackendStatus {
         name: backend.name.to_string(),
-        address: known.address.clone(),
+        address: backend.address.to_string(),
         healthy: state.health.is_healthy(),
-        enabled: known.order == Order::Enabled,
-        ejected: known.outlier.ejected_until_nanos > Some(now),
-        breaker: match known.breaker.kind {
-            breaker::Kind::Closed => BreakerState::Closed,
-            breaker::Kind::Open => BreakerState::Open,
-            breaker::Kind::HalfOpen => BreakerState::HalfOpen,
+        enabled: state.order() == Order::Enabled,
+        ejected: backend.ejected_until() > Some(ring::now()),
+        breaker: match backend.broken_until() {
+            Some(_) => BreakerState::Open,
+            None if backend.is_half_open() => BreakerState::HalfOpen,
+            None => BreakerState::Closed,
         },
         weight: u32::from(backend.weight()),
         configured_weight: state

@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use crate::common::proxy::text;
-use crate::common::socket::finish;
-use crate::common::{Backend, Ending, Proxy, config, ending, now, pass};
+use crate::common::socket::{exchange, finish};
+use crate::common::switched::{Manner, Switched};
+use crate::common::{Backend, Ending, Proxy, config, ending, eventually, now, pass};
 use rustix::process::Signal;
 
 /// The configuration was read while the process drained, and nobody took it: the control thread looked at
@@ -74,5 +75,29 @@ fn an_ipv4_address_of_another_instance_is_refused_beside_ipv6_of_our_own() {
     other.end();
     let line = proxy.reload(&at(&format!("{everywhere}, {here}")));
     assert_eq!(line["message"], "reloaded");
+    proxy.end();
+}
+
+/// A breaker that was open when a reload took it away was told to be open for ever: what it stood at was
+/// kept, and sessions went by it no more.
+#[test]
+fn a_breaker_that_a_reload_takes_away_is_not_told_to_be_open() {
+    let backend = Switched::new(Manner::Reset);
+    let with = |tables: &str| config(&[&backend.address], "", tables, "");
+    let proxy = Proxy::start(&with(
+        "circuit_breaker = { min_requests = 1, open_for = \"1h\" }\n",
+    ));
+    let told = || proxy.status()["upstreams"][0]["backends"][0]["breaker"].clone();
+    eventually("it to open", || {
+        drop(exchange(None, &proxy.address("web")));
+        (told() == "open").then_some(())
+    });
+    assert_eq!(proxy.reload(&with(""))["message"], "reloaded");
+    assert_eq!(told(), "closed");
+    let before = backend.accepted();
+    drop(exchange(None, &proxy.address("web")));
+    eventually("a session to go there", || {
+        (backend.accepted() > before).then_some(())
+    });
     proxy.end();
 }
