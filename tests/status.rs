@@ -60,8 +60,8 @@ fn a_new_process_tells_what_it_is_and_has() {
         status["upstreams"],
         json!([{ "name": "app", "balance": "round-robin", "failing_open": false, "requests": 0,
             "retries": 0, "retries_denied": 0, "waiting": 0, "backends": [{
-            "name": backend.address, "address": backend.address, "healthy": true, "enabled": true,
-            "ejected": false, "breaker": "closed", "weight": 1, "sessions": 0, "connections": 0,
+            "name": backend.address, "address": backend.address, "state": "up", "healthy": true,
+            "enabled": true, "ejected": false, "breaker": "closed", "weight": 1, "sessions": 0, "connections": 0,
             "sessions_total": 0, "failed": 0, "ejections": 0, "breaker_opened": 0,
         }]}])
     );
@@ -252,21 +252,33 @@ fn health_ejections_breakers_and_orders_are_told() {
         let backends = &named(&status["upstreams"], upstream)["backends"];
         named(backends, backend).clone()
     };
-    assert_eq!(of("checked", &sick.address)["healthy"], false);
+    let down = of("checked", &sick.address);
+    assert_eq!(
+        (&down["healthy"], &down["state"]),
+        (&json!(false), &json!("down"))
+    );
+    let why = text(&down, "why");
+    assert!(why.contains("no disk"), "{why}");
     let drained = of("checked", &well.address);
     assert_eq!(
         (&drained["healthy"], &drained["enabled"]),
         (&json!(true), &json!(false))
     );
+    assert_eq!(text(&drained, "state"), "disabled");
+    assert_eq!(text(&drained, "why"), "drained by order");
     assert_eq!(of("ejects", &failing.address)["ejected"], true);
+    assert_eq!(of("ejects", &failing.address)["state"], "ejected");
     assert_eq!(of("ejects", &well.address)["ejected"], false);
+    let well = of("ejects", &well.address);
+    assert_eq!((&well["state"], &well["why"]), (&json!("up"), &json!(null)));
     assert_eq!(of("breaks", &failing.address)["breaker"], "open");
+    assert_eq!(of("breaks", &failing.address)["state"], "open");
     let left = status["draining"][0]["deadline_in_ms"]
         .as_u64()
         .expect("a number");
     assert!((3_500_000..=3_600_000).contains(&left), "{left}");
     let told = proxy.done("status");
-    for word in ["unhealthy", "ejected", "breaker open", "drained"] {
+    for word in [&why, "ejected", "breaker open", "drained by order"] {
         assert!(told.contains(word), "{word}: {told}");
     }
     proxy.end();

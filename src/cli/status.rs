@@ -12,8 +12,8 @@ use super::process::{AT_ONCE, Process, conclude};
 use super::table::{row, write_table};
 use crate::control::socket::protocol::{Command, Outcome};
 use crate::control::socket::status::{
-    BackendStatus, BreakerState, CertificateStatus, DatagramStatus, DrainStatus, ListenerState,
-    ListenerStatus, ProcessState, ReloadReport, Status, UpstreamStatus,
+    BackendState, BackendStatus, BreakerState, CertificateStatus, DatagramStatus, DrainStatus,
+    ListenerState, ListenerStatus, ProcessState, ReloadReport, Status, UpstreamStatus,
 };
 
 #[derive(clap::Args, Debug)]
@@ -226,7 +226,7 @@ fn certificate(certificate: &CertificateStatus, user: &str) -> Vec<String> {
 }
 
 fn upstreams(upstreams: &[UpstreamStatus]) -> Vec<Vec<String>> {
-    let head = row([
+    let mut head = row([
         "UPSTREAM",
         "BACKEND",
         "STATE",
@@ -235,11 +235,15 @@ fn upstreams(upstreams: &[UpstreamStatus]) -> Vec<Vec<String>> {
         "CONNECTIONS",
         "ADDRESS",
     ]);
+    let mut backends = upstreams.iter().flat_map(|upstream| &upstream.backends);
+    if backends.any(|backend| backend.why.is_some()) {
+        head.push("WHY".to_owned());
+    }
     let pairs = upstreams
         .iter()
         .flat_map(|upstream| upstream.backends.iter().map(move |it| (upstream, it)));
     let rows = pairs.map(|(upstream, backend)| {
-        row([
+        let mut row = row([
             &upstream.name,
             &backend.name,
             &backend_state(backend),
@@ -247,13 +251,18 @@ fn upstreams(upstreams: &[UpstreamStatus]) -> Vec<Vec<String>> {
             &backend.sessions.to_string(),
             &backend.connections.to_string(),
             &backend.address,
-        ])
+        ]);
+        row.extend(backend.why.clone());
+        row
     });
     std::iter::once(head).chain(rows).collect()
 }
 
-/// Everything that keeps it from being chosen, or `ready`.
+/// As it is told; of an older process that tells none, everything that keeps it from being chosen, or `ready`.
 fn backend_state(backend: &BackendStatus) -> String {
+    if backend.state != BackendState::Unknown {
+        return backend.state.as_str().to_owned();
+    }
     let breaker = match backend.breaker {
         BreakerState::Closed | BreakerState::Unknown => None,
         BreakerState::Open => Some("breaker open"),
@@ -360,7 +369,23 @@ mod tests {
     }
 
     #[test]
-    fn a_status_reads_as_tables() {
+    fn a_state_is_printed_as_it_is_told_and_why() {
+        let mut status = status();
+        let backends = &mut status.upstreams[0].backends;
+        backends[0].state = BackendState::Up;
+        backends[1].state = BackendState::Ejected;
+        backends[1].why = Some("failures in a row, back in 3.2 s".to_owned());
+        let expected = "
+UPSTREAM  BACKEND  STATE    WEIGHT  SESSIONS  CONNECTIONS  ADDRESS      WHY
+app       b1       up       10      3         5            10.0.0.1:80
+app       b2       ejected  1       0         0            10.0.0.2:80  failures in a row, back in 3.2 s
+";
+        let text = text(&status);
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn the_status_of_an_older_process_reads_as_tables() {
         let expected = "\
 process        4711, ringress 0.1.0, serving
 up for         1h 2m 5s

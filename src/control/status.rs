@@ -7,9 +7,10 @@ use hdrhistogram::Histogram;
 
 use super::certificates::{Material, date, of_listener, of_upstream};
 use super::process::Process;
+use super::pulse::standing;
 use super::socket::{
-    BackendStatus, BreakerState, CertificateStatus, DatagramStatus, DrainStatus, LatencyStatus,
-    ListenerState, ListenerStatus, LogStatus, Status, UpstreamStatus,
+    BackendStatus, CertificateStatus, DatagramStatus, DrainStatus, LatencyStatus, ListenerState,
+    ListenerStatus, LogStatus, Status, UpstreamStatus,
 };
 use crate::config::{Config, LogLevel};
 use crate::policy::breaker;
@@ -19,6 +20,7 @@ use crate::telemetry::counters::Counter;
 use crate::telemetry::latency::{BucketCounts, Times, histogram};
 use crate::telemetry::tallies::UpstreamCounters;
 use crate::telemetry::{Dropped, Opening, Reason};
+use crate::time::Instant;
 use crate::upstream::{Backend, Order, Upstream};
 
 impl Process {
@@ -111,6 +113,7 @@ impl Process {
     }
 
     fn upstream_status(&self, upstream: &Upstream, sum: &mut Histogram<u64>) -> UpstreamStatus {
+        let now = ring::now();
         let mut models = self.config.upstreams.iter();
         let model = models.find(|model| model.name == *upstream.name());
         let counters = upstream.counters();
@@ -127,7 +130,11 @@ impl Process {
             waiting: upstream.waiting() as u64,
             connect: latency(counters.iter().map(|it| &it.connect), sum),
             first_byte: latency(counters.iter().map(|it| &it.first_byte), sum),
-            backends: upstream.backends().iter().map(|it| backend(it)).collect(),
+            backends: upstream
+                .backends()
+                .iter()
+                .map(|it| backend(it, upstream.is_failing_open(), now))
+                .collect(),
             certificates: self.certificates_status(model.map_or_else(Vec::new, of_upstream)),
         }
     }
@@ -201,20 +208,19 @@ fn estimate(counts: &BucketCounts) -> LatencyStatus {
 }
 
 /// As the configuration in effect has it: what a reload took away may stand where it stood.
-fn backend(backend: &Backend) -> BackendStatus {
+fn backend(backend: &Backend, health_ignored: bool, now: Instant) -> BackendStatus {
     let state = &backend.state;
+    let standing = standing::of(backend, health_ignored, now);
     let totals = state.tallies.totals();
     BackendStatus {
         name: backend.name.to_string(),
         address: backend.address.to_string(),
+        state: standing.state,
+        why: standing.why,
         healthy: state.health.is_healthy(),
         enabled: state.order() == Order::Enabled,
-        ejected: backend.ejected_until() > Some(ring::now()),
-        breaker: match backend.broken_until() {
-            Some(_) => BreakerState::Open,
-            None if backend.is_half_open() => BreakerState::HalfOpen,
-            None => BreakerState::Closed,
-        },
+        ejected: backend.ejected_until() > Some(now),
+        breaker: standing.breaker,
         weight: u32::from(backend.weight()),
         configured_weight: state
             .ordered_weight()

@@ -4,10 +4,8 @@ use std::cmp::Ordering;
 
 use super::numbers::{per_second, short, time};
 use super::view::{Section, Sort, View};
-use crate::control::socket::pulse::{
-    BackendPulse, BackendState, ListenerPulse, Pulse, UpstreamPulse,
-};
-use crate::control::socket::status::{BreakerState, ListenerState};
+use crate::control::socket::pulse::{BackendPulse, ListenerPulse, Pulse, UpstreamPulse};
+use crate::control::socket::status::{BackendState, ListenerState};
 
 /// A row of a table.
 pub(super) struct Row {
@@ -186,7 +184,7 @@ fn backends(pulse: &Pulse) -> Vec<Row> {
 
 fn backend(upstream: &str, backend: &BackendPulse, period_ms: u64) -> Row {
     let rate = |count| short(per_second(count, period_ms));
-    let (word, tone) = state(backend.state);
+    let word = backend.state.as_str();
     let name = format!("{upstream}/{}", backend.name);
     let why = backend.why.clone().unwrap_or_default();
     let place = match backend.address == backend.name {
@@ -211,11 +209,11 @@ fn backend(upstream: &str, backend: &BackendPulse, period_ms: u64) -> Row {
             time(backend.first_byte.p99_us),
             time(backend.connect.p99_us),
             backend.weight.to_string(),
-            breaker(backend.breaker).to_owned(),
+            backend.breaker.as_str().to_owned(),
             backend.address.clone(),
             why,
         ],
-        tone,
+        tone: tone(backend.state),
         keys: Keys {
             name,
             state: backend.state,
@@ -227,23 +225,11 @@ fn backend(upstream: &str, backend: &BackendPulse, period_ms: u64) -> Row {
     }
 }
 
-fn state(state: BackendState) -> (&'static str, Tone) {
+fn tone(state: BackendState) -> Tone {
     match state {
-        BackendState::Up => ("up", Tone::Good),
-        BackendState::HalfOpen => ("half-open", Tone::Doubtful),
-        BackendState::Open => ("open", Tone::Bad),
-        BackendState::Ejected => ("ejected", Tone::Bad),
-        BackendState::Down => ("down", Tone::Bad),
-        BackendState::Disabled => ("disabled", Tone::Still),
-        BackendState::Unknown => ("unknown", Tone::Doubtful),
-    }
-}
-
-fn breaker(breaker: BreakerState) -> &'static str {
-    match breaker {
-        BreakerState::Closed => "closed",
-        BreakerState::Open => "open",
-        BreakerState::HalfOpen => "half-open",
-        BreakerState::Unknown => "unknown",
+        BackendState::Up => Tone::Good,
+        BackendState::HalfOpen | BackendState::Unknown => Tone::Doubtful,
+        BackendState::Open | BackendState::Ejected | BackendState::Down => Tone::Bad,
+        BackendState::Disabled => Tone::Still,
     }
 }

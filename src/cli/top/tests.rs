@@ -11,10 +11,9 @@ use ratatui::style::{Color, Modifier};
 use super::view::Section;
 use super::*;
 use crate::control::socket::pulse::{
-    BackendPulse, BackendState, ListenerPulse, NewsLine, Pulse, Quantiles, UpstreamPulse,
-    WorkerPulse,
+    BackendPulse, ListenerPulse, NewsLine, Pulse, Quantiles, UpstreamPulse, WorkerPulse,
 };
-use crate::control::socket::status::{BreakerState, ListenerState, ProcessState};
+use crate::control::socket::status::{BackendState, BreakerState, ListenerState, ProcessState};
 
 fn times(count: u64, p50_us: u64, p99_us: u64) -> Quantiles {
     Quantiles {

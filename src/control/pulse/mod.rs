@@ -5,12 +5,12 @@
 //! |---|---|
 //! | `mod` | taking one, and who hears of it |
 //! | `marks` | what was counted up to the last one |
-//! | `standing` | why a backend is not chosen |
+//! | `standing` | why a backend is not chosen, for all that tell it |
 //! | `history` | the last five minutes |
 
 mod history;
 mod marks;
-mod standing;
+pub(super) mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -216,11 +216,11 @@ impl Taking {
             let backend = |backend: &Arc<Backend>| {
                 let mark = self.backends.of(&backend.state);
                 let told = backend_pulse(backend, mark, counts);
-                let (state, why, breaker) = standing::of(backend, health_ignored, now);
+                let standing = standing::of(backend, health_ignored, now);
                 BackendPulse {
-                    state,
-                    why,
-                    breaker,
+                    state: standing.state,
+                    why: standing.why,
+                    breaker: standing.breaker,
                     ..told
                 }
             };

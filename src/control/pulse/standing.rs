@@ -1,4 +1,4 @@
-//! Whether a backend may be chosen, and why not, in words.
+//! Whether a backend may be chosen, and why not, in words: the same ones for whoever asks.
 
 use std::time::Duration;
 
@@ -6,6 +6,26 @@ use super::super::socket::{BackendState, BreakerState};
 use crate::policy::health;
 use crate::time::Instant;
 use crate::upstream::{Backend, Order};
+
+/// How a backend stands, as it is told.
+pub(in super::super) struct Standing {
+    pub(in super::super) state: BackendState,
+    /// Why it may not be chosen, or what else there is to say.
+    pub(in super::super) why: Option<String>,
+    pub(in super::super) breaker: BreakerState,
+}
+
+impl Standing {
+    /// Why, where the state does not stand beside it.
+    pub(in super::super) fn in_words(self) -> Option<String> {
+        let why = self.why?;
+        Some(match self.state {
+            BackendState::Down => format!("unhealthy: {why}"),
+            BackendState::Ejected => format!("ejected: {why}"),
+            _ => why,
+        })
+    }
+}
 
 /// What decides.
 struct Facts {
@@ -29,12 +49,8 @@ enum Breaker {
     HalfOpen,
 }
 
-/// The state, what more there is to say of it, and the breaker's.
-pub(super) fn of(
-    backend: &Backend,
-    health_ignored: bool,
-    now: Instant,
-) -> (BackendState, Option<String>, BreakerState) {
+/// How it stands at `now`. `health_ignored`: its upstream has too few that are good, and goes by none of it.
+pub(in super::super) fn of(backend: &Backend, health_ignored: bool, now: Instant) -> Standing {
     let health = backend.state.health.image().state;
     let down = !backend.is_healthy();
     let facts = Facts {
@@ -51,7 +67,11 @@ pub(super) fn of(
         health_ignored,
     };
     let (state, why) = facts.judge();
-    (state, why, facts.breaker())
+    Standing {
+        state,
+        why,
+        breaker: facts.breaker(),
+    }
 }
 
 impl Facts {
@@ -72,24 +92,32 @@ impl Facts {
             let why = format!("failures in a row, back in {}", seconds(left));
             return told(BackendState::Ejected, self.although_ignored(why));
         }
+        let state = match self.breaker {
+            Breaker::Open(_) => BackendState::Open,
+            Breaker::HalfOpen => BackendState::HalfOpen,
+            Breaker::Closed => BackendState::Up,
+        };
+        (state, self.barred().or_else(|| self.on_trial()))
+    }
+
+    /// What keeps sessions away whatever its health.
+    fn barred(&self) -> Option<String> {
         match self.breaker {
-            Breaker::Open(left) if left.is_zero() => told(
-                BackendState::Open,
-                "breaker open, the next session tries it".to_owned(),
-            ),
-            Breaker::Open(left) => {
-                let why = format!("breaker open, {} left", seconds(left));
-                told(BackendState::Open, why)
+            Breaker::Open(left) if !left.is_zero() => {
+                Some(format!("breaker open, {} left", seconds(left)))
             }
-            Breaker::HalfOpen => told(
-                BackendState::HalfOpen,
-                "breaker half-open, a few sessions try".to_owned(),
-            ),
-            Breaker::Closed if self.weight == 0 => {
-                told(BackendState::Up, "weight 0: no new sessions".to_owned())
-            }
-            Breaker::Closed => (BackendState::Up, None),
+            _ => (self.weight == 0).then(|| "weight 0: no new sessions".to_owned()),
         }
+    }
+
+    /// What its breaker lets through.
+    fn on_trial(&self) -> Option<String> {
+        let told = match self.breaker {
+            Breaker::Open(_) => "breaker open, the next session tries it",
+            Breaker::HalfOpen => "breaker half-open, a few sessions try",
+            Breaker::Closed => return None,
+        };
+        Some(told.to_owned())
     }
 
     fn unhealthy(&self) -> Option<String> {
@@ -104,9 +132,10 @@ impl Facts {
     }
 
     fn although_ignored(&self, why: String) -> String {
-        match self.health_ignored {
-            true => format!("{why}; used all the same, too few are healthy"),
-            false => why,
+        match self.barred() {
+            _ if !self.health_ignored => why,
+            Some(barred) => format!("{why}; {barred}"),
+            None => format!("{why}; used all the same, too few are healthy"),
         }
     }
 
@@ -196,5 +225,47 @@ mod tests {
         }
         facts.health_ignored = true;
         assert!(judged(&facts).1.ends_with("too few are healthy"));
+    }
+
+    #[test]
+    fn where_health_is_ignored_what_still_bars_a_backend_is_told() {
+        let mut facts = good();
+        facts.health = health::State::Down;
+        facts.probe = Some("connection refused".to_owned());
+        facts.health_ignored = true;
+        let used = "connection refused; used all the same, too few are healthy";
+        assert_eq!(judged(&facts).1, used);
+        facts.weight = 0;
+        let expected = "connection refused; weight 0: no new sessions";
+        assert_eq!(judged(&facts), (BackendState::Down, expected.to_owned()));
+        facts.breaker = Breaker::Open(Duration::from_secs(2));
+        assert!(judged(&facts).1.ends_with("; breaker open, 2.0 s left"));
+        (facts.weight, facts.breaker) = (1, Breaker::Open(Duration::ZERO));
+        assert_eq!(judged(&facts).1, used);
+    }
+
+    #[test]
+    fn nobody_tries_one_of_weight_0() {
+        let mut facts = good();
+        facts.weight = 0;
+        for breaker in [Breaker::HalfOpen, Breaker::Open(Duration::ZERO)] {
+            facts.breaker = breaker;
+            assert_eq!(judged(&facts).1, "weight 0: no new sessions");
+        }
+    }
+
+    #[test]
+    fn a_reason_without_its_state_names_it() {
+        let said = |state| {
+            let standing = Standing {
+                state,
+                why: Some("why".to_owned()),
+                breaker: BreakerState::Closed,
+            };
+            standing.in_words()
+        };
+        assert_eq!(said(BackendState::Down).as_deref(), Some("unhealthy: why"));
+        assert_eq!(said(BackendState::Ejected).as_deref(), Some("ejected: why"));
+        assert_eq!(said(BackendState::Disabled).as_deref(), Some("why"));
     }
 }

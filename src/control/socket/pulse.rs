@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::status::{BreakerState, ListenerState, ProcessState};
+use super::status::{BackendState, BreakerState, ListenerState, ProcessState};
 
 /// A process, as of a moment and since the pulse before.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -131,28 +131,6 @@ pub struct BackendPulse {
     pub connect: Quantiles,
 }
 
-/// Whether a backend may be chosen: the first of these that holds, from the bottom up.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BackendState {
-    /// It may.
-    Up,
-    /// Its breaker lets a few sessions try.
-    HalfOpen,
-    /// Its breaker lets nobody.
-    Open,
-    /// It is left out for what live traffic met.
-    Ejected,
-    /// By its health checks.
-    Down,
-    /// By order of the operator.
-    Disabled,
-    /// A word that only another version knows.
-    #[default]
-    #[serde(other)]
-    Unknown,
-}
-
 /// Lengths of time in the period, in microseconds; `None` where there were none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -186,15 +164,6 @@ pub struct NewsLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn states_are_words_of_the_lexicon_and_newer_ones_are_read() {
-        let word = |state: BackendState| serde_json::to_string(&state).unwrap();
-        assert_eq!(word(BackendState::HalfOpen), "\"half-open\"");
-        assert_eq!(word(BackendState::Disabled), "\"disabled\"");
-        let newer: BackendState = serde_json::from_str("\"asleep\"").unwrap();
-        assert_eq!(newer, BackendState::Unknown);
-    }
 
     #[test]
     fn a_pulse_with_missing_and_unknown_fields_is_read() {

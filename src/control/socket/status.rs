@@ -226,6 +226,11 @@ pub struct BackendStatus {
     pub name: String,
     /// Where it is.
     pub address: String,
+    /// Whether it may be chosen.
+    pub state: BackendState,
+    /// Why not, or what else there is to say, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// By its health checks.
     pub healthy: bool,
     /// By order of the operator.
@@ -256,6 +261,43 @@ pub struct BackendStatus {
     pub first_byte: LatencyStatus,
 }
 
+/// Whether a backend may be chosen: the first of these that holds, from the bottom up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendState {
+    /// It may.
+    Up,
+    /// Its breaker lets a few sessions try.
+    HalfOpen,
+    /// Its breaker lets nobody.
+    Open,
+    /// It is left out for what live traffic met.
+    Ejected,
+    /// By its health checks.
+    Down,
+    /// By order of the operator.
+    Disabled,
+    /// A word that only another version knows.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl BackendState {
+    /// Its word, as people read it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::HalfOpen => "half-open",
+            Self::Open => "open",
+            Self::Ejected => "ejected",
+            Self::Down => "down",
+            Self::Disabled => "disabled",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// A backend's breaker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -270,6 +312,18 @@ pub enum BreakerState {
     #[default]
     #[serde(other)]
     Unknown,
+}
+
+impl BreakerState {
+    /// Its word, as people read it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// A part that was ordered to drain.
@@ -297,8 +351,33 @@ mod tests {
         assert_eq!(word(ProcessState::Serving), "\"serving\"");
         assert_eq!(word(ListenerState::Drained), "\"drained\"");
         assert_eq!(word(BreakerState::HalfOpen), "\"half-open\"");
+        assert_eq!(word(BackendState::HalfOpen), "\"half-open\"");
+        assert_eq!(word(BackendState::Disabled), "\"disabled\"");
         let newer: BreakerState = serde_json::from_str("\"melted\"").unwrap();
         assert_eq!(newer, BreakerState::Unknown);
+        let newer: BackendState = serde_json::from_str("\"asleep\"").unwrap();
+        assert_eq!(newer, BackendState::Unknown);
+    }
+
+    #[test]
+    fn people_and_machines_read_the_same_words() {
+        for state in [
+            BackendState::Up,
+            BackendState::HalfOpen,
+            BackendState::Open,
+            BackendState::Ejected,
+            BackendState::Down,
+            BackendState::Disabled,
+        ] {
+            assert_eq!(word(state), format!("\"{}\"", state.as_str()));
+        }
+        for state in [
+            BreakerState::Closed,
+            BreakerState::Open,
+            BreakerState::HalfOpen,
+        ] {
+            assert_eq!(word(state), format!("\"{}\"", state.as_str()));
+        }
     }
 
     #[test]
