@@ -2,9 +2,9 @@
 //! taken by it, no token, no place, no turn and no permit.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::process::Process;
+use super::pulse::standing;
 use super::screen::some_of;
 use super::socket::{
     BackendView, Check, Explained, Foresight, Outcome, ProcessState, Question, Reply, RouteView,
@@ -19,7 +19,7 @@ use crate::proxy::{ListenerPolicy, ListenerState};
 use crate::ring;
 use crate::telemetry::{Dropped, Reason};
 use crate::time::Instant;
-use crate::upstream::{Backend, Hindrance, Outlook, Prospect, Upstream};
+use crate::upstream::{Hindrance, Outlook, Prospect, Upstream};
 
 impl Process {
     /// Answers the question.
@@ -98,7 +98,7 @@ impl Case<'_> {
                 balance::Foresight::Chance => Foresight::Chance,
             },
             backend,
-            backends: backends(upstream, &outlook),
+            backends: backends(upstream, &outlook, self.now),
             ..Explained::default()
         }
     }
@@ -309,7 +309,7 @@ fn within(client: IpAddr, allow: &[IpNet], deny: &[IpNet]) -> String {
 }
 
 /// Each with what keeps the client from it, or why it is the one.
-fn backends(upstream: &Upstream, outlook: &Outlook) -> Vec<BackendView> {
+fn backends(upstream: &Upstream, outlook: &Outlook, now: Instant) -> Vec<BackendView> {
     let backends = upstream.backends().iter().enumerate();
     backends
         .map(|(index, backend)| {
@@ -318,21 +318,29 @@ fn backends(upstream: &Upstream, outlook: &Outlook) -> Vec<BackendView> {
                 Prospect::Draws(among) => among.contains(&index),
                 _ => chosen,
             };
+            let standing = standing::of(backend, outlook.failing_open, now).in_words();
+            let ready = || ready(index, chosen, outlook);
             let why = match outlook.hindrances[index] {
                 Some(Hindrance::Backup) if may => "a backup: no other can be used".to_owned(),
-                Some(Hindrance::Unhealthy) => unhealthy(backend),
-                Some(hindrance) => hindered(hindrance),
-                None => ready(index, chosen, outlook),
-            };
-            let ignored = match outlook.failing_open && !backend.is_healthy() {
-                true => "; unhealthy, which is ignored as too few are not (fail_open_below)",
-                false => "",
+                Some(Hindrance::Backup) => "a backup: others are ready".to_owned(),
+                Some(Hindrance::BreakerBusy) => {
+                    "its breaker is half-open, and as many sessions try it as may".to_owned()
+                }
+                Some(Hindrance::Full(open)) => {
+                    format!("full: {open} open, which is its max_connections")
+                }
+                // What barred it may have ended just now.
+                Some(Hindrance::Barred) => standing.unwrap_or_else(ready),
+                None => match standing {
+                    Some(standing) => format!("{}; {standing}", ready()),
+                    None => ready(),
+                },
             };
             BackendView {
                 name: backend.name.to_string(),
                 address: backend.address.to_string(),
                 chosen,
-                why: format!("{why}{ignored}"),
+                why,
             }
         })
         .collect()
@@ -358,36 +366,6 @@ fn ready(index: usize, chosen: bool, outlook: &Outlook) -> String {
         (false, _, _) => "gives another the next session",
     };
     format!("ready: {balance} {why}")
-}
-
-fn unhealthy(backend: &Backend) -> String {
-    match backend.state.tallies.last_failure() {
-        Some(why) => format!("unhealthy: {why}"),
-        // It answers again, and not often enough yet.
-        None => "unhealthy: its health checks say so".to_owned(),
-    }
-}
-
-fn hindered(hindrance: Hindrance) -> String {
-    match hindrance {
-        Hindrance::NoWeight => "its weight is 0".to_owned(),
-        Hindrance::Drained => "drained by order".to_owned(),
-        Hindrance::Unhealthy => "unhealthy: its health checks say so".to_owned(),
-        Hindrance::Ejected(left) => format!("ejected for {} still", time(left)),
-        Hindrance::BreakerOpen(left) => format!("its breaker is open for {} still", time(left)),
-        Hindrance::BreakerBusy => {
-            "its breaker is half-open, and as many sessions try it as may".to_owned()
-        }
-        Hindrance::Full(open) => format!("full: {open} open, which is its max_connections"),
-        Hindrance::Backup => "a backup: others are ready".to_owned(),
-    }
-}
-
-/// Whole seconds, rounded up.
-fn time(left: Duration) -> String {
-    let seconds = left.as_millis().div_ceil(1000);
-    let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
-    humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
 #[cfg(test)]
@@ -422,11 +400,5 @@ mod tests {
         ] {
             assert_eq!(within(client, &networks(allow), &networks(deny)), expected);
         }
-    }
-
-    #[test]
-    fn what_is_left_is_rounded_up() {
-        assert_eq!(time(Duration::from_millis(1)), "1s");
-        assert_eq!(time(Duration::from_millis(61_000)), "1m 1s");
     }
 }

@@ -2,11 +2,13 @@
 //! goes through the same rules as a choice and takes nothing: no turn, no place, no permit.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
+use super::backend::Refusal;
+use super::queue::Look;
+use super::select::Known;
 use super::{Backend, Upstream};
-use crate::policy::balance::{Candidates, Foresight, Passed, Request};
-use crate::policy::roster::{Roster, Standing};
+use crate::policy::balance::{Foresight, Passed, Request};
+use crate::policy::roster::Roster;
 use crate::time::Instant;
 
 /// Where a session would go.
@@ -36,7 +38,7 @@ pub struct Outlook {
 pub enum Prospect {
     /// To this one.
     Goes(usize),
-    /// To one of these, which is drawn.
+    /// To one of these, which is drawn. Among backups one that is full may be drawn, too, and is waited for.
     Draws(Vec<usize>),
     /// All that may be chosen have as many connections as they may have.
     Full,
@@ -47,16 +49,8 @@ pub enum Prospect {
 /// What keeps sessions from a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hindrance {
-    /// By the configuration.
-    NoWeight,
-    /// The operator has ordered it.
-    Drained,
-    /// Its health checks say so.
-    Unhealthy,
-    /// For so long still.
-    Ejected(Duration),
-    /// For so long still.
-    BreakerOpen(Duration),
+    /// It may not be chosen: for its weight, an order, its health, an ejection or its breaker.
+    Barred,
     /// Its breaker is half-open, and as many sessions try it as may.
     BreakerBusy,
     /// It has as many connections as it may have.
@@ -66,22 +60,10 @@ pub enum Hindrance {
 }
 
 impl Upstream {
-    /// Backends that may be chosen at `now`, backups among them; those that are full as well.
-    pub fn ready(&self, now: Instant) -> usize {
-        let standings = self.backends.iter().map(|it| it.standing_at(now));
-        let roster = Roster::new(&standings.collect::<Vec<_>>(), self.rules, now);
-        roster.weights.iter().filter(|weight| **weight > 0).count() + roster.spares.len()
-    }
-
     /// Where a session of this client would go if it came now. What connections the workers hold open ahead is
     /// not known here: one of them may serve where the backend is full.
     pub fn outlook(&self, client: Option<IpAddr>, now: Instant) -> Outlook {
-        let standings: Vec<_> = self
-            .backends
-            .iter()
-            .map(|backend| backend.standing_at(now))
-            .collect();
-        let roster = Roster::new(&standings, self.rules, now);
+        let known = self.known(now);
         let refusals: Vec<_> = self
             .backends
             .iter()
@@ -92,79 +74,83 @@ impl Upstream {
             Foresight::Certain if self.needs_client() && client.is_none() => Foresight::Chance,
             foresight => foresight,
         };
-        let prospect = match foresight {
-            Foresight::Chance => drawn(&roster, &refusals),
-            Foresight::Certain | Foresight::Next => self.foreseen(&roster, &refusals, client, now),
+        let drawn = match foresight {
+            Foresight::Chance => usable(&known.roster, &refusals),
+            Foresight::Certain | Foresight::Next => Vec::new(),
         };
-        let hindrances = standings.iter().zip(&refusals).enumerate();
+        let prospect = match drawn[..] {
+            [] => self.foreseen(&known, &refusals, client, now),
+            // Whichever it draws first, it comes to one of these.
+            _ => one_of(drawn, false),
+        };
         Outlook {
             balance: self.algorithm.name,
             foresight,
             prospect,
-            hindrances: hindrances
-                .map(|(index, (standing, refusal))| {
-                    let spare = roster.spares.contains(&index);
-                    let barred = barred(standing, roster.failing_open, now);
-                    barred.or(*refusal).or(spare.then_some(Hindrance::Backup))
-                })
-                .collect(),
-            failing_open: roster.failing_open,
-            weights: roster.weights,
+            hindrances: hindrances(&known.roster, refusals),
+            failing_open: known.roster.failing_open,
+            weights: known.roster.weights.clone(),
             waiting: self.waiting(),
             most_waiting: self.queue.max,
         }
     }
 
-    /// As [`Upstream::pick`], with a balancer that is thrown away.
+    /// As [`Upstream::pick`], with a balancer that is thrown away and nothing taken.
     fn foreseen(
         &self,
-        roster: &Roster,
+        known: &Known,
         refusals: &[Option<Hindrance>],
         client: Option<IpAddr>,
         now: Instant,
     ) -> Prospect {
         let rehearsal = self.balancer.rehearsal();
         let balancer = rehearsal.as_deref().unwrap_or(&*self.balancer);
-        let arrangement = balancer.arrange(&roster.weights);
-        let draw = balancer.draw(Request {
+        let mut draw = balancer.draw(Request {
             client,
             random: 0,
             now,
         });
-        let mut passed = Passed::default();
-        let mut full = false;
-        loop {
-            let candidates = Candidates {
-                weights: &roster.weights,
-                arrangement: &arrangement,
-                passed: &passed,
-            };
-            let Some(index) = balancer.choose(&draw, &candidates) else {
-                return otherwise(roster, refusals, full);
-            };
-            match refusals[index] {
-                None => return Prospect::Goes(index),
-                Some(refusal) => full |= matches!(refusal, Hindrance::Full(_)),
+        let (mut tried, mut among, mut full) = (Passed::default(), Vec::new(), false);
+        // Where it comes to backups, each of them may be the first that is tried.
+        for first in 0..known.roster.spares.len().max(1) {
+            draw.request.random = first as u64;
+            let (before, mut to_backups) = (among.len(), false);
+            let look = known.find(balancer, &draw, &tried, |index| {
+                let is_backup = known.roster.weights[index] == 0;
+                to_backups |= is_backup;
+                match refusals[index] {
+                    Some(Hindrance::Full(_)) => Err(Refusal::Full),
+                    Some(_) => Err(Refusal::Broken),
+                    None if is_backup => {
+                        among.push(index);
+                        // This is where such a session ends.
+                        Err(Refusal::Full)
+                    }
+                    None => Ok(index),
+                }
+            });
+            match look {
+                Look::Found(Some(index)) => return Prospect::Goes(index),
+                Look::NotYet(_) => full |= among.len() == before,
+                Look::Found(None) => {}
             }
-            passed.insert(index);
+            if !to_backups {
+                break;
+            }
+            if first == 0 {
+                // None of the others can be used: they need not be asked again.
+                let weights = known.roster.weights.iter().enumerate();
+                let others = weights.filter(|(_, weight)| **weight > 0);
+                others.for_each(|(index, _)| tried.insert(index));
+            }
         }
+        among.sort_unstable();
+        among.dedup();
+        one_of(among, full)
     }
 }
 
 impl Backend {
-    /// What a roster of `now` goes by, where an ejection that is over counts as released.
-    fn standing_at(&self, now: Instant) -> Standing {
-        let standing = self.standing();
-        match standing.ejected_until {
-            Some(until) if until <= now => Standing {
-                ejected_until: None,
-                came_back: standing.came_back.max(Some(until)),
-                ..standing
-            },
-            _ => standing,
-        }
-    }
-
     /// Why it can't be used at the moment, though it may be chosen.
     fn refusal(&self, now: Instant) -> Option<Hindrance> {
         let open = self.state.open.now();
@@ -178,62 +164,45 @@ impl Backend {
     }
 }
 
-/// Why it may not be chosen at all.
-fn barred(standing: &Standing, failing_open: bool, now: Instant) -> Option<Hindrance> {
-    let left = |end: Option<Instant>| end.filter(|end| *end > now).map(|end| end - now);
-    let ejected = || left(standing.ejected_until).map(Hindrance::Ejected);
-    if standing.weight == 0 {
-        Some(Hindrance::NoWeight)
-    } else if !standing.enabled {
-        Some(Hindrance::Drained)
-    } else if !failing_open && !standing.healthy {
-        Some(Hindrance::Unhealthy)
-    } else if !failing_open && let Some(ejected) = ejected() {
-        Some(ejected)
-    } else {
-        left(standing.open_until).map(Hindrance::BreakerOpen)
-    }
-}
-
-/// Of those that can be used.
-fn drawn(roster: &Roster, refusals: &[Option<Hindrance>]) -> Prospect {
-    let may = roster.weights.iter().zip(refusals).enumerate();
-    let mut may = may.filter(|(_, (weight, _))| **weight > 0);
-    let usable: Vec<_> = may
-        .clone()
-        .filter(|(_, (_, refusal))| refusal.is_none())
-        .map(|(index, _)| index)
+/// That it is not in the roster; or else what is there at the moment; or else that it is a backup.
+fn hindrances(roster: &Roster, refusals: Vec<Option<Hindrance>>) -> Vec<Option<Hindrance>> {
+    let weights = roster.weights.iter();
+    let mut standings: Vec<_> = weights
+        .map(|weight| (*weight == 0).then_some(Hindrance::Barred))
         .collect();
-    match usable[..] {
-        [] => {
-            let full = may.any(|(_, (_, refusal))| matches!(refusal, Some(Hindrance::Full(_))));
-            otherwise(roster, refusals, full)
-        }
-        [only] => Prospect::Goes(only),
-        _ => Prospect::Draws(usable),
+    for spare in &roster.spares {
+        standings[*spare] = Some(Hindrance::Backup);
     }
+    let both = standings.into_iter().zip(refusals);
+    both.map(|(standing, refusal)| match standing {
+        Some(Hindrance::Barred) => standing,
+        _ => refusal.or(standing),
+    })
+    .collect()
 }
 
-/// Where a session goes that finds none of those that the balancer chooses among: to a backup, unless some of
-/// them are merely full.
-fn otherwise(roster: &Roster, refusals: &[Option<Hindrance>], full: bool) -> Prospect {
-    if full {
-        return Prospect::Full;
-    }
-    let spares = roster.spares.iter().copied();
-    let usable: Vec<_> = spares.filter(|spare| refusals[*spare].is_none()).collect();
-    let full = |spare: &usize| matches!(refusals[*spare], Some(Hindrance::Full(_)));
-    match usable[..] {
-        [] if roster.spares.iter().any(full) => Prospect::Full,
-        [] => Prospect::Nobody,
-        [only] => Prospect::Goes(only),
-        _ => Prospect::Draws(usable),
+/// Those of the roster, without backups, that can be used.
+fn usable(roster: &Roster, refusals: &[Option<Hindrance>]) -> Vec<usize> {
+    let may = roster.weights.iter().zip(refusals).enumerate();
+    may.filter(|(_, (weight, refusal))| **weight > 0 && refusal.is_none())
+        .map(|(index, _)| index)
+        .collect()
+}
+
+/// `full`: it may also come to one that is full.
+fn one_of(among: Vec<usize>, full: bool) -> Prospect {
+    match (&among[..], full) {
+        ([], true) => Prospect::Full,
+        ([], false) => Prospect::Nobody,
+        ([only], false) => Prospect::Goes(*only),
+        _ => Prospect::Draws(among),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::queue::Look;
+    use std::time::Duration;
+
     use super::super::tests::{around, at, model};
     use super::super::{Lease, Order};
     use super::*;
@@ -306,8 +275,8 @@ mod tests {
         upstream.order("127.0.0.1:2", Order::Draining, at(0));
         let first = upstream.outlook(client(1), at(1));
         let expected = [
-            Some(Hindrance::NoWeight),
-            Some(Hindrance::Drained),
+            Some(Hindrance::Barred),
+            Some(Hindrance::Barred),
             None,
             Some(Hindrance::Backup),
         ];
@@ -335,8 +304,7 @@ mod tests {
         let (_, lease) = pick(&upstream, None, at(0)).expect("it is ready");
         lease.connect_failed(false, at(0));
         let open = upstream.outlook(None, at(4));
-        let left = Duration::from_secs(6);
-        assert_eq!(open.hindrances, [Some(Hindrance::BreakerOpen(left))]);
+        assert_eq!(open.hindrances, [Some(Hindrance::Barred)]);
         assert_eq!(open.prospect, Prospect::Nobody);
         // Its time is over: one session may try, and looking is not trying.
         for _ in 0..3 {
@@ -360,5 +328,41 @@ mod tests {
         let outlook = upstream.outlook(None, at(0));
         assert_eq!(outlook.foresight, Foresight::Chance);
         assert_eq!(outlook.prospect, Prospect::Draws(vec![0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn backups_are_foreseen_as_they_are_picked() {
+        let upstream = upstream(|model| {
+            for backend in &mut model.backends {
+                backend.backup = true;
+                backend.max_connections = std::num::NonZeroUsize::new(1);
+            }
+            model.backends[0].backup = false;
+            model.circuit_breaker.as_mut().expect("it has one").open_for = Duration::from_secs(1);
+        });
+        let outlook = |second| upstream.outlook(client(1), at(second)).prospect;
+        // The only other one is half-open and busy from now on.
+        let (index, lease) = pick(&upstream, client(1), at(0)).expect("it is ready");
+        assert_eq!(index, 0);
+        lease.connect_failed(false, at(0));
+        let (index, _trial) = pick(&upstream, client(1), at(1)).expect("it is tried");
+        assert_eq!((index, outlook(1)), (0, Prospect::Draws(vec![1, 2, 3])));
+        let choose = |first: u64| {
+            let request = Request {
+                client: client(1),
+                random: first,
+                now: at(1),
+            };
+            let draw = upstream.balancer.draw(request);
+            match upstream.pick(&draw, &Passed::default(), None, at(1)) {
+                Look::Found(choice) => choice.map(|choice| (choice.index, choice.lease)),
+                Look::NotYet(_) => None,
+            }
+        };
+        let first = choose(0).expect("one of them");
+        assert_eq!((first.0, outlook(1)), (1, Prospect::Draws(vec![2, 3])));
+        assert!(choose(0).is_none(), "one that is full is waited for");
+        let (second, third) = (choose(1).expect("free"), choose(2).expect("free"));
+        assert_eq!((second.0, third.0, outlook(1)), (2, 3, Prospect::Full));
     }
 }

@@ -10,14 +10,14 @@ use super::connect::Opened;
 use super::pool::Pools;
 use super::queue::Look;
 use super::{Backend, Upstream};
-use crate::policy::balance::{Candidates, Draw, Passed};
+use crate::policy::balance::{Balancer, Candidates, Draw, Passed};
 use crate::policy::roster::{Roster, Standing};
 use crate::time::Instant;
 
 /// A roster, and what it was made of.
 #[derive(Default, Debug)]
 pub(super) struct Known {
-    roster: Roster,
+    pub(super) roster: Roster,
     arrangement: Vec<u16>,
     /// The number of changes that it has seen; `None` = it was never made.
     changes: Option<u64>,
@@ -29,6 +29,57 @@ pub(super) struct Choice {
     pub(super) lease: Lease,
     /// A connection that was open ahead.
     pub(super) ahead: Option<Opened>,
+}
+
+impl Known {
+    /// The first in the order of `balancer` that is not `tried` and that `take` gets something of. These are
+    /// the rules of every choice, whether it is made or only told of.
+    pub(super) fn find<T>(
+        &self,
+        balancer: &dyn Balancer,
+        draw: &Draw,
+        tried: &Passed,
+        mut take: impl FnMut(usize) -> Result<T, Refusal>,
+    ) -> Look<Option<T>> {
+        let mut passed = tried.clone();
+        let mut full = false;
+        while let Some(index) = self.next(balancer, draw, &passed, full) {
+            match take(index) {
+                Ok(taken) => return Look::Found(Some(taken)),
+                Err(Refusal::Full) => full = true,
+                Err(Refusal::Broken) => {}
+            }
+            passed.insert(index);
+        }
+        match full {
+            true => Look::NotYet(self.roster.until),
+            false => Look::Found(None),
+        }
+    }
+
+    /// The balancer's choice, or a backup when no other is left; when others are merely full, they are
+    /// waited for instead.
+    fn next(
+        &self,
+        balancer: &dyn Balancer,
+        draw: &Draw,
+        passed: &Passed,
+        full: bool,
+    ) -> Option<usize> {
+        let candidates = Candidates {
+            weights: &self.roster.weights,
+            arrangement: &self.arrangement,
+            passed,
+        };
+        let spare = || {
+            let spares = &self.roster.spares;
+            let first = draw.request.random as usize % spares.len().max(1);
+            let in_turn = spares[first..].iter().chain(&spares[..first]);
+            in_turn.copied().find(|spare| !passed.contains(*spare))
+        };
+        let choice = balancer.choose(draw, &candidates);
+        choice.or_else(|| if full { None } else { spare() })
+    }
 }
 
 impl Upstream {
@@ -44,44 +95,14 @@ impl Upstream {
         now: Instant,
     ) -> Look<Option<Choice>> {
         let known = self.known(now);
-        let mut passed = tried.clone();
-        let mut full = false;
-        while let Some(index) = self.choose(&known, draw, &passed, full) {
-            match self.take(index, pools, now) {
-                Ok((lease, ahead)) => {
-                    return Look::Found(Some(Choice {
-                        index,
-                        lease,
-                        ahead,
-                    }));
-                }
-                Err(Refusal::Full) => full = true,
-                Err(Refusal::Broken) => {}
-            }
-            passed.insert(index);
-        }
-        match full {
-            true => Look::NotYet(known.roster.until),
-            false => Look::Found(None),
-        }
-    }
-
-    /// The balancer's choice, or a backup when no other is left; when others are merely full, they are
-    /// waited for instead.
-    fn choose(&self, known: &Known, draw: &Draw, passed: &Passed, full: bool) -> Option<usize> {
-        let candidates = Candidates {
-            weights: &known.roster.weights,
-            arrangement: &known.arrangement,
-            passed,
-        };
-        let spare = || {
-            let spares = &known.roster.spares;
-            let first = draw.request.random as usize % spares.len().max(1);
-            let in_turn = spares[first..].iter().chain(&spares[..first]);
-            in_turn.copied().find(|spare| !passed.contains(*spare))
-        };
-        let choice = self.balancer.choose(draw, &candidates);
-        choice.or_else(|| if full { None } else { spare() })
+        known.find(&*self.balancer, draw, tried, |index| {
+            let (lease, ahead) = self.take(index, pools, now)?;
+            Ok(Choice {
+                index,
+                lease,
+                ahead,
+            })
+        })
     }
 
     /// It may be chosen now.
@@ -90,10 +111,16 @@ impl Upstream {
         known.roster.weights[index] > 0 || known.roster.spares.contains(&index)
     }
 
+    /// Backends that may be chosen now, backups among them; those that are full as well.
+    pub fn ready(&self, now: Instant) -> usize {
+        let known = self.known(now);
+        let weights = known.roster.weights.iter();
+        weights.filter(|weight| **weight > 0).count() + known.roster.spares.len()
+    }
+
     /// One of them may be chosen now.
     pub fn has_ready(&self, now: Instant) -> bool {
-        let known = self.known(now);
-        !known.roster.spares.is_empty() || known.roster.weights.iter().any(|weight| *weight > 0)
+        self.ready(now) > 0
     }
 
     fn take(
@@ -111,7 +138,7 @@ impl Upstream {
     }
 
     /// Who may be chosen now.
-    fn known(&self, now: Instant) -> Guard<Arc<Known>> {
+    pub(super) fn known(&self, now: Instant) -> Guard<Arc<Known>> {
         let known = self.known.load();
         let current = known.changes == Some(self.state.changes())
             && known.roster.until.is_none_or(|until| now < until);
