@@ -11,6 +11,7 @@ mod certificates;
 mod events;
 mod explain;
 mod health;
+mod lengths;
 mod life;
 mod moments;
 pub mod notify;

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::process;
 
-use hdrhistogram::Histogram;
-
 use super::certificates::{Material, date, of_listener, of_upstream};
+use super::lengths;
 use super::process::Process;
 use super::pulse::standing;
 use super::socket::{
@@ -17,7 +16,7 @@ use crate::policy::breaker;
 use crate::proxy;
 use crate::ring;
 use crate::telemetry::counters::Counter;
-use crate::telemetry::latency::{BucketCounts, Times, histogram};
+use crate::telemetry::latency::{BinCounts, Times};
 use crate::telemetry::tallies::UpstreamCounters;
 use crate::telemetry::{Dropped, Opening, Reason};
 use crate::time::Instant;
@@ -28,8 +27,6 @@ impl Process {
     pub(super) fn status(&self) -> Status {
         let snapshot = self.shared.snapshot.load();
         let source = self.source.as_ref();
-        // One for all: it is larger than what goes into it.
-        let mut sum = histogram();
         Status {
             pid: process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -45,12 +42,12 @@ impl Process {
             listeners: snapshot
                 .listeners
                 .iter()
-                .map(|listener| self.listener_status(listener, &mut sum))
+                .map(|listener| self.listener_status(listener))
                 .collect(),
             upstreams: snapshot
                 .upstreams
                 .iter()
-                .map(|it| self.upstream_status(it, &mut sum))
+                .map(|it| self.upstream_status(it))
                 .collect(),
             draining: self.drain_status(),
             old_processes: self.ancestors.count() as u32,
@@ -69,11 +66,7 @@ impl Process {
         }
     }
 
-    fn listener_status(
-        &self,
-        listener: &proxy::ListenerState,
-        sum: &mut Histogram<u64>,
-    ) -> ListenerStatus {
+    fn listener_status(&self, listener: &proxy::ListenerState) -> ListenerStatus {
         let addresses = self.bindings.addresses();
         let own = addresses.filter(|(name, _)| **name == listener.name);
         let addresses: Vec<_> = own.map(|(_, address)| address.to_string()).collect();
@@ -104,7 +97,7 @@ impl Process {
             bytes_received: totals.bytes_received,
             bytes_sent: totals.bytes_sent,
             refused: refusals.map(|reason| totals.closed(reason)).sum(),
-            duration: latency(listener.counters.iter().map(|it| &it.duration), sum),
+            duration: latency(listener.counters.iter().map(|it| &it.duration)),
             closed: counted(&closed),
             opened: counted(&opened),
             certificates: self.certificates_status(model.map_or_else(Vec::new, of_listener)),
@@ -112,7 +105,7 @@ impl Process {
         }
     }
 
-    fn upstream_status(&self, upstream: &Upstream, sum: &mut Histogram<u64>) -> UpstreamStatus {
+    fn upstream_status(&self, upstream: &Upstream) -> UpstreamStatus {
         let now = ring::now();
         let mut models = self.config.upstreams.iter();
         let model = models.find(|model| model.name == *upstream.name());
@@ -128,8 +121,8 @@ impl Process {
             retries: total(|it| &it.retries),
             retries_denied: total(|it| &it.retries_denied),
             waiting: upstream.waiting() as u64,
-            connect: latency(counters.iter().map(|it| &it.connect), sum),
-            first_byte: latency(counters.iter().map(|it| &it.first_byte), sum),
+            connect: latency(counters.iter().map(|it| &it.connect)),
+            first_byte: latency(counters.iter().map(|it| &it.first_byte)),
             backends: upstream
                 .backends()
                 .iter()
@@ -183,28 +176,9 @@ fn log(config: &Config, ordered: Option<LogLevel>) -> LogStatus {
     }
 }
 
-/// Of all workers, added up in `sum`.
-fn latency<'a>(times: impl Iterator<Item = &'a Times>, sum: &mut Histogram<u64>) -> LatencyStatus {
-    sum.reset();
-    times.for_each(|times| times.bins.add_to(sum));
-    LatencyStatus {
-        count: sum.len(),
-        p50_us: sum.value_at_quantile(0.5),
-        p99_us: sum.value_at_quantile(0.99),
-    }
-}
-
-/// A backend has no more than buckets.
-fn estimate(counts: &BucketCounts) -> LatencyStatus {
-    let micros = |share| {
-        let time = counts.quantile(share).unwrap_or_default();
-        u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-    };
-    LatencyStatus {
-        count: counts.count(),
-        p50_us: micros(0.5),
-        p99_us: micros(0.99),
-    }
+/// Of all workers.
+fn latency<'a>(times: impl Iterator<Item = &'a Times>) -> LatencyStatus {
+    lengths::latency(&BinCounts::sum(times.map(|times| &times.bins)))
 }
 
 /// As the configuration in effect has it: what a reload took away may stand where it stood.
@@ -231,7 +205,7 @@ fn backend(backend: &Backend, health_ignored: bool, now: Instant) -> BackendStat
         failed: totals.failed.iter().sum(),
         ejections: state.tallies.ejections.value(),
         breaker_opened: state.tallies.breaker[breaker::Transition::Opened as usize].value(),
-        first_byte: estimate(&totals.first_byte),
+        first_byte: lengths::latency(&totals.first_byte),
     }
 }
 

@@ -78,6 +78,15 @@ impl Buckets {
 }
 
 impl BucketCounts {
+    /// What they all have counted so far.
+    pub fn sum<'a>(buckets: impl IntoIterator<Item = &'a Buckets>) -> Self {
+        let mut sum = Self::default();
+        buckets
+            .into_iter()
+            .for_each(|buckets| buckets.add_to(&mut sum));
+        sum
+    }
+
     /// How many there were.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
@@ -263,8 +272,7 @@ mod tests {
         for nanos in [0, 100_000, 100_001, 3_600_000_000_000, 3_600_000_000_001] {
             buckets.record(Duration::from_nanos(nanos));
         }
-        let mut counts = BucketCounts::default();
-        buckets.add_to(&mut counts);
+        let counts = BucketCounts::sum([&buckets]);
         assert_eq!((counts.counts[0], counts.counts[1]), (2, 1));
         assert_eq!((counts.counts[19], counts.counts[20]), (1, 1));
         assert_eq!((counts.count(), counts.sum_nanos), (5, 7_200_000_200_002));
@@ -276,8 +284,7 @@ mod tests {
         assert_eq!(BucketCounts::default().quantile(0.5), None);
         (0..99).for_each(|_| buckets.record(Duration::from_micros(200)));
         buckets.record(Duration::from_secs(7));
-        let mut counts = BucketCounts::default();
-        buckets.add_to(&mut counts);
+        let counts = BucketCounts::sum([&buckets]);
         let at = |share| counts.quantile(share).expect("there are some");
         assert!((100..=250).contains(&at(0.5).as_micros()));
         assert!((5_000..=10_000).contains(&at(1.0).as_millis()));

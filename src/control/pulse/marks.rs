@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
+use super::super::lengths::quantiles;
 use super::super::socket::Quantiles;
 use crate::proxy::ListenerState;
 use crate::telemetry::counters::Totals;
@@ -71,11 +71,10 @@ impl TimesMark {
         if count == self.count {
             return Quantiles::default();
         }
-        let mut bins = BinCounts::default();
-        workers.for_each(|times| bins.add(&times.bins));
+        let bins = BinCounts::sum(workers.map(|times| &times.bins));
         let since = bins.since(&self.bins);
         *self = Self { count, bins };
-        quantiles(since.count(), |share| since.quantile(share))
+        quantiles(&since)
     }
 }
 
@@ -176,25 +175,13 @@ fn advance(mark: &mut u64, now: u64) -> u64 {
 
 fn advance_buckets(mark: &mut BucketCounts, now: BucketCounts) -> Quantiles {
     let since = now.since(&std::mem::replace(mark, now));
-    quantiles(since.count(), |share| since.quantile(share))
-}
-
-fn quantiles(count: u64, at: impl Fn(f64) -> Option<Duration>) -> Quantiles {
-    let micros = |share: f64| {
-        let micros = at(share)?.as_micros();
-        Some(u64::try_from(micros).unwrap_or(u64::MAX))
-    };
-    Quantiles {
-        count,
-        p50_us: micros(0.5),
-        p90_us: micros(0.9),
-        p99_us: micros(0.99),
-        max_us: micros(1.0),
-    }
+    quantiles(&since)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -222,11 +209,7 @@ mod tests {
     #[test]
     fn quantiles_of_buckets_are_those_of_the_period() {
         let state = crate::telemetry::latency::Buckets::default();
-        let reading = || {
-            let mut counts = BucketCounts::default();
-            state.add_to(&mut counts);
-            counts
-        };
+        let reading = || BucketCounts::sum([&state]);
         let mut mark = BucketCounts::default();
         state.record(Duration::from_secs(7));
         advance_buckets(&mut mark, reading());

@@ -11,8 +11,15 @@ pub struct BinCounts {
 }
 
 impl BinCounts {
+    /// What they all hold now.
+    pub fn sum<'a>(bins: impl IntoIterator<Item = &'a Bins>) -> Self {
+        let mut sum = Self::default();
+        bins.into_iter().for_each(|bins| sum.add(bins));
+        sum
+    }
+
     /// Adds what `bins` hold now.
-    pub fn add(&mut self, bins: &Bins) {
+    fn add(&mut self, bins: &Bins) {
         for (sum, octave) in self.octaves.iter_mut().zip(&bins.octaves) {
             let Some(octave) = octave.get() else {
                 continue;
@@ -73,9 +80,7 @@ mod tests {
     use super::*;
 
     fn counts(bins: &Bins) -> BinCounts {
-        let mut counts = BinCounts::default();
-        counts.add(bins);
-        counts
+        BinCounts::sum([bins])
     }
 
     #[test]
@@ -123,8 +128,7 @@ mod tests {
         let (one, other) = (Bins::default(), Bins::default());
         one.record(Duration::from_micros(1));
         other.record(Duration::from_millis(1));
-        let mut sum = counts(&one);
-        sum.add(&other);
+        let sum = BinCounts::sum([&one, &other]);
         assert_eq!(sum.count(), 2);
         assert_eq!(sum.quantile(0.5), Some(Duration::from_micros(1)));
     }
