@@ -45,6 +45,11 @@ impl Sub for Instant {
     }
 }
 
+/// Whole milliseconds; as many as can be told where it is longer.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl std::fmt::Debug for Instant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?}", Duration::from_nanos(self.0))
@@ -54,6 +59,12 @@ impl std::fmt::Debug for Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn milliseconds_are_whole_and_saturate() {
+        assert_eq!(millis(Duration::from_micros(1999)), 1);
+        assert_eq!(millis(Duration::MAX), u64::MAX);
+    }
 
     #[test]
     fn arithmetic_saturates_instead_of_overflowing() {

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::process::Process;
 use super::reload::{Answer, Read};
@@ -11,6 +10,7 @@ use super::{Error, access_log, certificates, health, max_connections, with_max_s
 use crate::config::diff::{self, Change};
 use crate::config::{self, Diagnostics, KeepingResolver};
 use crate::proxy::Message;
+use crate::telemetry::calendar::unix_ms;
 use crate::telemetry::log;
 
 /// Why a reload is refused: what is logged, line by line, and what whoever asked is told.
@@ -176,16 +176,6 @@ impl Refusal {
         }
         Self(lines)
     }
-}
-
-/// Milliseconds since 1970, by the machine's calendar.
-pub(super) fn unix_ms() -> u64 {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "people are told when it was, and nothing is decided by it"
-    )]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn log_findings(diagnostics: &Diagnostics) {

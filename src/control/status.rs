@@ -19,7 +19,7 @@ use crate::telemetry::counters::Counter;
 use crate::telemetry::latency::{BinCounts, Times};
 use crate::telemetry::tallies::UpstreamCounters;
 use crate::telemetry::{Dropped, Opening, Reason};
-use crate::time::Instant;
+use crate::time::{Instant, millis};
 use crate::upstream::{Backend, Order, Upstream};
 
 impl Process {
@@ -73,13 +73,11 @@ impl Process {
         let totals = listener.totals();
         let policy = listener.policy.load();
         let closed = Reason::ALL.map(|reason| (reason.as_str(), totals.closed(reason)));
-        let refusals = Reason::ALL.into_iter().filter(|it| it.is_refusal());
         let dropped = Dropped::ALL.map(|reason| (reason.as_str(), totals.dropped(reason)));
         let opened = Opening::ALL.map(|opening| (opening.as_str(), totals.opened(opening)));
         let mut models = self.config.listeners.iter();
         let model = models.find(|model| model.name == listener.name);
-        let takes_datagrams = policy.udp.is_some() || totals.datagrams_received > 0;
-        let datagrams = takes_datagrams.then(|| DatagramStatus {
+        let datagrams = listener.takes_datagrams(&totals).then(|| DatagramStatus {
             received: totals.datagrams_received,
             sent: totals.datagrams_sent,
             dropped: counted(&dropped),
@@ -96,7 +94,7 @@ impl Process {
             accepted: totals.accepted,
             bytes_received: totals.bytes_received,
             bytes_sent: totals.bytes_sent,
-            refused: refusals.map(|reason| totals.closed(reason)).sum(),
+            refused: totals.refused(),
             duration: latency(listener.counters.iter().map(|it| &it.duration)),
             closed: counted(&closed),
             opened: counted(&opened),
@@ -207,8 +205,4 @@ fn backend(backend: &Backend, health_ignored: bool, now: Instant) -> BackendStat
         breaker_opened: state.tallies.breaker[breaker::Transition::Opened as usize].value(),
         first_byte: lengths::latency(&totals.first_byte),
     }
-}
-
-fn millis(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

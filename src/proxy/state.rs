@@ -66,6 +66,11 @@ impl ListenerState {
         sum
     }
 
+    /// It takes datagrams, or has until a reload. `totals`: its own.
+    pub fn takes_datagrams(&self, totals: &Totals) -> bool {
+        self.policy.load().udp.is_some() || totals.datagrams_received > 0
+    }
+
     /// Connections that were accepted.
     pub fn accepted(&self) -> u64 {
         self.totals().accepted

@@ -154,6 +154,22 @@ impl Totals {
         self.closed[reason as usize]
     }
 
+    /// Sessions that were refused: [`Reason::is_refusal`].
+    pub fn refused(&self) -> u64 {
+        self.closed_as(true)
+    }
+
+    /// Sessions that ended without having been refused.
+    pub fn ended(&self) -> u64 {
+        self.closed_as(false)
+    }
+
+    fn closed_as(&self, refused: bool) -> u64 {
+        let reasons = Reason::ALL.into_iter();
+        let of_kind = reasons.filter(|reason| reason.is_refusal() == refused);
+        of_kind.map(|reason| self.closed(reason)).sum()
+    }
+
     /// Datagrams that were dropped for this reason.
     pub fn dropped(&self, reason: Dropped) -> u64 {
         self.dropped[reason as usize]
@@ -267,6 +283,16 @@ mod tests {
         let mut sum = before;
         sum.add(&before);
         assert_eq!(sum, here.totals());
+    }
+
+    #[test]
+    fn who_was_refused_is_not_among_those_that_ended() {
+        let counters = ListenerCounters::default();
+        (0..3).for_each(|_| counters.close(Reason::Denied));
+        (0..5).for_each(|_| counters.close(Reason::ClientClosed));
+        counters.close(Reason::QueueFull);
+        let totals = counters.totals();
+        assert_eq!((totals.refused(), totals.ended()), (4, 5));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is counted and what is told: per-worker counters, reasons, and the events that the data
 //! plane hands to the control plane.
 
+pub mod calendar;
 pub mod counters;
 mod dropped;
 pub mod events;

@@ -4,12 +4,13 @@
 use std::collections::VecDeque;
 use std::fmt::{self, Write};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
+
+use super::calendar;
 
 /// Lines that are kept.
 pub const KEPT: usize = 200;
@@ -87,7 +88,7 @@ impl<S: Subscriber> Layer<S> for Keeper {
         }
         let mut written = Written::default();
         event.record(&mut written);
-        self.0.add(unix_ms(), level, written.line());
+        self.0.add(calendar::unix_ms(), level, written.line());
     }
 }
 
@@ -126,16 +127,6 @@ impl Visit for Written {
             name => write!(self.fields, " {name}={value:?}"),
         };
     }
-}
-
-/// Milliseconds since 1970, by the machine's calendar.
-fn unix_ms() -> u64 {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "people are told when it was, and nothing is decided by it"
-    )]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

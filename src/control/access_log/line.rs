@@ -2,11 +2,12 @@
 //! pass for a line or a field of its own.
 
 use std::fmt::Write as _;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::config::LogFormat;
+use crate::telemetry::calendar;
 use crate::telemetry::sessions::SessionRecord;
 
 /// A session as it is written, field by field in this order. Times are in seconds.
@@ -160,13 +161,7 @@ fn seconds(time: Duration) -> f64 {
 }
 
 fn moment(ago: Duration) -> String {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "people are told when it was, and nothing is decided by it"
-    )]
-    let now = SystemTime::now();
-    let at = now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
-    humantime::format_rfc3339_millis(at).to_string()
+    humantime::format_rfc3339_millis(calendar::ago(ago)).to_string()
 }
 
 /// Tells the session in the log, at level debug.

@@ -27,7 +27,6 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use self::history::History;
 use self::marks::{BackendMark, ListenerMark, Marks, UpstreamMark};
 use super::admin::Heard;
-use super::apply::unix_ms;
 use super::process::Process;
 use super::socket::{
     BackendPulse, ListenerPulse, ListenerState, NewsLine, Outcome, ProcessState, Pulse, Pulsed,
@@ -35,9 +34,10 @@ use super::socket::{
 };
 use crate::proxy::{self, Shared};
 use crate::ring::{self, Reading};
+use crate::telemetry::calendar::unix_ms;
 use crate::telemetry::news::{Line, news};
 use crate::telemetry::{Dropped, Reason};
-use crate::time::Instant;
+use crate::time::{Instant, millis};
 use crate::upstream::{Backend, BackendState, Upstream, UpstreamState};
 
 /// Between two pulses.
@@ -238,10 +238,6 @@ fn listener_pulse(
     let since = Some(mark.advance(listener)).filter(|_| counts);
     let (totals, duration) = since.unwrap_or_default();
     let closed = Reason::ALL.map(|reason| (reason, totals.closed(reason)));
-    let sum = |refused: bool| {
-        let of_kind = closed.iter().filter(|(it, _)| it.is_refusal() == refused);
-        of_kind.map(|(_, count)| count).sum()
-    };
     let some = closed.iter().filter(|(_, count)| *count > 0);
     let reasons: BTreeMap<_, _> = some
         .map(|(reason, count)| (reason.as_str().to_owned(), *count))
@@ -256,8 +252,8 @@ fn listener_pulse(
         address: address.cloned().unwrap_or_default(),
         sessions: listener.active.now() as u64,
         accepted: totals.accepted,
-        ended: sum(false),
-        refused: sum(true),
+        ended: totals.ended(),
+        refused: totals.refused(),
         reasons,
         bytes_received: totals.bytes_received,
         bytes_sent: totals.bytes_sent,
@@ -366,8 +362,4 @@ fn event(name: &str, data: &str) -> String {
 fn json(value: &impl Serialize) -> String {
     // Nothing here has keys that are no text.
     serde_json::to_string(value).unwrap_or_default()
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -105,7 +105,7 @@ impl View {
         Self {
             labels: Labels::of(&[("listener", &state.name)]),
             state: state.clone(),
-            takes_datagrams: policy.udp.is_some() || totals.datagrams_received > 0,
+            takes_datagrams: state.takes_datagrams(&totals),
             terminates_tls: policy.tls.is_some() || has(&versions),
             passes_hellos: policy.looks_at_hellos() || has(&FOUND),
             totals,
