@@ -59,9 +59,9 @@ impl Process {
 
     fn dump(&self, wanted: &Wanted) -> Reply {
         match moments::dump(&self.shared, wanted) {
-            Ok(moments) => Reply::Done(Outcome::Dumped(Dumped {
-                count: moments.len() as u64,
-                moments,
+            Ok(noted) => Reply::Done(Outcome::Dumped(Dumped {
+                count: noted.moments.len() as u64,
+                noted,
             })),
             Err(error) => Reply::failed(error),
         }

@@ -17,10 +17,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use super::explained::{Explained, Question};
-pub use super::moments::{ToldMoment, Wanted};
+pub use super::moments::{Noted, Teller, ToldMoment, Wanted};
 use super::pulse::{NewsLine, Pulse};
 pub use super::status::Status;
 use crate::config::diff::Change;
+use crate::telemetry::recorder::Moment;
+use crate::time::millis;
 
 /// Bytes of a request with its newline at most: it may carry a whole configuration.
 pub const REQUEST_BYTES_MAX: usize = 8 << 20;
@@ -265,21 +267,29 @@ pub struct Dumped {
     pub count: u64,
     /// In the order of time. Each has a line of its own, before the final one.
     #[serde(skip)]
-    pub moments: Vec<ToldMoment>,
+    pub noted: Noted,
 }
 
 /// A reply as it goes over the socket, in portions of whole lines.
 pub(super) fn portions(reply: &Reply) -> impl Iterator<Item = Vec<u8>> {
-    let moments = match reply {
-        Reply::Done(Outcome::Dumped(dumped)) => &dumped.moments[..],
-        _ => &[],
+    let noted = match reply {
+        Reply::Done(Outcome::Dumped(dumped)) => Some(&dumped.noted),
+        _ => None,
     };
-    let along = moments.chunks(MOMENTS_PER_PORTION).map(|moments| {
-        let lines = moments.iter().map(|moment| Along { moment });
-        let lines = lines.map(|along| line(&along).unwrap_or_default());
-        lines.collect::<Vec<_>>().concat()
+    let along = noted.into_iter().flat_map(|noted| {
+        let portions = noted.moments.chunks(MOMENTS_PER_PORTION);
+        portions.map(|moments| told(&noted.teller, moments))
     });
     along.chain(std::iter::once_with(|| line(reply).unwrap_or_default()))
+}
+
+/// Moments of workers, each a line.
+fn told(teller: &Teller, moments: &[(usize, Moment)]) -> Vec<u8> {
+    let lines = moments.iter().map(|(worker, moment)| {
+        let moment = &teller.tell(*worker, moment);
+        line(&Along { moment }).unwrap_or_default()
+    });
+    lines.collect::<Vec<_>>().concat()
 }
 
 /// Some 50 KiB: as much as may well be written at a time.
@@ -356,8 +366,7 @@ mod milliseconds {
         duration: &Option<Duration>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let millis = duration.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
-        millis.serialize(serializer)
+        duration.map(super::millis).serialize(serializer)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
@@ -370,6 +379,9 @@ mod milliseconds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Names;
+    use crate::telemetry::recorder::What;
+    use crate::time::Instant;
 
     fn backend() -> Part {
         Part::Backend {
@@ -499,15 +511,22 @@ mod tests {
 
     #[test]
     fn a_dump_brings_its_moments_before_the_final_line() {
-        let moment = ToldMoment {
-            what: "accept".to_owned(),
-            listener: Some("web".to_owned()),
-            ..ToldMoment::default()
+        let moment = Moment {
+            at: Instant::from_nanos(1),
+            session: 7,
+            what: What::Accept,
+            reason: None,
+            subject: 0,
+            value: 0,
         };
-        let dumped = Dumped {
-            count: 600,
-            moments: vec![moment.clone(); 600],
+        let names = Names::default();
+        names.number("web");
+        let noted = Noted {
+            teller: Teller::new(&names, Instant::from_nanos(1)),
+            moments: vec![(3, moment); 600],
         };
+        let expected = noted.teller.tell(3, &moment);
+        let dumped = Dumped { count: 600, noted };
         let reply = Reply::Done(Outcome::Dumped(dumped));
         let bytes = portions(&reply).collect::<Vec<_>>().concat();
         let lines: Vec<_> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
@@ -515,7 +534,7 @@ mod tests {
         for line in &lines[..600] {
             assert_eq!(Reply::parse(line).unwrap(), None);
             let told = serde_json::from_str::<ToldMoment>(moment_in(line).unwrap());
-            assert_eq!(told.unwrap(), moment);
+            assert_eq!(told.unwrap(), expected);
         }
         assert_eq!(lines[600], b"{\"done\":{\"dumped\":{\"count\":600}}}\n");
         assert_eq!(moment_in(lines[600]), None);
