@@ -1,9 +1,8 @@
 //! `ringress dump`: what the workers of a running process did last, a line of JSON per moment.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::process::{AT_ONCE, Found};
+use super::process::{AT_ONCE, Target};
 use super::{Error, print, report};
 use crate::control::socket::protocol::{Command, Outcome, Wanted};
 
@@ -18,12 +17,8 @@ pub(super) struct Arguments {
     /// Moments of one session: its worker's number and its own, as the access log has them
     #[arg(long, value_name = "WORKER:NUMBER", value_parser = session, conflicts_with = "worker")]
     session: Option<Session>,
-    /// The configuration of the running process, by the path that it was started with
-    #[arg(short, long, value_name = "FILE", required_unless_present = "socket")]
-    config: Option<PathBuf>,
-    /// The control socket itself, where the configuration doesn't lead to it
-    #[arg(long, value_name = "PATH", conflicts_with = "config")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    process: Target,
 }
 
 /// Which session.
@@ -77,9 +72,8 @@ fn dump(arguments: &Arguments) -> Result<(), Error> {
             printed = outcome;
         }
     };
-    let found = Found::new(arguments.socket.as_deref(), arguments.config.as_deref())?;
     let command = Command::Dump(arguments.wanted());
-    let asked = found.ask_along(
+    let asked = arguments.process.ask_along(
         &command,
         AT_ONCE,
         &mut |moment| {

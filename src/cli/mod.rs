@@ -7,6 +7,7 @@ mod drain;
 mod dump;
 mod explain;
 mod init;
+mod numbers;
 mod plan;
 mod process;
 mod reload;

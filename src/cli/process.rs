@@ -47,8 +47,19 @@ impl Target {
         timeout: Duration,
         expected: impl FnOnce(Outcome) -> Option<T>,
     ) -> Result<T, Error> {
+        self.ask_along(command, timeout, &mut |_| (), expected)
+    }
+
+    /// The same, where `along` hears of each moment of a dump before.
+    pub(super) fn ask_along<T>(
+        &self,
+        command: &Command,
+        timeout: Duration,
+        along: &mut dyn FnMut(&str),
+        expected: impl FnOnce(Outcome) -> Option<T>,
+    ) -> Result<T, Error> {
         let found = Found::new(self.socket.as_deref(), self.config.as_deref())?;
-        found.ask(command, timeout, expected)
+        found.ask_along(command, timeout, along, expected)
     }
 }
 
@@ -105,8 +116,8 @@ impl Found {
         self.ask_along(command, timeout, &mut |_| (), expected)
     }
 
-    /// The same, where `along` hears of each moment of a dump before.
-    pub(super) fn ask_along<T>(
+    /// As [`Target::ask_along`].
+    fn ask_along<T>(
         self,
         command: &Command,
         timeout: Duration,

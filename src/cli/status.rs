@@ -2,12 +2,12 @@
 
 mod traffic;
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use super::Error;
+use super::numbers::{counted, span};
 use super::process::{AT_ONCE, Process, conclude};
 use super::table::{row, write_table};
 use crate::control::socket::protocol::{Command, Outcome};
@@ -70,7 +70,7 @@ fn write_process(out: &mut String, status: &Status) {
     };
     let (version, pid) = (&status.version, status.pid);
     line("process", &format!("{pid}, ringress {version}, {state}"));
-    line("up for", &time(status.uptime_ms));
+    line("up for", &span(status.uptime_ms));
     let none = "none".to_owned();
     line(
         "configuration",
@@ -122,15 +122,6 @@ fn last_reload(reload: &ReloadReport) -> String {
 
 const YEAR_10000_MS: u64 = 253_402_300_800_000;
 
-/// Whole seconds; milliseconds below one.
-fn time(millis: u64) -> String {
-    let shown = match millis {
-        0..1000 => Duration::from_millis(millis),
-        _ => Duration::from_secs(millis / 1000),
-    };
-    humantime::format_duration(shown).to_string()
-}
-
 fn listeners(listeners: &[ListenerStatus]) -> Vec<Vec<String>> {
     let head = row([
         "LISTENER",
@@ -180,14 +171,9 @@ fn datagrams(listeners: &[ListenerStatus]) -> Vec<Vec<String>> {
 /// Of the listeners whose sessions begin in several ways.
 fn openings(listeners: &[ListenerStatus]) -> Vec<Vec<String>> {
     let head = row(["OPENED", "HOW"]);
-    let counted = listeners.iter().filter(|it| !it.opened.is_empty());
-    let rows = counted.map(|listener| row([&listener.name, &self::counted(&listener.opened)]));
+    let opened = listeners.iter().filter(|it| !it.opened.is_empty());
+    let rows = opened.map(|listener| row([&listener.name, &counted(&listener.opened)]));
     std::iter::once(head).chain(rows).collect()
-}
-
-fn counted(counts: &BTreeMap<String, u64>) -> String {
-    let counts = counts.iter().map(|(what, count)| format!("{count} {what}"));
-    counts.collect::<Vec<_>>().join(", ")
 }
 
 /// What is in use of files, listeners' first.
@@ -288,7 +274,7 @@ fn draining(draining: &[DrainStatus]) -> Vec<Vec<String>> {
         row([
             &draining.part.to_string(),
             &draining.sessions_left.to_string(),
-            &draining.deadline_in_ms.map_or_else(|| "-".to_owned(), time),
+            &draining.deadline_in_ms.map_or_else(|| "-".to_owned(), span),
         ])
     });
     std::iter::once(head).chain(rows).collect()
@@ -416,7 +402,7 @@ app       b2       unhealthy, ejected, breaker half-open  1       0         0   
         let text = text(&status);
         let expected = "
 DATAGRAMS  RECEIVED  SENT  DROPPED
-web        10        7     1 denied, 2 no-backend
+web        10        7     2 no-backend, 1 denied
 ";
         assert!(text.contains(expected), "{text}");
     }
@@ -442,7 +428,7 @@ web        10        7     1 denied, 2 no-backend
         let text = text(&status);
         let expected = "
 OPENED  HOW
-web     1 tls1.2, 9 tls1.3
+web     9 tls1.3, 1 tls1.2
 ";
         assert!(text.contains(expected), "{text}");
         let expected = "

@@ -1,9 +1,8 @@
 //! The tables of a status that say what has gone through, how fast, and how it ended. Who has met nothing yet has
 //! no row. They are made for 100 columns.
 
-use std::collections::BTreeMap;
-
 use super::row;
+use crate::cli::numbers::{by_count, bytes, time};
 use crate::control::socket::status::{
     BackendStatus, LatencyStatus, ListenerStatus, UpstreamStatus,
 };
@@ -48,12 +47,6 @@ pub(super) fn endings(listeners: &[ListenerStatus]) -> Vec<Vec<String>> {
             .map(|(reason, count)| row([&listener.name, &count.to_string(), reason]))
     });
     std::iter::once(head).chain(rows).collect()
-}
-
-fn by_count(counts: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
-    let mut counts: Vec<_> = counts.iter().map(|(it, count)| (&**it, *count)).collect();
-    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    counts
 }
 
 /// Of the upstreams: what was asked of them, and how fast they are.
@@ -121,35 +114,8 @@ pub(super) fn backends(upstreams: &[UpstreamStatus]) -> Vec<Vec<String>> {
 }
 
 fn quantiles(latency: &LatencyStatus) -> [String; 2] {
-    match latency.count {
-        0 => ["-".to_owned(), "-".to_owned()],
-        _ => [latency.p50_us, latency.p99_us].map(time),
-    }
-}
-
-/// Two digits or more, as exact as they are counted.
-fn time(micros: u64) -> String {
-    match micros {
-        0..1000 => format!("{micros}us"),
-        1000..1_000_000 => format!("{:.1}ms", micros as f64 / 1e3),
-        _ => format!("{:.1}s", micros as f64 / 1e6),
-    }
-}
-
-fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let Some(power) = count
-        .checked_ilog2()
-        .map(|bits| bits / 10)
-        .filter(|it| *it > 0)
-    else {
-        return format!("{count} B");
-    };
-    let unit = UNITS[power as usize - 1];
-    format!(
-        "{:.1} {unit}",
-        count as f64 / (1_u64 << (10 * power)) as f64
-    )
+    let known = latency.count > 0;
+    [latency.p50_us, latency.p99_us].map(|micros| time(known.then_some(micros)))
 }
 
 #[cfg(test)]
@@ -168,7 +134,7 @@ mod tests {
     fn written(rows: &[Vec<String>]) -> String {
         let mut out = String::new();
         write_table(&mut out, rows);
-        assert!(out.lines().all(|line| line.len() <= 100), "{out}");
+        assert!(out.lines().all(|line| line.chars().count() <= 100), "{out}");
         out
     }
 
@@ -185,8 +151,8 @@ mod tests {
         };
         let fresh = ListenerStatus::default();
         let expected = "\
-TRAFFIC  RECEIVED  SENT     REFUSED  ENDED  DURATION P50  P99
-web      1.5 KiB   5.0 GiB  12       412    1.2ms         61.0s
+TRAFFIC  RECEIVED  SENT   REFUSED  ENDED  DURATION P50  P99
+web      1.5kB     5.4GB  12       412    1.2ms         61s
 ";
         let both = [web, fresh];
         assert_eq!(written(&listeners(&both)), expected);
@@ -221,19 +187,13 @@ web    12        denied
         let both = [app, UpstreamStatus::default()];
         let expected = "\
 UPSTREAM  REQUESTS  RETRIES  DENIED  WAITING  CONNECT P50  P99    FIRST BYTE P50  P99
-app       1234570   3        0       7        80us         1.0ms  -               -
+app       1234570   3        0       7        80µs         1.0ms  -               -
 ";
         assert_eq!(written(&upstreams(&both)), expected);
         let expected = "\
 BACKEND            SERVED   FAILED  EJECTED  BREAKER OPENED  FIRST BYTE P50  P99
-app/10.0.0.1:8080  1234567  3       1        2               900us           8.0ms
+app/10.0.0.1:8080  1234567  3       1        2               900µs           8.0ms
 ";
         assert_eq!(written(&backends(&both)), expected);
-    }
-
-    #[test]
-    fn bytes_have_a_unit_that_fits() {
-        assert_eq!([0, 1023, 1024].map(bytes), ["0 B", "1023 B", "1.0 KiB"]);
-        assert_eq!(bytes(u64::MAX), "16.0 EiB");
     }
 }

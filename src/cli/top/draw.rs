@@ -15,9 +15,9 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 
 use super::columns::{self, Column, Kind};
-use super::numbers::{per_second, percent, short};
 use super::rows::{self, Row, Tone};
 use super::view::{Section, View};
+use crate::cli::numbers::{per_second, percent, short, span};
 use crate::control::socket::pulse::Pulse;
 use crate::control::socket::status::ProcessState;
 
@@ -263,13 +263,12 @@ fn process(pulse: &Pulse) -> String {
         ProcessState::Draining => "draining",
         ProcessState::Unknown => "in an unknown state",
     };
-    let uptime = std::time::Duration::from_secs(pulse.uptime_ms / 1000);
     format!(
         "ringress {state}  {} of {} sessions  generation {}  up for {}",
         short(pulse.sessions as f64),
         short(pulse.max_connections as f64),
         pulse.generation,
-        humantime::format_duration(uptime),
+        span(pulse.uptime_ms),
     )
 }
 

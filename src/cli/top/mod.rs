@@ -8,11 +8,9 @@
 //! | `rows` | listeners, upstreams and backends as rows |
 //! | `columns` | which columns there is room for |
 //! | `draw` | the screen |
-//! | `numbers` | numbers in a few characters |
 
 mod columns;
 mod draw;
-mod numbers;
 mod rows;
 mod view;
 

@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-use super::numbers::{per_second, short, time};
 use super::view::{Section, Sort, View};
+use crate::cli::numbers::{counted, per_second, short, time};
 use crate::control::socket::pulse::{BackendPulse, ListenerPulse, Pulse, UpstreamPulse};
 use crate::control::socket::status::{BackendState, ListenerState};
 
@@ -85,7 +85,7 @@ fn listener(listener: &ListenerPulse, period_ms: u64) -> Row {
         ListenerState::Drained => (BackendState::Disabled, "drained", Tone::Still),
         ListenerState::Unknown => (BackendState::Unknown, "unknown", Tone::Doubtful),
     };
-    let reasons = reasons(listener);
+    let reasons = counted(&listener.reasons);
     let place = match &*listener.address {
         "" => String::new(),
         address => format!(" at {address}"),
@@ -121,14 +121,6 @@ fn listener(listener: &ListenerPulse, period_ms: u64) -> Row {
             p99: listener.duration.p99_us,
         },
     }
-}
-
-/// The most frequent first.
-fn reasons(listener: &ListenerPulse) -> String {
-    let mut reasons: Vec<_> = listener.reasons.iter().collect();
-    reasons.sort_by(|(_, one), (_, other)| other.cmp(one));
-    let words = reasons.iter().map(|(reason, n)| format!("{n} {reason}"));
-    words.collect::<Vec<_>>().join(", ")
 }
 
 fn upstream(upstream: &UpstreamPulse, period_ms: u64) -> Row {

@@ -1,4 +1,8 @@
-//! Numbers in five characters at most, so that columns keep their width.
+//! Numbers as people read them: two digits and a unit in five characters, so that columns keep their width.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// So many a second, of `count` in `period_ms`.
 pub(super) fn per_second(count: u64, period_ms: u64) -> f64 {
@@ -48,6 +52,34 @@ pub(super) fn time(micros: Option<u64>) -> String {
     }
 }
 
+/// `512B`, `1.5kB`, `35MB`.
+pub(super) fn bytes(count: u64) -> String {
+    format!("{}B", short(count as f64))
+}
+
+/// `1h 2m 5s`: whole seconds, and milliseconds below one.
+pub(super) fn span(millis: u64) -> String {
+    let shown = match millis {
+        0..1000 => Duration::from_millis(millis),
+        _ => Duration::from_secs(millis / 1000),
+    };
+    humantime::format_duration(shown).to_string()
+}
+
+/// The most frequent first; equals by name.
+pub(super) fn by_count(counts: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
+    let mut counts: Vec<_> = counts.iter().map(|(it, count)| (&**it, *count)).collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    counts
+}
+
+/// `400 client-closed, 12 denied`.
+pub(super) fn counted(counts: &BTreeMap<String, u64>) -> String {
+    let counts = by_count(counts).into_iter();
+    let words = counts.map(|(what, count)| format!("{count} {what}"));
+    words.collect::<Vec<_>>().join(", ")
+}
+
 /// `35%` of 0.35.
 pub(super) fn percent(share: f64) -> String {
     format!("{:.0}%", share * 100.0)
@@ -94,6 +126,26 @@ mod tests {
             assert!(expected.chars().count() <= 5);
         }
         assert_eq!(time(None), "-");
+    }
+
+    #[test]
+    fn bytes_are_counted_by_thousands_as_everywhere() {
+        let told = [0, 999, 1_536, 5_368_709_120].map(bytes);
+        assert_eq!(told, ["0B", "999B", "1.5kB", "5.4GB"]);
+    }
+
+    #[test]
+    fn spans_are_whole_seconds_unless_there_is_none() {
+        let told = [0, 999, 1_999, 3_725_999].map(span);
+        assert_eq!(told, ["0s", "999ms", "1s", "1h 2m 5s"]);
+    }
+
+    #[test]
+    fn what_is_most_frequent_comes_first() {
+        let counts = [("a", 1), ("b", 7), ("c", 7)];
+        let counts = counts.map(|(what, count)| (what.to_owned(), count)).into();
+        assert_eq!(counted(&counts), "7 b, 7 c, 1 a");
+        assert_eq!(counted(&BTreeMap::new()), "");
     }
 
     #[test]
