@@ -38,10 +38,28 @@ pub(super) fn draw(view: &View, area: Rect, buffer: &mut Buffer) {
     let Some(room) = height.checked_sub(head + 2) else {
         return canvas.line(0, "too low", Style::new());
     };
+    let tables = tables(view, room);
     canvas.head(view, head);
-    let used = canvas.tables(view, head, room);
+    let used = canvas.tables(view, &tables, head, room);
     canvas.news(view, head + used, room.saturating_sub(used));
-    canvas.foot(view, height);
+    canvas.foot(view, &tables, height);
+}
+
+/// A table with all of its rows.
+type Table = (Section, Vec<Row>);
+
+/// Those that there is room for, the one in focus among them.
+fn tables(view: &View, room: usize) -> Vec<Table> {
+    let sections: &[Section] = match room < ALL_TABLES {
+        true => &[view.focus],
+        false => &Section::ALL,
+    };
+    let tables = sections.iter().map(|section| {
+        let rows = rows::of(view, *section);
+        view.note_rows(*section, rows.len());
+        (*section, rows)
+    });
+    tables.collect()
 }
 
 /// Where it is drawn. Lines and columns count from 0, and what does not fit is cut off.
@@ -101,17 +119,9 @@ impl Canvas<'_> {
     }
 
     /// Returns how many lines they take.
-    fn tables(&mut self, view: &View, from: usize, room: usize) -> usize {
-        let sections: &[Section] = match room < ALL_TABLES {
-            true => &[view.focus],
-            false => &Section::ALL,
-        };
-        let tables: Vec<_> = sections
-            .iter()
-            .map(|section| (*section, rows::of(view, *section)))
-            .collect();
+    fn tables(&mut self, view: &View, tables: &[Table], from: usize, room: usize) -> usize {
         // Each has a line of titles, and one between it and the next.
-        let titles = sections.len() * 2 - 1;
+        let titles = tables.len() * 2 - 1;
         let wanted: Vec<_> = tables
             .iter()
             .map(|(section, rows)| (rows.len(), *section == view.focus))
@@ -213,13 +223,13 @@ impl Canvas<'_> {
         }
     }
 
-    fn foot(&mut self, view: &View, height: usize) {
+    fn foot(&mut self, view: &View, tables: &[Table], height: usize) {
         let (line, style) = match &view.lost {
             Some(why) => (
                 format!("{why}; trying again every second"),
                 self.tone(Tone::Bad),
             ),
-            None => (about(view), Style::new()),
+            None => (about(view, tables), Style::new()),
         };
         self.line(height - 2, &line, style);
         self.line(height - 1, &keys(view, self.width()), bold());
@@ -292,7 +302,7 @@ fn traffic(pulse: &Pulse) -> String {
 }
 
 /// How it is sorted and filtered, and what there is to say of the chosen row.
-fn about(view: &View) -> String {
+fn about(view: &View, tables: &[Table]) -> String {
     if view.typing {
         return format!("filter: {}█", view.filter);
     }
@@ -301,7 +311,8 @@ fn about(view: &View) -> String {
         "" => String::new(),
         filter => format!(" with {filter:?}"),
     };
-    let rows = rows::of(view, view.focus);
+    let in_focus = tables.iter().find(|(section, _)| *section == view.focus);
+    let rows = in_focus.map_or(&[][..], |(_, rows)| rows);
     let chosen = view.chosen(view.focus, rows.len());
     let place = match rows.len() {
         0 => "none".to_owned(),

@@ -1,5 +1,6 @@
 //! What is shown and how: the last pulse, and what the keys have made of it.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -27,6 +28,8 @@ pub(super) struct View {
     pub(super) focus: Section,
     /// The chosen row of each table; it may lie behind the last one.
     pub(super) chosen: [usize; 3],
+    /// How many rows each table had when it was drawn last; keys move among those.
+    rows: [Cell<usize>; 3],
     /// Colours are wanted.
     pub(super) colours: bool,
 }
@@ -109,6 +112,8 @@ impl View {
             typing: false,
             focus: Section::Backends,
             chosen: [0; 3],
+            // Nobody has counted them yet.
+            rows: [const { Cell::new(usize::MAX) }; 3],
             colours,
         }
     }
@@ -159,6 +164,11 @@ impl View {
         Turn::Draw
     }
 
+    /// A table is drawn with so many.
+    pub(super) fn note_rows(&self, section: Section, rows: usize) {
+        self.rows[section as usize].set(rows);
+    }
+
     /// The row that is chosen in a table of so many.
     pub(super) fn chosen(&self, section: Section, rows: usize) -> usize {
         self.chosen[section as usize].min(rows.saturating_sub(1))
@@ -191,13 +201,13 @@ impl View {
     }
 
     fn choose(&mut self, code: KeyCode) {
-        let rows = super::rows::of(self, self.focus).len();
+        let rows = self.rows[self.focus as usize].get();
         let now = self.chosen(self.focus, rows);
         self.chosen[self.focus as usize] = match code {
             KeyCode::Up | KeyCode::Char('k') => now.saturating_sub(1),
-            KeyCode::Down | KeyCode::Char('j') => now + 1,
+            KeyCode::Down | KeyCode::Char('j') => now.saturating_add(1),
             KeyCode::PageUp => now.saturating_sub(PAGE),
-            KeyCode::PageDown => now + PAGE,
+            KeyCode::PageDown => now.saturating_add(PAGE),
             KeyCode::Home => 0,
             KeyCode::End => rows,
             _ => now,
