@@ -59,7 +59,8 @@ pub struct ListenerPulse {
     pub sessions: u64,
     /// Connections taken in, in the period, refused ones included.
     pub accepted: u64,
-    /// Sessions that ended in the period, without those that were refused.
+    /// Sessions that ended in the period, without those that were refused, which a status counts among those
+    /// that are closed.
     pub ended: u64,
     /// Clients that were turned away in the period.
     pub refused: u64,
@@ -73,7 +74,8 @@ pub struct ListenerPulse {
     pub datagrams_received: u64,
     /// Datagrams that went no further in the period, in either direction.
     pub datagrams_dropped: u64,
-    /// From accept to end, of sessions that ended in the period and were not refused.
+    /// From accept to end, of all sessions that were let in and ended in the period, also of those that were
+    /// refused later.
     pub duration: Quantiles,
 }
 

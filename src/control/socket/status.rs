@@ -130,10 +130,11 @@ pub struct ListenerStatus {
     pub bytes_sent: u64,
     /// Sessions of `closed` that were turned away, by a rule or as there was no room.
     pub refused: u64,
-    /// From accept to end, of sessions that were let in.
+    /// From accept to end, of all sessions that were let in, also of those that were refused later.
     #[serde(skip_serializing_if = "LatencyStatus::is_empty")]
     pub duration: LatencyStatus,
-    /// Sessions that ended since the process started, by reason.
+    /// Sessions that ended since the process started, by reason: those that were refused as well, which
+    /// [`ListenerPulse::ended`](super::pulse::ListenerPulse::ended) leaves out.
     pub closed: BTreeMap<String, u64>,
     /// Sessions that have begun in one of several ways, by which it was: versions of TLS, or what was found
     /// where a hello of TLS may stand.
