@@ -33,7 +33,7 @@ pub struct ToldMoment {
     pub worker: u64,
     /// Its number for the session.
     pub session: u32,
-    /// What has happened: a word of [`What`](crate::telemetry::recorder::What).
+    /// What has happened: a word of [`What`].
     pub what: String,
     /// The listener that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
