@@ -75,10 +75,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["logged"] => exchanges(BARE, true),
         ["plain", mib] => bulk(mib.parse()?, false),
         ["passthrough", mib] => bulk(mib.parse()?, true),
-        _ => Err(format!(
-            "not nothing, policies, logged, plain MIB or passthrough MIB: {words:?}"
-        )
-        .into()),
+        _ => Err(
+            format!("not nothing, policies, logged, plain MIB or passthrough MIB: {words:?}")
+                .into(),
+        ),
     }
 }
 
