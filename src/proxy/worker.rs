@@ -62,6 +62,8 @@ pub enum Spot {
     Session,
     /// In its ring.
     Ring,
+    /// In its ring, when it books what the kernel has done.
+    Completion,
 }
 
 /// Names an address that is listened on, with its sockets on all workers, for the life of the process.
@@ -420,6 +422,7 @@ impl WorkerState {
                 ring.wake_all();
             }
             Spot::Ring => ring.break_down(),
+            Spot::Completion => ring.break_down_booking(),
         }
     }
 }

@@ -57,6 +57,9 @@ pub(super) struct Core {
     overflows: u64,
     /// What the thread had used when it was told last.
     cpu_nanos: u64,
+    /// The next completion that is booked panics.
+    #[cfg(debug_assertions)]
+    pub(super) doomed: bool,
     pub(super) meter: Arc<Meter>,
     /// Slots whose blocked send is due; kept for its allocation.
     due: Vec<u32>,
@@ -91,6 +94,8 @@ impl Core {
             tell_at: None,
             overflows: 0,
             cpu_nanos,
+            #[cfg(debug_assertions)]
+            doomed: false,
             meter: Arc::default(),
             due: Vec::new(),
             cancels: 0,
@@ -182,6 +187,8 @@ impl Core {
 
     /// Books one completion: fills its slot and wakes its task.
     pub(super) fn complete(&mut self, completion: &Completion) {
+        #[cfg(debug_assertions)]
+        assert!(!self.doomed, "asked to, while completions were booked");
         let token = completion.token;
         match token.lane() {
             Some(Lane::Read) if self.slots.is_current(token) => self.complete_read(completion),

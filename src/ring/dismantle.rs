@@ -52,9 +52,10 @@ impl Ring {
     /// Closes what is left in any case; memory that the kernel may still write to is never freed. Returns the
     /// connections that were accepted and that nobody has taken, each with its listening socket.
     pub fn wreck(&self) -> Vec<(Fd, Fd)> {
+        let last = self.take_last();
         self.with(|core| {
             if core.slots.len() > 0 {
-                core.wreck();
+                core.wreck(last);
             }
             let dismantling = core.dismantling.as_deref_mut();
             dismantling.map_or_else(Vec::new, |it| std::mem::take(&mut it.accepted))
@@ -99,27 +100,27 @@ impl Core {
         }
     }
 
-    /// What the kernel has accepted and nobody has heard of yet has no other owner. Nothing else is looked at.
-    fn take_last_accepted(&mut self, completions: Vec<Completion>) {
+    /// What the kernel has accepted and nobody has heard of yet has no other owner. Nothing else is looked at. What
+    /// was booked is still with its listener: no task has run since.
+    fn take_last_accepted(&mut self, completions: impl Iterator<Item = Completion>) {
         for Completion { token, result, .. } in completions {
-            let accepts = token.lane() == Some(Lane::Read)
-                && self.slots.is_current(token)
-                && matches!(
-                    self.slots[token.slot()].memory.as_deref(),
-                    Some(Memory::Accepted(_))
-                );
-            if accepts && result >= 0 {
-                let listener = self.slots[token.slot()].fd;
-                self.let_go_of_accepted(listener, std::iter::once(Fd(result)));
+            if token.lane() != Some(Lane::Read) || !self.slots.is_current(token) || result < 0 {
+                continue;
+            }
+            let slot = &self.slots[token.slot()];
+            if let Some(Memory::Accepted(heard_of)) = slot.memory.as_deref()
+                && !heard_of.contains(&Fd(result))
+            {
+                self.let_go_of_accepted(slot.fd, std::iter::once(Fd(result)));
             }
         }
     }
 
     /// Closes every descriptor but those to keep, while ops may be pending. The slots stay in use, so that
-    /// their memory is leaked (`drop`).
-    fn wreck(&mut self) {
+    /// their memory is leaked (`drop`). `last`: completions that may not have been booked.
+    fn wreck(&mut self, last: Vec<Completion>) {
         let untold = self.driver.abandon();
-        self.take_last_accepted(untold);
+        self.take_last_accepted(last.into_iter().chain(untold));
         for index in self.slots.in_use() {
             let slot = &mut self.slots[index];
             let fd = std::mem::replace(&mut slot.fd, Fd::NONE);

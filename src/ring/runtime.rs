@@ -124,7 +124,7 @@ impl Ring {
     /// # Errors
     /// The ring can't be used any more.
     pub fn turn_until(&self, latest: Option<Instant>) -> io::Result<()> {
-        let mut completions = self.0.completions.take();
+        let mut completions = self.0.completions.borrow_mut();
         self.with(|core| {
             core.provide();
             let wait = if core.queue.len() > 0 || core.hungry {
@@ -139,7 +139,7 @@ impl Ring {
             core.now = core.driver.now();
             core.turns += 1;
             core.measure(completions.len(), &self.0.executor);
-            for completion in &completions {
+            for completion in &*completions {
                 core.complete(completion);
             }
             core.tick();
@@ -147,7 +147,7 @@ impl Ring {
         })?;
         let fresh = !completions.is_empty();
         completions.clear();
-        self.0.completions.replace(completions);
+        drop(completions);
         self.poll_woken();
         self.with(|core| core.feed_starved(fresh));
         Ok(())
@@ -356,6 +356,11 @@ impl Ring {
         self.0.broken.get()
     }
 
+    /// Completions of a turn that a panic has cut short; nobody knows how many of them are booked.
+    pub(super) fn take_last(&self) -> Vec<Completion> {
+        self.0.completions.take()
+    }
+
     pub(super) fn take_task(&self) -> Option<Task> {
         self.0.running.set(TaskId::NONE);
         self.0.executor.take()
@@ -365,6 +370,12 @@ impl Ring {
     #[cfg(debug_assertions)]
     pub fn break_down(&self) {
         self.with(|_| panic!("asked to, within the ring"));
+    }
+
+    /// The same in the midst of a turn's completions, as soon as there are some.
+    #[cfg(debug_assertions)]
+    pub fn break_down_booking(&self) {
+        self.with(|core| core.doomed = true);
     }
 
     pub(super) fn running(&self) -> TaskId {

@@ -11,7 +11,7 @@ use crate::plan::{Plan, Turn};
 use crate::run::run;
 use crate::seeds_of;
 
-const SPOTS: [Spot; 3] = [Spot::Order, Spot::Session, Spot::Ring];
+const SPOTS: [Spot; 4] = [Spot::Order, Spot::Session, Spot::Ring, Spot::Completion];
 const MILLI: Duration = Duration::from_millis(1);
 
 /// Of a worker, some time in the first 200 ms.
@@ -19,7 +19,7 @@ fn panics(seed: u64, workers: usize) -> Vec<(Duration, usize, Turn)> {
     let mut turns: Vec<_> = (0..1 + seed % 3)
         .map(|number| {
             let at = Duration::from_micros((seed * 7919 + number * 60_013) % 200_000);
-            let spot = SPOTS[((seed + number) % 3) as usize];
+            let spot = SPOTS[((seed + number) % SPOTS.len() as u64) as usize];
             let worker = (seed + number) as usize % workers;
             (at, worker, Turn::Panicked(spot))
         })

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::kernel::{Kernel, Object, Worker, os_error};
+use super::kernel::{Kernel, Object, Waiter, Worker, os_error};
 use super::ops::op_fd;
 use super::tcp::{Phase, Readable};
 use crate::address::Address;
@@ -278,6 +278,13 @@ impl Driver for SimDriver {
             if let Some(descriptor) = kernel.descriptors.get_mut(&op.fd) {
                 descriptor.pending -= 1;
             }
+        }
+        for (token, pending) in &worker.ops {
+            let waiter = Waiter {
+                worker: self.worker,
+                token: Token::from_u64(*token),
+            };
+            kernel.leave(waiter, pending);
         }
         worker.ready.into_values().collect()
     }

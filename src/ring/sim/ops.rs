@@ -382,7 +382,7 @@ impl Kernel {
     }
 
     /// Waits no longer.
-    fn leave(&mut self, waiter: Waiter, pending: &Pending) {
+    pub(super) fn leave(&mut self, waiter: Waiter, pending: &Pending) {
         if let Object::Listener(member) = pending.object {
             let waiters = &mut self.listeners[member].waiters;
             return waiters.retain(|other| *other != waiter);
