@@ -1,7 +1,7 @@
 //! Where a listener or a backend is: an IP address with a port, or a unix socket's path.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +21,14 @@ impl Address {
             Self::Ip(address) => Some(*address),
             Self::Unix(_) => None,
         }
+    }
+}
+
+/// IPv4 as such, also where it is mapped into IPv6.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 

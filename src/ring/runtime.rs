@@ -21,7 +21,7 @@ use super::op::{Completion, Fd};
 use super::slots::{LaneState, Memory, Receives};
 use super::socket::{Event, Listener, Socket};
 use super::timers::TimerId;
-use crate::address::Address;
+use crate::address::{Address, canonical};
 use crate::time::Instant;
 
 /// Completions booked in one turn: the ring's batching is at its best from 32 on, and timers and
@@ -389,14 +389,6 @@ struct Entered<'a>(&'a Cell<bool>);
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.0.set(true);
-    }
-}
-
-/// IPv4 as such, also where it is mapped into IPv6.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
-        IpAddr::V6(_) => address,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which session a datagram belongs to.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -43,11 +43,3 @@ impl Key {
 
 /// The sessions of a listener's socket. The kernel lets all datagrams of a client come to the same one.
 pub(super) type Table = HashMap<Key, Rc<Session>>;
-
-/// With an IPv4 address where it is one.
-pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
-        IpAddr::V6(_) => address,
-    }
-}

@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use super::Session;
+use crate::address::canonical;
 use crate::proxy::record::{End, Record};
 use crate::proxy::relay::Outcome;
 use crate::proxy::udp::Flows;
 use crate::proxy::udp::parcel::Parcel;
-use crate::proxy::udp::table::canonical;
 use crate::telemetry::{Dropped, Reason};
 use crate::time::Instant;
 

@@ -28,6 +28,7 @@ use self::clients::Client;
 use self::wire::{Due, Packet};
 use super::kernel::{Kernel, Object, Waiter, os_error};
 use super::random::mix;
+use crate::address::canonical;
 use crate::proto::datagram::Local;
 use crate::ring::{Datagram, Fd};
 
@@ -321,13 +322,6 @@ impl Arrived {
 /// Datagrams of so many bytes in all.
 fn count(bytes: usize, segment: Option<u16>) -> u64 {
     segment.map_or(1, |size| bytes.div_ceil(usize::from(size)).max(1) as u64)
-}
-
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
-        IpAddr::V6(_) => address,
-    }
 }
 
 /// The address of ours from which `ip` is reached.

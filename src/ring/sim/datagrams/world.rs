@@ -7,9 +7,9 @@ use super::super::World;
 use super::super::kernel::Kernel;
 use super::{
     DatagramBackendRecord, DatagramClientRecord, DatagramClientScript, DatagramScript, Traffic,
-    canonical, loopback,
+    loopback,
 };
-use crate::address::Address;
+use crate::address::{Address, canonical};
 use crate::ring::Fd;
 use crate::time::Instant;
 
