@@ -383,9 +383,8 @@ impl Run {
             let let_in =
                 |it: &&SessionRecord| it.backend.is_some() || it.reason == Reason::WorkerPanicked;
             let least = own().filter(let_in).count() as u64;
-            let mut durations = BucketCounts::default();
             let counters = listener.counters.iter();
-            counters.for_each(|it| it.duration.buckets.add_to(&mut durations));
+            let durations = BucketCounts::sum(counters.map(|it| &it.duration.buckets));
             let counted = (closed, durations.count());
             if closed != own().count() as u64 || !(least..=closed).contains(&counted.1) {
                 broken.push(format!(

@@ -230,9 +230,7 @@ pub(super) fn write(text: &mut Text, snapshot: &Snapshot) {
         write_histograms(text, family, &views, counts);
     }
     write_histograms(text, &PROBE_DURATION, &views, |view| {
-        let mut sum = BucketCounts::default();
-        view.backend.state.tallies.probe_duration.add_to(&mut sum);
-        sum
+        BucketCounts::sum([&view.backend.state.tallies.probe_duration])
     });
 }
 

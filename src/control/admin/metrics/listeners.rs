@@ -113,10 +113,8 @@ impl View {
     }
 
     fn duration(&self) -> BucketCounts {
-        let mut sum = BucketCounts::default();
         let workers = self.state.counters.iter();
-        workers.for_each(|counters| counters.duration.buckets.add_to(&mut sum));
-        sum
+        BucketCounts::sum(workers.map(|counters| &counters.duration.buckets))
     }
 }
 

@@ -142,9 +142,8 @@ pub(super) fn write(text: &mut Text, snapshot: &Snapshot) {
     for (family, times) in &TIMES {
         text.family(family);
         for (labels, upstream) in &views {
-            let mut sum = BucketCounts::default();
             let workers = upstream.counters().iter();
-            workers.for_each(|counters| times(counters).buckets.add_to(&mut sum));
+            let sum = BucketCounts::sum(workers.map(|counters| &times(counters).buckets));
             text.histogram(labels, &sum);
         }
     }
