@@ -4,7 +4,7 @@
 //! ```text
 //!   Buffers ──16 windows in a row, each within 20 ms of the last──▶ Splice
 //!      ▲                                                              │
-//!      ├──16 times in a row less than 32 KiB at once, pipe empty──────┤  (then twice as many windows)
+//!      ├──16 times in a row less than 32 KiB at once, pipe empty──────┤  (then twice as many windows, up to 128)
 //!      └──the end, TCP's urgent mark, or a second of silence──────────┘
 //! ```
 
@@ -15,6 +15,8 @@ use crate::time::Instant;
 pub(super) const WINDOW: u32 = 64 * 1024;
 /// Windows in a row after which a direction is bulk: a MiB.
 const STREAK: u8 = 16;
+/// The same after splicing was given up again and again.
+const LONGEST_STREAK: u8 = 8 * STREAK;
 /// Bytes are counted by 64, in 16 bits.
 const UNIT: u32 = 6;
 /// The longest time between two windows of bulk: 3 MiB a second.
@@ -127,7 +129,24 @@ impl Bulk {
         if self.streak >= STREAK && self.is_empty() {
             self.pipe = None;
             self.streak = 0;
-            self.enough = (self.enough * 2).min(8 * STREAK);
+            self.enough = self.enough.saturating_mul(2).min(LONGEST_STREAK);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_time_that_splicing_is_given_up_it_takes_twice_as_much_up_to_a_bound() {
+        let mut bulk = Bulk::default();
+        let enough = [32, 64, 128, 128, 128].map(|_: u8| {
+            for _ in 0..STREAK {
+                bulk.note_move(1);
+            }
+            bulk.enough
+        });
+        assert_eq!(enough, [32, 64, 128, 128, 128]);
     }
 }
