@@ -95,9 +95,12 @@ fn value_of(text: &str, key: &Range<usize>) -> Range<usize> {
     };
     let mut start = end - value.len();
     let below = text[end..].trim_start();
-    if value.is_empty() && below.starts_with(QUOTES) {
-        start = text.len() - below.len();
-        end = end_of_line(text, start);
+    if value.is_empty() {
+        let at = text.len() - below.len();
+        let line = &text[at..end_of_line(text, at)];
+        if below.starts_with(QUOTES) || !(below.starts_with('[') || line.contains('=')) {
+            (start, end) = (at, at + line.len());
+        }
     }
     let value = &text[start..end];
     for quotes in ["\"\"\"", "'''"] {
@@ -142,7 +145,7 @@ fn strange_lines(text: &str) -> impl Iterator<Item = Range<usize>> {
         let opens = is_of(&line[first.clone()], &["admin"]);
         if line.trim_start().starts_with('[') {
             inside = opens || is_meant(&line[first]);
-            let header = line.rfind(']')?;
+            let header = line.find(']')?;
             return inside.then_some(range.start + header + 1..range.end);
         }
         if opens {
