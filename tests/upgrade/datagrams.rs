@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::backend::free_address as free;
 use crate::common::datagrams::{DatagramBackend, ask, ask_text, client, client_at};
 use crate::common::lineage::Lineage;
-use crate::common::pass;
+use crate::common::{eventually, pass};
 use crate::{QUIET, app, by_hand};
 
 fn listener(address: &str, udp: &str) -> String {
@@ -136,13 +136,28 @@ fn many_sessions_keep_their_backends_and_sockets() {
 fn a_session_whose_backend_is_gone_from_the_file_gets_another() {
     let (a, b) = (DatagramBackend::named("a"), DatagramBackend::named("b"));
     let address = free();
-    let config = |backend: &str| format!("{}{}{QUIET}", listener(&address, ""), app(&[backend], 2));
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("access.log");
+    let config = |backend: &str| {
+        let tables = format!("{}{}", listener(&address, ""), app(&[backend], 2));
+        format!("{tables}{QUIET}access_log = {log:?}\n")
+    };
     let mut proxy = Lineage::start(&config(&a.address));
     let client = client();
     assert_eq!(ask_text(&client, &address), "a");
     proxy.upgrade_to(&config(&b.address));
     proxy.wait_alone();
     assert_eq!(ask_text(&client, &address), "b");
+    // Its end is told as it is counted.
+    eventually("the first one's end", || {
+        let lines = std::fs::read_to_string(&log).expect("it is there");
+        let mut lines = lines
+            .lines()
+            .map(|it| serde_json::from_str(it).expect("JSON"));
+        lines.find(|line: &serde_json::Value| {
+            line["reason"] == "drained" && line["backend"] == a.address && line["bytes_sent"] == 1
+        })
+    });
 }
 
 #[test]
@@ -163,7 +178,7 @@ fn time_and_replies_go_on_counting() {
     proxy.upgrade();
     proxy.wait_alone();
     ask(&twice, &address, b"x");
-    crate::eventually("the second reply to end the session", || {
+    eventually("the second reply to end the session", || {
         let closed = &proxy.console.status().listeners[0].closed;
         (closed.get("answered") == Some(&1)).then_some(())
     });

@@ -83,9 +83,8 @@ impl Drop for Emptied {
         self.flows.outbox.take();
         self.flows.sessions.take();
         // They had packed up, and nobody gets them.
-        for _ in self.flows.left.take() {
-            let listener = self.acceptor.listener();
-            listener.counters().close(Reason::WorkerPanicked);
+        for (image, _) in self.flows.left.take() {
+            image.end(&self.acceptor.listener(), Reason::WorkerPanicked);
         }
     }
 }
@@ -202,7 +201,7 @@ impl Flows {
                         self.sessions.borrow_mut().insert(session.key, session);
                     }
                     // Its backend is not in this configuration.
-                    None => listener.counters().close(Reason::Drained),
+                    None => image.end(&listener, Reason::Drained),
                 }
             }
         }

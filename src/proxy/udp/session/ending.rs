@@ -4,10 +4,12 @@ use std::rc::Rc;
 
 use super::Session;
 use crate::address::canonical;
+use crate::proxy::listener::LocalListener;
 use crate::proxy::record::{End, Record};
 use crate::proxy::relay::Outcome;
 use crate::proxy::udp::Flows;
 use crate::proxy::udp::parcel::Parcel;
+use crate::proxy::udp::succession::SessionImage;
 use crate::telemetry::{Dropped, Reason};
 use crate::time::Instant;
 
@@ -56,6 +58,30 @@ impl Session {
             names,
         };
         end.book(told.then(|| Record::new(Some(canonical(self.client.get())))));
+    }
+}
+
+impl SessionImage {
+    /// The session has left one process, or one worker, and came to no other.
+    pub(in crate::proxy::udp) fn end(&self, listener: &LocalListener, reason: Reason) {
+        let worker = &listener.worker;
+        let now = worker.ring.now();
+        let outcome = Outcome {
+            bytes_received: self.bytes_received,
+            bytes_sent: self.bytes_sent,
+            ..Outcome::nothing(reason)
+        };
+        let told = worker.shared.around.events.sessions.are_told();
+        let end = End {
+            listener,
+            session: worker.number_session(),
+            at: now,
+            lasted: Some(now - Instant::from_nanos(self.began_nanos).min(now)),
+            outcome: &outcome,
+            backend: None,
+            names: (None, told.then(|| self.backend.as_str().into())),
+        };
+        end.book(told.then(|| Record::new(Some(canonical(self.client)))));
     }
 }
 

@@ -78,10 +78,7 @@ impl Session {
         flows.end(self);
         match side.socket.detach() {
             Ok(socket) => flows.left.borrow_mut().push((image, socket)),
-            Err(_) => {
-                let counters = self.listener.counters();
-                counters.close(Reason::Drained);
-            }
+            Err(_) => image.end(&self.listener, Reason::Drained),
         }
         true
     }
