@@ -113,10 +113,12 @@ pub async fn connect(
     upstream: &Arc<Upstream>,
     caller: Caller<'_>,
 ) -> Result<Connection, Failure> {
-    upstream.state.budget.request(ring.now());
     let counters = upstream.state.counters(local.worker());
     // Else it is a session that has asked before.
-    counters.requests.add(u64::from(caller.takes_ahead));
+    if caller.takes_ahead {
+        upstream.state.budget.request(ring.now());
+        counters.requests.add(1);
+    }
     let mut search = Search::new(ring, local, upstream, caller);
     let mut failure = Failure::Refused;
     for attempt in 0..=upstream.retry.attempts {

@@ -1,5 +1,6 @@
 //! What would become of a session that asked for a backend now, and what keeps it from each of the others. It
-//! goes through the same rules as a choice and takes nothing: no turn, no place, no permit.
+//! goes through the same rules as a choice and takes nothing: no turn, no place, no permit. As a choice it may be
+//! what notices that time has passed: that an ejection is over.
 
 use std::net::IpAddr;
 
