@@ -64,7 +64,7 @@ impl Process {
             tracing::warn!("reload given up: this process is to end");
         }
         // Whoever asked is told by the lack of an answer.
-        drop(std::mem::take(&mut self.reload).give_up());
+        self.reload = Default::default();
     }
 
     /// Keeps the outcome for those who ask later.

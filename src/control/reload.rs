@@ -80,12 +80,6 @@ impl Reload {
         matches!(self.stage, Stage::Loaded(_))
     }
 
-    /// Everybody who waits for an outcome.
-    pub(super) fn give_up(self) -> Vec<Answer> {
-        let again = self.again.into_iter().flatten();
-        self.asking.into_iter().chain(again).collect()
-    }
-
     /// Waits until the file has been read; for ever when nothing was asked for. It is then to be taken.
     pub(super) async fn loaded(&mut self) {
         match &mut self.stage {

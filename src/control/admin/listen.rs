@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::super::advice;
@@ -178,6 +178,8 @@ pub(super) enum Acceptor {
     Unix(UnixListener),
 }
 
+const SEND_BUFFER: usize = 256 * 1024;
+
 /// A connection.
 pub(super) enum Stream {
     Tcp(TcpStream),
@@ -188,7 +190,12 @@ impl Acceptor {
     /// The next connection. If it is dropped before that, none is lost.
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(it, _)| Stream::Tcp(it)),
+            Self::Tcp(listener) => listener.accept().await.map(|(it, _)| {
+                // Else the kernel keeps megabytes for one who reads slowly, and asks for more so rarely that he
+                // seems not to read at all.
+                let _ = SockRef::from(&it).set_send_buffer_size(SEND_BUFFER);
+                Stream::Tcp(it)
+            }),
             Self::Unix(listener) => listener.accept().await.map(|(it, _)| Stream::Unix(it)),
         }
     }

@@ -294,14 +294,7 @@ impl Endpoint {
         visit: &Rc<Visit>,
     ) -> Answer {
         // It says nothing that the path doesn't; but who sends one waits for it to be taken.
-        if let Err(error) = Limited::new(body, BODY_BYTES_MAX).collect().await {
-            let (status, error) = match error.downcast_ref::<LengthLimitError>() {
-                Some(_) => (
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "the body is too long: at most 64 KiB",
-                ),
-                None => (StatusCode::BAD_REQUEST, "the body can't be read"),
-            };
+        if let Err((status, error)) = taken(body).await {
             visit.note(&shown(head), status, error);
             return answer::failed(status, error, &head.headers);
         }
@@ -357,9 +350,25 @@ impl Visit {
             request,
             from = self.peer,
             status = status.as_u16(),
-            outcome = outcome.lines().next(),
+            outcome = outcome.lines().next().map(start_of),
             "admin request"
         );
+    }
+}
+
+/// Waits for all of it; or what is wrong with it.
+async fn taken(body: Incoming) -> Result<(), (StatusCode, &'static str)> {
+    match timeout(HEAD_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err((
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the body is too long: at most 64 KiB",
+        )),
+        Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the body can't be read")),
+        Err(_) => Err((
+            StatusCode::REQUEST_TIMEOUT,
+            "the body did not come within 10 s",
+        )),
     }
 }
 
@@ -407,8 +416,11 @@ async fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin, unread: bool) {
 /// What was asked for, as it is logged: short, and without anything that a terminal would obey.
 fn shown(head: &request::Parts) -> String {
     let target = head.uri.path_and_query().map_or("", |it| it.as_str());
-    let target: String = target.chars().take(TARGET_SHOWN).collect();
-    format!("{} {}", head.method, target.escape_debug())
+    format!("{} {}", head.method, start_of(target).escape_debug())
+}
+
+fn start_of(text: &str) -> String {
+    text.chars().take(TARGET_SHOWN).collect()
 }
 
 fn outcome(ordered: &Ordered) -> (StatusCode, String) {

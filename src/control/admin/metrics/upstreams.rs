@@ -42,7 +42,7 @@ const COUNTS: [(Family, Count); 4] = [
         Family {
             name: "ringress_upstream_queued_total",
             kind: Kind::Counter,
-            help: "Sessions that had to wait for a place at a backend.",
+            help: "Waits for a place at a backend; a session may wait again for its next try.",
         },
         |counters| &counters.queued,
     ),

@@ -104,3 +104,18 @@ async fn who_does_not_order_has_thirty_seconds() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_says_more_will_come_and_sends_nothing_is_told_so() {
+    play(async {
+        let begun = Instant::now();
+        let head = b"POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n";
+        let mut played = Played::saying(head).await;
+        let mut said = String::new();
+        played.client.read_to_string(&mut said).await.unwrap();
+        assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
+        assert!(begun.elapsed() < EXCHANGE_TIMEOUT);
+        assert!(played.asks.try_recv().is_err(), "nothing is done");
+    })
+    .await;
+}
