@@ -1,4 +1,5 @@
-//! Numbers as people read them: two digits and a unit in five characters, so that columns keep their width.
+//! Numbers as people read them. In columns: two digits and a unit in five characters, so that these keep their
+//! width.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -22,7 +22,7 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
-/// As it stands in the file.
+/// As it could stand in the file, with the whole path.
 impl fmt::Display for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

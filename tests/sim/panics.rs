@@ -19,7 +19,7 @@ fn panics(seed: u64, workers: usize) -> Vec<(Duration, usize, Turn)> {
     let mut turns: Vec<_> = (0..1 + seed % 3)
         .map(|number| {
             let at = Duration::from_micros((seed * 7919 + number * 60_013) % 200_000);
-            let spot = SPOTS[((seed + number) % SPOTS.len() as u64) as usize];
+            let spot = SPOTS[((seed / workers as u64 + number) % SPOTS.len() as u64) as usize];
             let worker = (seed + number) as usize % workers;
             (at, worker, Turn::Panicked(spot))
         })
