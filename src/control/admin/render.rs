@@ -12,11 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::super::capacity::ADMIN_CONNECTIONS;
 use super::answer;
 use super::ask::{Ask, Asking};
 use super::metrics::{self, Format};
@@ -27,13 +26,14 @@ use crate::config::effective;
 const METRICS: Terms = Terms {
     fresh: Duration::from_millis(250),
     held_max: 4,
+    old_will_do: true,
 };
 
-/// For what has to be as it is now: whoever has just ordered something sees what came of it. Each connection
-/// holds one at most.
+/// For what has to be as it is now: whoever has just ordered something sees what came of it.
 const AS_IT_IS: Terms = Terms {
     fresh: Duration::ZERO,
-    held_max: ADMIN_CONNECTIONS as usize,
+    held_max: 16,
+    old_will_do: false,
 };
 
 /// When the newest rendering will do.
@@ -41,9 +41,14 @@ const AS_IT_IS: Terms = Terms {
 struct Terms {
     /// It was begun so shortly before it is asked for, or later.
     fresh: Duration,
-    /// So many are still being read.
+    /// So many are still being read,
     held_max: usize,
+    /// and an older one is right.
+    old_will_do: bool,
 }
+
+/// How often it is looked whether a rendering is still of use.
+const TIDY: Duration = Duration::from_secs(1);
 
 /// How far the thread that renders stands back: where every core is taken, it gets a tenth of one.
 const NICE: i32 = 10;
@@ -57,6 +62,8 @@ pub(super) enum Failure {
     Thread(io::Error),
     /// What renders has panicked.
     Panicked,
+    /// As many as may be kept are being read.
+    Held,
 }
 
 /// What `make` makes, on a thread that lets others in front: workers have the same cores.
@@ -166,9 +173,11 @@ async fn shared(
     // Who was given one has a part of it as long as not all is sent.
     slot.retain(|it| it.begun + terms.fresh >= asked || !it.bytes.is_unique());
     let are_held = slot.len() >= terms.held_max;
-    let newest = slot.last();
-    if let Some(last) = newest.filter(|it| are_held || it.begun + terms.fresh >= asked) {
-        return Ok(last.bytes.clone());
+    match slot.last() {
+        Some(last) if last.begun + terms.fresh >= asked => return Ok(last.bytes.clone()),
+        Some(last) if are_held && terms.old_will_do => return Ok(last.bytes.clone()),
+        Some(_) if are_held => return Err(Failure::Held),
+        _ => {}
     }
     let making = spawn_local(async move {
         let begun = Instant::now();
@@ -177,9 +186,22 @@ async fn shared(
             begun,
             bytes: bytes.clone(),
         });
+        spawn_local(let_go(OwnedMutexGuard::mutex(&slot).clone(), begun));
         Ok(bytes)
     });
     making.await.unwrap_or(Err(Failure::Panicked))
+}
+
+/// Forgets the rendering that was begun then once it is of no use: nobody may ask again.
+async fn let_go(slot: Slot, begun: Instant) {
+    loop {
+        sleep(TIDY).await;
+        let mut slot = slot.lock().await;
+        slot.retain(|it| it.begun > begun || !it.bytes.is_unique());
+        if slot.iter().all(|it| it.begun != begun) {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -187,7 +209,6 @@ mod tests {
     use std::cell::Cell;
 
     use tokio::task::LocalSet;
-    use tokio::time::sleep;
 
     use super::*;
 
@@ -196,13 +217,17 @@ mod tests {
 
     /// Asks for metrics that are slow to make; `made` counts how often.
     async fn ask(slot: &Slot, made: &Rc<Cell<u8>>) -> Bytes {
+        ask_for(slot, METRICS, made).await.unwrap()
+    }
+
+    async fn ask_for(slot: &Slot, terms: Terms, made: &Rc<Cell<u8>>) -> Result<Bytes, Failure> {
         let made = made.clone();
         let make = async move {
             made.set(made.get() + 1);
             sleep(SLOW).await;
             Ok(Bytes::from(vec![made.get()]))
         };
-        shared(slot, METRICS, make).await.unwrap()
+        shared(slot, terms, make).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -261,6 +286,38 @@ mod tests {
             held.clear();
             assert_eq!(ask(&slot, &made).await, [6][..]);
             assert_eq!(slot.lock().await.len(), 1, "nobody has those before it");
+        };
+        LocalSet::new().run_until(all).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_to_be_as_it_is_is_refused_while_sixteen_are_held() {
+        let (slot, made) = (Slot::default(), Rc::new(Cell::new(0)));
+        let all = async {
+            let mut held = Vec::new();
+            for _ in 0..AS_IT_IS.held_max {
+                held.push(ask_for(&slot, AS_IT_IS, &made).await.unwrap());
+            }
+            assert_eq!(held.last().unwrap()[..], [16]);
+            let refused = ask_for(&slot, AS_IT_IS, &made).await;
+            assert!(matches!(refused, Err(Failure::Held)));
+            held.pop();
+            assert_eq!(ask_for(&slot, AS_IT_IS, &made).await.unwrap(), [17][..]);
+        };
+        LocalSet::new().run_until(all).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_reads_any_more_is_let_go() {
+        let (slot, made) = (Slot::default(), Rc::new(Cell::new(0)));
+        let all = async {
+            let held = ask(&slot, &made).await;
+            drop(ask(&slot, &made).await);
+            sleep(10 * TIDY).await;
+            assert_eq!(slot.lock().await.len(), 1, "it is being read");
+            drop(held);
+            sleep(2 * TIDY).await;
+            assert_eq!(slot.lock().await.len(), 0);
         };
         LocalSet::new().run_until(all).await;
     }

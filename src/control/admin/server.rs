@@ -444,6 +444,10 @@ fn failed(failure: &Failure, head: &request::Parts) -> Answer {
             StatusCode::SERVICE_UNAVAILABLE,
             format!("there is no thread to write this: {error}; try again"),
         ),
+        Failure::Held => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "sixteen of these are being read, too slowly to keep more: try again".to_owned(),
+        ),
         Failure::Panicked => (
             StatusCode::INTERNAL_SERVER_ERROR,
             "writing this has failed, which is a bug: stderr of the process says where".to_owned(),
