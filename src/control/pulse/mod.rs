@@ -45,6 +45,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// For so long after somebody has asked, pulses have backends in them: ten thousand of them take the control
 /// thread some milliseconds.
 const INTEREST: Duration = Duration::from_secs(5);
+/// Openings with a history that may be on their way at a time.
+const OPENINGS_MAX: usize = 4;
 
 /// What takes pulses.
 pub(super) struct Pulses {
@@ -54,6 +56,8 @@ pub(super) struct Pulses {
     history: History,
     /// What whoever begins to look on before the next one hears, once somebody has.
     opening: Option<Bytes>,
+    /// Those with a history that are still being read: each may be tens of MiB.
+    openings: Vec<Bytes>,
     /// Somebody has asked for one.
     asked: Option<Instant>,
     /// The number of the last line that those who look on have heard.
@@ -91,6 +95,7 @@ impl Pulses {
             latest: Pulse::default(),
             history: History::default(),
             opening: None,
+            openings: Vec::new(),
             asked: None,
             told: 0,
         }
@@ -103,6 +108,7 @@ impl Pulses {
 
     fn take(&mut self, shared: &Shared, about: &About, now: Instant, watched: bool) {
         self.opening = None;
+        self.openings.retain(|opening| !opening.is_unique());
         let is_first = self.taking.last.is_none();
         self.latest = self.taking.take(shared, about, now);
         if !is_first {
@@ -130,15 +136,23 @@ impl Pulses {
         &self.latest
     }
 
-    /// What whoever begins to look on hears first. All who do so before the next pulse share it.
+    /// What whoever begins to look on hears first. All who do so before the next pulse share it. As long as
+    /// [`OPENINGS_MAX`] are being read slowly it is without the history.
     fn opening(&mut self) -> Bytes {
-        let (history, told) = (&self.history, self.told);
-        let opening = self.opening.get_or_insert_with(|| {
-            let lines = news().after(0);
-            let heard = lines.iter().filter(|line| line.number <= told);
-            Bytes::from(history.event_before(&lines_event(heard)))
-        });
-        opening.clone()
+        if let Some(opening) = &self.opening {
+            return opening.clone();
+        }
+        let lines = news().after(0);
+        let heard = lines.iter().filter(|line| line.number <= self.told);
+        let lines = lines_event(heard);
+        let opening = match self.openings.len() < OPENINGS_MAX {
+            true => Bytes::from(self.history.event_before(&lines)),
+            false => Bytes::from(History::default().event_before(&lines)),
+        };
+        if self.openings.len() < OPENINGS_MAX {
+            self.openings.push(opening.clone());
+        }
+        self.opening.insert(opening).clone()
     }
 
     /// What those who look on hear of the latest one.

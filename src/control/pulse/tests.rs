@@ -289,6 +289,25 @@ async fn who_begins_to_look_on_between_two_pulses_shares_the_history() {
 }
 
 #[tokio::test]
+async fn who_begins_while_four_read_slowly_hears_no_history() {
+    let played = Played::untouched(ONE);
+    let mut pulses = Pulses::new();
+    let mut opened = |second| {
+        pulses.take(&played.shared, &about(second), at(second), true);
+        pulses.opening()
+    };
+    let counts = |opening: &Bytes| {
+        let text = String::from_utf8_lossy(opening);
+        text.matches("period_ms").count()
+    };
+    let mut held: Vec<_> = (1..=6).map(&mut opened).collect();
+    let heard: Vec<_> = held.iter().map(counts).collect();
+    assert_eq!(heard, [0, 1, 2, 3, 0, 0]);
+    held.remove(0);
+    assert_eq!(counts(&opened(7)), 6);
+}
+
+#[tokio::test]
 async fn the_history_is_brief_and_has_no_pulse_without_a_period() {
     let played = Played::untouched(ONE);
     let mut pulses = Pulses::new();
