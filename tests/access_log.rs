@@ -171,19 +171,18 @@ fn what_was_not_written_is_told_at_the_end_too() {
     assert_eq!(denied as u64 + skipped, 1000);
 }
 
+/// With the log in a file.
+fn logging_to(path: &Path, backend: &Backend) -> String {
+    let tables = logged(&path.display().to_string());
+    config(&[&backend.address], "", "", &tables)
+}
+
 #[test]
 fn a_file_that_was_moved_away_is_opened_again_by_signal_and_another_one_by_reload() {
     let backend = Backend::echo();
     let folder = tempfile::tempdir().expect("a folder");
     let [first, moved, second] = ["a.log", "a.log.1", "b.log"].map(|name| folder.path().join(name));
-    let with = |path: &Path| {
-        config(
-            &[&backend.address],
-            "",
-            "",
-            &logged(&path.display().to_string()),
-        )
-    };
+    let with = |path: &Path| logging_to(path, &backend);
     let proxy = Proxy::start(&with(&first));
     let address = proxy.address("web");
     drop(exchange(None, &address).expect("served"));
@@ -245,14 +244,7 @@ fn a_fifo_that_nobody_reads_refuses_the_reload_and_one_with_a_reader_gets_its_li
     let folder = tempfile::tempdir().expect("a folder");
     let [file, fifo] = ["a.log", "a.fifo"].map(|name| folder.path().join(name));
     mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
-    let with = |path: &Path| {
-        config(
-            &[&backend.address],
-            "",
-            "",
-            &logged(&path.display().to_string()),
-        )
-    };
+    let with = |path: &Path| logging_to(path, &backend);
     let proxy = Proxy::start(&with(&file));
     let refused = proxy.reload(&with(&fifo)).to_string();
     assert!(
